@@ -1,0 +1,51 @@
+"""`normstab` and `python -m normstab`: run a command, and end every failure with words and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from normstab.cli import BAD_INPUT, GLOBAL_OPTIONS, INTERNAL, INTERRUPTED, Voice, app
+from normstab.errors import NormstabError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    voice = Voice()
+    command = typer.main.get_command(app)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given.sort(key=lambda argument: argument not in GLOBAL_OPTIONS)  # a stable sort: these belong before the command
+    try:
+        code = int(command.main(given, prog_name="normstab", standalone_mode=False, obj=voice) or 0)
+    except typer.Abort:
+        code = INTERRUPTED
+    except Exception as error:
+        code = _explain(error, voice)
+    if code == INTERRUPTED:
+        voice.complain("normstab: interrupted; the same command goes on from what is finished")
+    return code
+
+
+def _explain(error: Exception, voice: Voice) -> int:
+    """Say what went wrong and what to do next, and return the exit code that stands for it."""
+    show_usage = getattr(error, "show", None)
+    if show_usage is not None:  # a misuse of the command line: the parser has its own message
+        show_usage()
+        return BAD_INPUT
+    known = isinstance(error, NormstabError)
+    if voice.debug:
+        voice.complain(traceback.format_exc())
+    elif known:
+        voice.complain(f"normstab: {error}")
+    else:
+        voice.complain(f"normstab: internal error: {error!r}; --debug shows the traceback, please report it")
+    return BAD_INPUT if known else INTERNAL
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Assessing: runs and their references to metrics, verdicts, expectations and remedies; pure, and without torch."""

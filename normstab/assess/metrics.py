@@ -1,0 +1,227 @@
+"""Metrics: what one trained run amounts to, each a function of the run and its group, and one row of METRICS.
+
+None means that the run does not tell (no reference, no histogram, ended early). Nothing here judges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from normstab.assess.curves import end_steps, first_divergence
+from normstab.assess.headroom import headroom
+from normstab.assess.runs import Group, Run
+
+__all__ = ["METRICS", "Metric", "measure"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number about a run: how it is computed, what it means, its unit, and whether more of it is better.
+
+    `is_counted`: it counts roundings, millions to a run, so that every seed is judged as it is. The others vary with
+    the luck of a seed and are judged by an interval over seeds.
+    """
+
+    compute: Callable[[Run, Group], float | None]
+    meaning: str
+    unit: str = ""
+    more_is_better: bool = False
+    is_counted: bool = False
+
+
+def best_accuracy(run: Run) -> float | None:
+    """Return the best accuracy after any epoch."""
+    return max((epoch.accuracy for epoch in run.record.epochs), default=None)
+
+
+def test_loss(run: Run) -> float | None:
+    """Return the loss on the test images after the last epoch."""
+    return run.record.epochs[-1].test_loss if run.record.epochs else None
+
+
+def train_loss(run: Run) -> float | None:
+    """Return the mean training loss of the last epoch."""
+    return run.record.epochs[-1].train_loss if run.record.epochs else None
+
+
+def error(run: Run) -> float | None:
+    """Return 1 minus the accuracy."""
+    return None if run.accuracy is None else 1.0 - run.accuracy
+
+
+def accuracy_gap(run: Run, group: Group) -> float | None:
+    """Return how much less accurate the run is than its own reference."""
+    reference = group.pairs.get(run.id)
+    if reference is None or reference.accuracy is None or run.accuracy is None:
+        return None
+    return reference.accuracy - run.accuracy
+
+
+def accuracy_gap_in_deviations(run: Run, group: Group) -> float | None:
+    """Return the accuracy gap in standard deviations of the reference's accuracy over its seeds."""
+    gap = accuracy_gap(run, group)
+    return None if gap is None or not group.seed_deviation else gap / group.seed_deviation
+
+
+def loss_gap_area(run: Run, group: Group) -> float | None:
+    """Return the mean, over the steps, of the smoothed loss minus the reference's mean."""
+    if group.band is None or not len(run.smoothed):
+        return None
+    steps = min(len(run.smoothed), len(group.band.mean))
+    return float(np.mean(run.smoothed[:steps] - group.band.mean[:steps]))
+
+
+def loss_gap_end(run: Run, group: Group) -> float | None:
+    """Return the smoothed loss minus the reference's mean, over the last steps they share."""
+    if group.band is None or not len(run.smoothed):
+        return None
+    steps = min(len(run.smoothed), len(group.band.mean))
+    last = slice(steps - end_steps(steps), steps)
+    return float(np.mean(run.smoothed[last] - group.band.mean[last]))
+
+
+def first_divergence_step(run: Run, group: Group) -> float | None:
+    """Return the step of the first divergence from the reference's band, or None when there is none."""
+    return None if group.band is None else first_divergence(run.smoothed, group.band)
+
+
+def nonfinite_step(run: Run) -> float | None:
+    """Return the step in which a loss, parameter or logit became inf or NaN."""
+    return run.record.nonfinite.step if run.record.nonfinite else None
+
+
+def counter_rate(counter: str, meaning: str, direction: str = "") -> Metric:
+    """Return the metric: the share of all rounded results (of one direction) that `counter` counted."""
+
+    def compute(run: Run, group: Group) -> float | None:
+        total = run.total_of(direction)
+        return getattr(total, counter) / total.count if total.count else None
+
+    return Metric(compute, meaning, "rate", is_counted=True)
+
+
+def collapsed_channels(run: Run) -> float | None:
+    """Return the share of the norm layers' channels whose scale ended infinite, NaN or zero."""
+    channels = sum(layer.channels for layer in run.record.norm_layers.values())
+    collapsed = sum(layer.collapsed_channels for layer in run.record.norm_layers.values())
+    return collapsed / channels if channels else None
+
+
+def gradient_cosine(run: Run) -> float | None:
+    """Return the least cosine between the run's gradient and its reference's, over the probes."""
+    return min((probe.gradient_cosine for probe in run.record.probes), default=None)
+
+
+def weight_distance(run: Run) -> float | None:
+    """Return the relative distance of the weights to the reference's at the last probe."""
+    return run.record.probes[-1].weight_distance if run.record.probes else None
+
+
+def zero_updates(run: Run) -> float | None:
+    """Return the share of weight updates that changed nothing although the gradient was not zero."""
+    updates = sum(epoch.updates for epoch in run.record.epochs)
+    return sum(epoch.updates_zero for epoch in run.record.epochs) / updates if updates else None
+
+
+def headroom_up(run: Run) -> float | None:
+    """Return the binades by which the inputs of the tightest norm layer could still grow."""
+    return min((layer.up for layer in headroom(run) if layer.up is not None), default=None)
+
+
+def headroom_down(run: Run) -> float | None:
+    """Return the binades by which the inputs of the tightest norm layer could still shrink."""
+    return min((layer.down for layer in headroom(run) if layer.down is not None), default=None)
+
+
+def weight_norm_error(run: Run) -> float | None:
+    """Return the largest relative distance of a channel's final weight norm from the median of its layer.
+
+    In a bounded weight norm every channel of a layer has the same norm rho, so that the median is rho; None for others.
+    """
+    is_bounded = run.record.cell.get("model", {}).get("weight_norm") == "bwn"
+    layers = run.record.epochs[-1].weight_norms.values() if run.record.epochs and is_bounded else ()
+    norms = [(np.asarray(layer), float(np.median(layer))) for layer in layers if len(layer) > 1]
+    return max((float(np.max(np.abs(layer / rho - 1.0))) for layer, rho in norms if rho > 0), default=None)
+
+
+def scale_low(run: Run) -> float | None:
+    """Return the least scale s of any norm layer."""
+    return min((s.scale_low for s in run.record.norm_layers.values() if s.scale_low is not None), default=None)
+
+
+def scale_high(run: Run) -> float | None:
+    """Return the greatest scale s of any norm layer."""
+    return max((s.scale_high for s in run.record.norm_layers.values() if s.scale_high is not None), default=None)
+
+
+def _alone(compute: Callable[[Run], float | None], meaning: str, unit: str = "", **traits: bool) -> Metric:
+    """Return the metric that needs the run alone."""
+    return Metric(lambda run, group: compute(run), meaning, unit, **traits)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": _alone(lambda run: run.accuracy, "accuracy after the last epoch", "share", more_is_better=True),
+    "best_accuracy": _alone(best_accuracy, "best accuracy after any epoch", "share", more_is_better=True),
+    "error": _alone(error, "1 minus the accuracy", "share"),
+    "accuracy_gap": Metric(accuracy_gap, "accuracy of the reference minus that of the cell", "share"),
+    "accuracy_gap_sd": Metric(accuracy_gap_in_deviations, "accuracy gap over the seed noise of the reference", "sd"),
+    "test_loss": _alone(test_loss, "test loss after the last epoch"),
+    "train_loss": _alone(train_loss, "mean training loss of the last epoch"),
+    "loss_gap_area": Metric(loss_gap_area, "mean excess of the smoothed loss over the reference's"),
+    "loss_gap_end": Metric(loss_gap_end, "the same over the last tenth of the steps"),
+    "first_divergence": Metric(
+        first_divergence_step,
+        "first of 20 steps above the reference's band",
+        "step",
+        more_is_better=True,
+        is_counted=True,
+    ),
+    "nonfinite_step": _alone(
+        nonfinite_step, "step of the first inf or NaN outcome", "step", more_is_better=True, is_counted=True
+    ),
+    "overflow_rate": counter_rate("overflow", "rounded results that overflowed"),
+    "underflow_rate": counter_rate("underflow", "rounded results flushed to zero"),
+    "subnormal_rate": counter_rate("subnormal", "rounded results that are subnormal"),
+    "saturation_rate": counter_rate("saturated", "rounded results that saturated"),
+    "nan_rate": counter_rate("nan_produced", "rounded results that produced a NaN"),
+    "gradient_overflow_rate": counter_rate("overflow", "overflows in the backward direction", "backward"),
+    "gradient_underflow_rate": counter_rate(
+        "underflow", "results flushed to zero in the backward direction", "backward"
+    ),
+    "collapsed_channels": _alone(
+        collapsed_channels, "channels normalised by inf, NaN or zero", "share", is_counted=True
+    ),
+    "gradient_cosine": _alone(gradient_cosine, "least cosine of the gradient to the reference's", more_is_better=True),
+    "weight_distance": _alone(weight_distance, "relative distance of the weights to the reference's"),
+    "weight_norm_error": _alone(
+        weight_norm_error, "largest relative distance of a channel's weight norm from its layer's", is_counted=True
+    ),
+    "zero_updates": _alone(zero_updates, "weight updates that rounded to nothing", "share", is_counted=True),
+    "headroom_up": _alone(
+        headroom_up,
+        "room for larger inputs of the tightest norm layer",
+        "binades",
+        more_is_better=True,
+        is_counted=True,
+    ),
+    "headroom_down": _alone(
+        headroom_down,
+        "room for smaller inputs of the tightest norm layer",
+        "binades",
+        more_is_better=True,
+        is_counted=True,
+    ),
+    "scale_low": _alone(scale_low, "least scale s of any norm layer", more_is_better=True, is_counted=True),
+    "scale_high": _alone(scale_high, "greatest scale s of any norm layer", is_counted=True),
+}
+"""Every metric of a trained run by name."""
+
+
+def measure(run: Run, group: Group) -> dict[str, float | None]:
+    """Return every metric of `run`; a NaN is None, an infinity stays."""
+    values = {name: metric.compute(run, group) for name, metric in METRICS.items()}
+    return {name: None if value is None or math.isnan(value) else float(value) for name, value in values.items()}

@@ -1,0 +1,312 @@
+"""The command line: arguments, printing and exit codes; every answer comes from the parts.
+
+Human text goes to stderr, data to stdout. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from normstab.assess.assessment import Assessment
+    from normstab.experiment.executor import Execution
+    from normstab.experiment.scenario import Scenario
+    from normstab.report.produce import Published
+
+__all__ = ["BAD_INPUT", "CRASHED", "FAILED", "GLOBAL_OPTIONS", "INTERNAL", "INTERRUPTED", "Voice", "app"]
+
+FAILED, BAD_INPUT, CRASHED, INTERNAL, INTERRUPTED = 1, 2, 3, 4, 130
+"""Exit codes; the gravest is the greatest."""
+
+
+@dataclass
+class Voice:
+    """How one invocation speaks: people read stderr, programs read stdout."""
+
+    quiet: bool = False
+    debug: bool = False
+
+    def say(self, text: str) -> None:
+        """Tell people, unless `--quiet`."""
+        if not self.quiet:
+            self.complain(text)
+
+    def complain(self, text: str) -> None:
+        """Tell people what went wrong, `--quiet` or not."""
+        print(text, file=sys.stderr, flush=True)
+
+    def give(self, answer: Any) -> None:
+        """Put a command's answer on stdout: text as it is, anything else as JSON."""
+        print(answer if isinstance(answer, str) else json.dumps(answer, indent=2, ensure_ascii=False), flush=True)
+
+
+Files = Annotated[list[str], typer.Argument(help="Scenario files, directories of them, or names of shipped ones.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="The scenario's smoke profile, and only its smoke expectations.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a field.")]
+Inputs = Annotated[list[str] | None, typer.Option("--input", metavar="SHAPE", help="[name=]SHAPE[:DTYPE[:LOW..HIGH]].")]
+Gates = Annotated[list[str] | None, typer.Option(metavar="METRIC:LIMIT", help="Gate on B minus A: accuracy:-1pp.")]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where tensors live.")]
+AllowImport = Annotated[bool, typer.Option("--allow-import", help="Allow a scenario's module:function names.")]
+Strict = Annotated[bool, typer.Option("--strict", help="An inconclusive expectation fails too.")]
+Form = Literal["md", "json", "junit", "html"]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
+
+app = typer.Typer(
+    help="Will a network survive a number format, where does it break first, and what helps?",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+"""The commands, for `normstab.__main__.main`."""
+GLOBAL_OPTIONS = ("--quiet", "-q", "--debug")
+"""Options of every command."""
+
+
+@app.callback(epilog="--quiet and --debug may stand anywhere on the line.")
+def _root(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    voice = context.ensure_object(Voice)
+    voice.quiet, voice.debug = quiet, debug
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    files: Files,
+    smoke: Smoke = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells run at once, each in a process of its own.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each cell; a part of its result.")] = 1,
+    device: Device = "cpu",
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run every cell again, finished records or not.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where records and report go (reports/NAME).")] = "",
+    strict: Strict = False,
+    allow_import: AllowImport = False,
+    as_json: Json = False,
+) -> None:
+    """Train every cell of scenarios beside its wide reference, judge, and write the report."""
+    from normstab.experiment.executor import Execution
+    from normstab.experiment.gather import directories_of, load_scenarios
+    from normstab.report.produce import write_reports
+
+    voice: Voice = context.obj
+    scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
+    directories = directories_of(scenarios, out)
+    if dry_run:
+        _show(voice, scenarios, as_json=as_json)
+        return
+    execution = Execution(jobs=jobs, threads=threads, device=device, fresh=fresh)
+    codes: list[int] = []
+    found: dict[Path, Assessment] = {}
+    for scenario, directory in zip(scenarios, directories, strict=True):
+        voice.say(f"{scenario.name}: {scenario.question or 'no question stated'}")
+        code, assessment = _run(voice, scenario, directory, execution)
+        codes.append(code)
+        if assessment is None:
+            break
+        found[directory] = assessment
+    published = write_reports(found, as_json=as_json)
+    raise typer.Exit(max([_tell(voice, published, strict=strict), *codes]))
+
+
+def _run(voice: Voice, scenario: Scenario, directory: Path, execution: Execution) -> tuple[int, Assessment | None]:
+    """Run one scenario; return the exit code that its cells ask for, and the judgement unless interrupted."""
+    from normstab.report.live import watching
+    from normstab.report.produce import run_scenario
+
+    with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
+        outcome, assessment = run_scenario(scenario, directory, execution, on_event)
+    for failure in outcome.failures:
+        voice.complain(f"{failure.id}: {failure.kind}: {failure.detail if voice.debug else failure.message}")
+    codes = [BAD_INPUT if failure.kind == "refused" else CRASHED for failure in outcome.failures]
+    return max([INTERRUPTED if assessment is None else 0, *codes]), assessment
+
+
+def _tell(voice: Voice, published: Published, *, strict: bool) -> int:
+    """Tell the verdicts and the files written; return 2 for unreadable records, 1 for failed expectations, else 0."""
+    from normstab.assess.outcome import Outcome
+    from normstab.report.step_summary import step_summary
+    from normstab.report.summary import summary
+
+    judged = list(published.found.values())
+    for assessment in judged:
+        voice.say(f"\n{summary(assessment)}")
+    voice.say("\n" + "\n".join(f"report: {path}" for path in published.written))
+    if published.answer:
+        voice.give(published.answer)
+    if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with open(summary_file, "a", encoding="utf-8") as file:
+            file.write(step_summary(judged))
+    failing = (Outcome.NOT_MET, Outcome.INCONCLUSIVE) if strict else (Outcome.NOT_MET,)
+    has_failed = any(assessment.count(outcome) for assessment in judged for outcome in failing)
+    return BAD_INPUT if any(assessment.problems for assessment in judged) else FAILED if has_failed else 0
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    directories: Annotated[list[str], typer.Argument(metavar="DIR...", help="What `normstab run` wrote.")],
+    form: Annotated[Form, typer.Option("--format", help="md and html rewrite files in DIR, the others print.")] = "md",
+    strict: Strict = False,
+) -> None:
+    """Judge the records of a run again, without training, and render them."""
+    from normstab.report.produce import publish
+
+    published = publish([Path(directory) for directory in directories], form)
+    raise typer.Exit(_tell(context.obj, published, strict=strict))
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    before: Annotated[str, typer.Argument(metavar="DIR_A", help="A run.")],
+    after: Annotated[str, typer.Argument(metavar="DIR_B", help="Another run of the same scenario.")],
+    fail_on: Gates = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs cell by cell, and fail where a gate does."""
+    from normstab.assess.compare import parse_gate
+    from normstab.report.comparison import comparison_json, comparison_text
+    from normstab.report.produce import compare_directories
+
+    gates = [parse_gate(text) for text in fail_on or ()]
+    found, problems = compare_directories(Path(before), Path(after), gates)
+    for problem in problems:
+        context.obj.complain(f"normstab: {problem}")
+    context.obj.give(comparison_json(found) if as_json else comparison_text(found, gates))
+    raise typer.Exit(BAD_INPUT if problems else FAILED if found.failures else 0)
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    factory: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Makes a module (or it, batch, loss).")],
+    inputs: Inputs = None,
+    precision: Annotated[str, typer.Option(help="Such as fp16, bf16/stochastic, 'fp16;square=fp32'.")] = "fp16",
+    norm: Annotated[str | None, typer.Option(help="Swap the norm layers to this one first.")] = None,
+    train_steps: Annotated[int, typer.Option(min=0, help="Train on the input this many steps too.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the inputs and of stochastic rounding.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find out whether a model of your own survives a precision, on one input."""
+    from normstab.testing.check_input import load_factory, parse_inputs
+
+    specs = parse_inputs(inputs or ())
+    built = load_factory(factory)()
+    from normstab.testing.check import check as check_built
+    from normstab.testing.check_text import answer_json, answer_text
+
+    answer = check_built(built, inputs=specs, precision=precision, norm=norm, train_steps=train_steps, seed=seed)
+    context.obj.give(answer_json(answer) if as_json else answer_text(answer).rstrip())
+    raise typer.Exit(0 if answer.passed else FAILED)
+
+
+@app.command()
+def validate(
+    context: typer.Context,
+    files: Files,
+    smoke: Smoke = False,
+    overrides: Overrides = None,
+    allow_import: AllowImport = False,
+    as_json: Json = False,
+) -> None:
+    """Check scenario files: every problem at once, with its line and a suggestion."""
+    from normstab.experiment.expand import expand
+    from normstab.experiment.gather import load_scenarios
+
+    voice: Voice = context.obj
+    scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
+    counts = {scenario.path: len(expand(scenario, hash_data=False)) for scenario in scenarios}
+    for path, count in counts.items():
+        voice.say(f"{path}: valid, {count} cells")
+    if as_json:
+        voice.give([{"path": path, "cells": count} for path, count in counts.items()])
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    files: Files,
+    smoke: Smoke = False,
+    overrides: Overrides = None,
+    allow_import: AllowImport = False,
+    as_json: Json = False,
+) -> None:
+    """Show what scenarios ask, the cells they would run, and their cost."""
+    from normstab.experiment.gather import load_scenarios
+
+    scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
+    _show(context.obj, scenarios, as_json=as_json)
+
+
+@app.command()
+def schema(context: typer.Context) -> None:
+    """Print the JSON Schema of a scenario file."""
+    from normstab.experiment.document import schema as scenario_schema
+
+    context.obj.give(scenario_schema())
+
+
+@app.command(name="list")
+def list_catalogue(
+    context: typer.Context,
+    catalogue: Annotated[str, typer.Argument(help="formats, norms, models, datasets or scenarios; none: all.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the names that a scenario may use."""
+    from normstab.experiment.listing import LISTINGS, listing
+    from normstab.report.plain import table_text
+
+    found = {kind: listing(kind) for kind in ([catalogue] if catalogue else LISTINGS)}
+    context.obj.give(found.get(catalogue, found) if as_json else "\n\n".join(map(table_text, found.values())))
+
+
+@app.command()
+def doctor(context: typer.Context, as_json: Json = False) -> None:
+    """Show versions, device, kernels in use and data sets found."""
+    from normstab.report.plain import facts_text
+    from normstab.testing.doctor import examine
+
+    facts = examine()
+    context.obj.give(facts if as_json else "\n".join(facts_text(name, found) for name, found in facts.items()))
+
+
+@app.command()
+def selftest(context: typer.Context, device: Device = "cpu", as_json: Json = False) -> None:
+    """Check, on this machine and device, that the numbers are those of every machine; under a minute."""
+    from normstab.numerics.selftest import run_selftest
+    from normstab.report.plain import table_text
+
+    voice: Voice = context.obj
+    checks = run_selftest(device, progress=lambda check: voice.say(f"checked {check.subject}"))
+    rows = [{**asdict(check), "passed": check.passed} for check in checks]
+    voice.give(rows if as_json else table_text(rows))
+    failed = [check.subject for check in checks if not check.passed]
+    if failed:
+        voice.complain(f"normstab: {len(failed)} checks failed; report them with the output of `normstab doctor`")
+        raise typer.Exit(FAILED)
+
+
+def _show(voice: Voice, scenarios: Sequence[Scenario], *, as_json: bool) -> None:
+    """Give the outline of each scenario."""
+    from normstab.experiment.expand import expand
+    from normstab.experiment.outline import outline_of
+    from normstab.report.plain import facts_text, table_text
+
+    outlines = [outline_of(scenario, expand(scenario, hash_data=False)) for scenario in scenarios]
+    shown = [f"{facts_text(outline.name, outline.facts)}\n\n{table_text(outline.rows)}" for outline in outlines]
+    voice.give([asdict(outline) for outline in outlines] if as_json else "\n\n".join(shown))

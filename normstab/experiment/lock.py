@@ -1,0 +1,51 @@
+"""One run per directory: a lock that the run and its workers share, and that dies with them.
+
+It keeps a second run, or one started right after `kill -9`, from writing beside a worker that is still alive.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from pathlib import Path
+from typing import IO
+
+from normstab.errors import NormstabError, RecordError
+
+__all__ = ["hold_shared", "lock_directory"]
+
+LONGEST_WAIT_S = 10.0
+
+
+def lock_directory(directory: Path) -> IO[bytes]:
+    """Return the held lock of `directory`; close it to release. Raises NormstabError where another run holds it.
+
+    Orphaned workers end by themselves within moments: they are waited for.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / ".lock").open("ab")
+    except OSError as error:
+        raise RecordError(
+            f"{directory}: cannot write: {error.strerror or error}; choose another folder with --out"
+        ) from error
+    deadline = time.monotonic() + LONGEST_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                message = "another run is writing to it; wait for it to end, or choose another --out"
+                raise NormstabError(f"{directory}: {message}") from None
+            time.sleep(0.05)
+        else:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            return file
+
+
+def hold_shared(directory: Path) -> IO[bytes]:
+    """Return the lock of `directory`, shared with the run that started this worker."""
+    file = (directory / ".lock").open("ab")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file

@@ -1,0 +1,39 @@
+"""The quantities that a scenario may name in `expect:` and `claims:`; how each is computed is `assess`'s business."""
+
+from __future__ import annotations
+
+__all__ = ["METRIC_NAMES", "SWEEP_METRICS"]
+
+# Of trained cells: the rows of `assess`'s catalogue, which a test compares with this one.
+METRIC_NAMES: tuple[str, ...] = (
+    "accuracy",
+    "best_accuracy",
+    "error",
+    "accuracy_gap",
+    "accuracy_gap_sd",
+    "test_loss",
+    "train_loss",
+    "loss_gap_area",
+    "loss_gap_end",
+    "first_divergence",
+    "nonfinite_step",
+    "overflow_rate",
+    "underflow_rate",
+    "subnormal_rate",
+    "saturation_rate",
+    "nan_rate",
+    "gradient_overflow_rate",
+    "gradient_underflow_rate",
+    "collapsed_channels",
+    "gradient_cosine",
+    "weight_distance",
+    "weight_norm_error",
+    "zero_updates",
+    "headroom_up",
+    "headroom_down",
+    "scale_low",
+    "scale_high",
+)
+
+# Of swept cells: the contiguous scales 2^k around 1 where s is within 1 % of the exact one (k low, k high, count).
+SWEEP_METRICS: tuple[str, ...] = ("sweep_low", "sweep_high", "sweep_binades")

@@ -1,0 +1,1 @@
+"""Embedded data: the sample, its licence, and the script that made it."""

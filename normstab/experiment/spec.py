@@ -1,0 +1,259 @@
+"""What one cell of an experiment is: plain frozen data, from the scenario's reader to the worker's training loop.
+
+The field annotations are the scenario file's schema too (bounds, descriptions, defaults), so that a field
+exists in one place. Nothing here reads files, knows catalogues or needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from normstab.numerics.version import NUMERICS_VERSION
+
+__all__ = [
+    "Cell",
+    "DatasetSpec",
+    "ModelSpec",
+    "NumericsSpec",
+    "OptimizerSpec",
+    "Scalar",
+    "ScheduleSpec",
+    "SweepSpec",
+    "TrainSpec",
+]
+
+Scalar = str | int | float | bool | None  # a value on an axis of a grid
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Exponent = Annotated[int, Field(ge=-40, le=40)]
+Exponents = Annotated[tuple[Exponent, Exponent], Field(description="Least and greatest k of the factor 2^k.")]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The images: which set, how many, how large, and the condition `scale` they are multiplied by last.
+
+    `train` and `test` keep that many images of the set, the first of each class in turn; None keeps all.
+    `scale` (grid axis `input_scale`) multiplies the normalised images.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: Annotated[str, Field(description="A name of `normstab list datasets`.")]
+    size: Annotated[Count | None, Field(description="Side of the images in pixels; null keeps the set's own.")] = None
+    train: Annotated[Count | None, Field(description="Number of training images; null takes all.")] = None
+    test: Annotated[Count | None, Field(description="Number of test images; null takes all.")] = None
+    root: Annotated[str | None, Field(description="Folder of a data set that is not embedded.")] = None
+    augment: Annotated[
+        tuple[Literal["crop", "flip"], ...],
+        Field(description="Random pad-and-crop by an eighth of the side, random horizontal flip."),
+    ] = ()
+    scale: Annotated[Positive, Field(description="Factor on the normalised images (axis input_scale).")] = 1.0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The network: its name, size, and how its layers normalise.
+
+    `norm` is a dispersion (l2, l1, linf, topK, range, lpP), `mean-only` or `none`, or a mapping from a rule
+    (exact module name, then `re:` pattern, then `_default`) to one. `norm_constant` multiplies the
+    dispersion's constant C. `eps` None is the layer's default.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: Annotated[str, Field(description="A name of `normstab list models`, torchvision:NAME or timm:NAME.")]
+    width: Annotated[Count | None, Field(description="Channels of the first stage (mlp: hidden units).")] = None
+    norm: Annotated[str | dict[str, str], Field(description="Norm of every layer, or rule: norm.")] = "l2"
+    weight_norm: Annotated[
+        Literal["none", "wn", "bwn"], Field(description="Weight norm: none, learned g, or bounded.")
+    ] = "none"
+    weight_norm_p: Annotated[Literal[1, 2, "inf"], Field(description="The p of the weight norm's vector norm.")] = 2
+    norm_constant: Annotated[Positive, Field(description="Factor on the constant C of L1, Linf, topK, range.")] = 1.0
+    eps: Annotated[NonNegative | None, Field(description="eps of the norm layers; null is the default 1e-5.")] = None
+    stem: Annotated[Literal["small", "imagenet"], Field(description="The first layers of a ResNet.")] = "small"
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """The update rule. `lr` is the peak of the schedule; `kahan` compensates the parameters' updates.
+
+    `decay_norms` False spares biases, gamma and beta; `decay_only_last` decays the last layer alone.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: Annotated[Literal["sgd", "adam", "adamw"], Field(description="The optimizer.")] = "sgd"
+    lr: Annotated[NonNegative, Field(description="Learning rate at the schedule's peak.")] = 0.1
+    momentum: Annotated[Fraction, Field(description="Momentum of sgd.")] = 0.0
+    nesterov: Annotated[bool, Field(description="Nesterov's form of the momentum.")] = False
+    weight_decay: Annotated[NonNegative, Field(description="L2 decay; decoupled for adamw.")] = 0.0
+    betas: Annotated[tuple[Fraction, Fraction], Field(description="Decay of Adam's two moments.")] = (0.9, 0.999)
+    eps: Annotated[NonNegative, Field(description="eps of Adam.")] = 1e-8
+    kahan: Annotated[bool, Field(description="Kahan-compensated parameter updates (sgd, adamw).")] = False
+    decay_norms: Annotated[bool, Field(description="Whether biases, gamma and beta are decayed.")] = True
+    decay_only_last: Annotated[bool, Field(description="Whether only the last layer is decayed.")] = False
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """The factor on `lr` over the run; `warmup` epochs rise linearly from a fraction of it first."""
+
+    __pydantic_config__ = STRICT
+
+    name: Annotated[Literal["constant", "step", "cosine", "one-cycle"], Field(description="The shape.")] = "constant"
+    warmup: Annotated[NonNegative, Field(description="Epochs of linear warm-up.")] = 0.0
+    milestones: Annotated[tuple[NonNegative, ...], Field(description="Epochs of the drops of `step`.")] = ()
+    gamma: Annotated[Positive, Field(description="Factor of each drop of `step`.")] = 0.1
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How the network is trained.
+
+    `loss_scale`: null, a factor S (loss times S, gradients divided by S in fp32), or `dynamic` (GradScaler).
+    `loss_multiplier`, `lr_multiplier`: plain factors, not undone (P9: 2^-k and 2^k).
+    `weight_scale` multiplies the initial weights and biases of every layer under a norm (the a of the scaling law).
+    `weight_decay_correction`: `lr` corrects the rate per output channel, `norm-schedule` renormalises each
+    channel, both to the norms in `norm_record`, the id of the cell that recorded them.
+    """
+
+    __pydantic_config__ = STRICT
+
+    epochs: Annotated[Count, Field(description="Passes over the training images.")] = 1
+    batch: Annotated[Count, Field(description="Images of a step.")] = 64
+    optimizer: Annotated[OptimizerSpec, Field(description="The update rule.")] = field(default_factory=OptimizerSpec)
+    schedule: Annotated[ScheduleSpec, Field(description="The learning rate over the run.")] = field(
+        default_factory=ScheduleSpec
+    )
+    label_smoothing: Annotated[Fraction, Field(description="Share of the target spread over all classes.")] = 0.0
+    clip: Annotated[Positive | None, Field(description="Largest norm of the whole gradient; null: no clipping.")] = None
+    loss_scale: Annotated[
+        Positive | Literal["dynamic"] | None, Field(description="null, a static factor, or dynamic.")
+    ] = None
+    loss_scale_interval: Annotated[Count, Field(description="Good steps before a dynamic scale doubles.")] = 2000
+    loss_multiplier: Annotated[Positive, Field(description="Factor on the loss, not undone.")] = 1.0
+    lr_multiplier: Annotated[Positive, Field(description="Factor on the learning rate.")] = 1.0
+    weight_scale: Annotated[Positive, Field(description="Factor on the initial weights under a norm.")] = 1.0
+    weight_decay_correction: Annotated[
+        Literal["lr", "norm-schedule"] | None, Field(description="What replaces weight decay; null: nothing.")
+    ] = None
+    norm_record: Annotated[
+        str | None, Field(description="Id of the cell whose channel norms are followed (in a file: {from: {...}}).")
+    ] = None
+    seed: Annotated[Seed, Field(description="Seed of weights, order, augmentation and rounding.")] = 0
+    probe_every: Annotated[
+        Annotated[int, Field(ge=0)], Field(description="Steps between comparisons with the reference; 0: none.")
+    ] = 20
+
+
+@dataclass(frozen=True)
+class NumericsSpec:
+    """The arithmetic: a canonical precision string, and per-module rules that override it.
+
+    `round_optimizer` rounds the optimizer's own operations too; without it they run in float32 and only the
+    stored parameters and states are rounded (by the roles `parameter` and `optimizer`). `expand` runs
+    softmax, losses and attention operation by operation. `histogram` records exponent histograms per site.
+    """
+
+    __pydantic_config__ = STRICT
+
+    precision: Annotated[str, Field(description="A precision string, such as fp16/nearest/fp32;square=fp32.")] = (
+        "native"
+    )
+    rules: Annotated[dict[str, str], Field(description="Module name, `re:` pattern or `_default`: precision.")] = field(
+        default_factory=dict
+    )
+    master_weights: Annotated[bool, Field(description="Keep wide parameters and use rounded copies.")] = True
+    round_optimizer: Annotated[bool, Field(description="Round the optimizer's operations too.")] = False
+    expand: Annotated[bool, Field(description="Expand softmax, losses and attention.")] = False
+    histogram: Annotated[bool, Field(description="Record exponent histograms per site.")] = False
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """Norm layers alone, without training: their input times 2^k for every k of `exponents`, eps as given.
+
+    The activations are those that reach the norm layers of the untrained model on its first batch in float32.
+    """
+
+    __pydantic_config__ = STRICT
+
+    exponents: Exponents = (-12, 10)
+    eps: Annotated[NonNegative, Field(description="eps of the swept layers.")] = 0.0
+    images: Annotated[Count, Field(description="Images of the recorded batch.")] = 64
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a scenario's grid: everything a worker needs, and nothing else.
+
+    `coordinates` are the grid's axes in file order. The reference of a cell is the cell that differs only in
+    its numerics (native, no rules); it has `is_reference` and a `reference_id` of None, as has a swept cell.
+    `depends_on`: ids of the cells that must be finished first (the reference, and `norm_record`).
+    `is_listed`: the grid lists it; a reference or a cell that was only added because others need it is not.
+    """
+
+    scenario: str
+    coordinates: Mapping[str, Scalar]
+    dataset: DatasetSpec
+    model: ModelSpec
+    train: TrainSpec
+    numerics: NumericsSpec
+    sweep: SweepSpec | None = None
+    is_reference: bool = False
+    reference_id: str | None = None
+    depends_on: tuple[str, ...] = ()
+    is_listed: bool = True
+    data_sha256: str = ""
+
+    @cached_property
+    def id(self) -> str:
+        """The readable slug of the coordinates, and ten hexadecimal digits of the hash of what is run.
+
+        The hash covers the resolved specs, the data's hash and NUMERICS_VERSION, so that a record with this
+        id is this cell's result on any machine.
+        """
+        resolved = [self.dataset, self.model, self.train, self.numerics, self.sweep]
+        facts = [NUMERICS_VERSION, self.data_sha256, resolved]
+        text = json.dumps(facts, default=vars, sort_keys=True, separators=(",", ":"))
+        return f"{slug(self.coordinates)}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell as JSON-able plain data, its id included."""
+        return {"id": self.id, **json.loads(json.dumps(asdict(self)))}
+
+    @staticmethod
+    def from_json(plain: Mapping[str, Any]) -> Cell:
+        """Return the cell that `to_json` wrote; its id is computed anew."""
+        fields = {name: value for name, value in plain.items() if name != "id"}
+        return _CELL.validate_json(json.dumps(fields), strict=True)
+
+
+_CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
+
+LONGEST_SLUG = 60
+
+
+def slug(coordinates: Mapping[str, Scalar]) -> str:
+    """Return a readable file name part: the values in order, an axis's initials before a bare number."""
+    words = []
+    for axis, value in coordinates.items():
+        initials = "".join(part[0] for part in re.split(r"[._]", axis) if part)
+        is_bare = isinstance(value, bool | int | float | None)
+        words.append(f"{initials}{value}" if is_bare else str(value))
+    text = re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-.")
+    return text[:LONGEST_SLUG].strip("-.") or "cell"

@@ -1,0 +1,1 @@
+"""Normalization layers whose every operation is rounded, counted and named."""

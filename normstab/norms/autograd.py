@@ -1,0 +1,118 @@
+"""Emulated normalization under autograd: the closed-form gradients, rounded as the forward pass is.
+
+Under `native` the operations are torch's own, and torch differentiates them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import _disable_current_modes
+
+from normstab.norms.functional import (
+    Forward,
+    Reduction,
+    Scheme,
+    normalize_backward,
+    normalize_forward,
+    normalize_with,
+)
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.reference import holds
+from normstab.numerics.rounding import check_operand
+
+__all__ = ["Normalized", "normalize"]
+
+
+class Normalized(NamedTuple):
+    """The output, and the mean and the statistic to be stored, one value per row of the reduction."""
+
+    output: Tensor
+    mean: Tensor | None
+    stored: Tensor | None
+
+
+class Plan(NamedTuple):
+    """How a layer normalizes: everything but the tensors that have gradients."""
+
+    scheme: Scheme
+    reduction: Reduction
+    ar: Arithmetic
+    statistics: tuple[Tensor | None, Tensor | None] | None
+
+    def run(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Forward:
+        """Normalize by the statistics of `x`, or by those given."""
+        if self.statistics is None:
+            return normalize_forward(x, gamma, beta, self.scheme, self.reduction, self.ar)
+        return normalize_with(x, gamma, beta, self.statistics, self.scheme, self.reduction, self.ar)
+
+
+def normalize(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    scheme: Scheme,
+    reduction: Reduction,
+    ar: Arithmetic,
+    statistics: tuple[Tensor | None, Tensor | None] | None = None,
+) -> Normalized:
+    """Return z = gamma (x - mu) / s + beta, differentiable in x, gamma and beta.
+
+    With `statistics` (the running mean, and what is stored of the scale) those are used, as in evaluation.
+    The output has the dtype of `x` where that can hold the compute format, else the carrier's.
+    """
+    plan = Plan(scheme, reduction, ar, statistics)
+    if ar.is_native:
+        # As torch's own layers do, half tensors are normalized in float32.
+        done = plan.run(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, gamma, beta)
+        return Normalized(done.output.to(x.dtype), done.mean, done.stored)
+    check_operand(x, ar.format)
+    found: list[Normalized] = []
+    output: Tensor = _Emulated.apply(x, gamma, beta, plan, found)  # type: ignore[no-untyped-call]
+    return found[0]._replace(output=output)
+
+
+class _Emulated(torch.autograd.Function):
+    """Round forward and backward; any torch mode that is active sees one operation, not its insides."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None, plan: Plan, found: list[Normalized]
+    ) -> Tensor:
+        with _disable_current_modes():
+            done = plan.run(x, gamma, beta)
+            output = done.output
+            if output.dtype != x.dtype and holds(x.dtype, plan.ar.format):
+                output = output.to(x.dtype)
+            output = own(output, done.saved)
+        ctx.save_for_backward(*done.saved)
+        ctx.plan, ctx.kind = plan, type(done.saved)
+        ctx.shapes = [None if tensor is None else tensor.shape for tensor in (gamma, beta)]
+        found.append(Normalized(output, done.mean, done.stored))
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        plan: Plan = ctx.plan
+        with _disable_current_modes():
+            needs = tuple(ctx.needs_input_grad[:3])
+            gradients = normalize_backward(
+                grad, ctx.kind(*ctx.saved_tensors), plan.scheme, plan.reduction, plan.ar, (needs[0], needs[1], needs[2])
+            )
+            parameters = [
+                None if value is None else value.reshape(shape)
+                for value, shape in zip(gradients[1:], ctx.shapes, strict=True)
+            ]
+        return gradients.input, *parameters, None, None
+
+
+def own(output: Tensor, saved: tuple[Tensor | None, ...]) -> Tensor:
+    """Return `output` as a tensor that the next layer may write to: no view, and no memory of what is saved."""
+    if any(isinstance(kept, Tensor) and kept.data_ptr() == output.data_ptr() for kept in saved):
+        return output.clone()
+    unviewed: Tensor = torch.ops.aten._unsafe_view(output, output.shape)
+    return unviewed

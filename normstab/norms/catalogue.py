@@ -1,0 +1,113 @@
+"""The normalization schemes by name: what their scale s is, with the constants of the literature.
+
+A name is parsed once, here, into a frozen NormSpec. How s is computed in an arithmetic is `dispersion`.
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from normstab.errors import NormstabError, near
+
+__all__ = ["NORMS", "NormSpec", "parse_norm"]
+
+KINDS = ("l2", "l1", "linf", "topk", "range", "lp")
+NAMES = ("l2", "l1", "linf", "topK", "range", "lpP")
+_TOP_K = re.compile(r"top(-?\d+)\Z")
+_LP = re.compile(r"lp(-?\d+(?:\.\d+)?)\Z")
+MOST_P = 64.0  # P - 1 rounded products each; beyond this every format but fp64 is out of range anyway
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """A scheme: `kind` says what the scale s is; `k` belongs to topk and `p` to lp, both are 0 elsewhere."""
+
+    kind: str
+    k: int = 0
+    p: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert self.kind in KINDS, self.kind
+        if (self.kind == "topk") != (self.k != 0) or self.k < 0:
+            raise NormstabError(f"norm 'topK' averages the K largest values, K >= 1; found K = {self.k}")
+        if (self.kind == "lp") != (self.p != 0) or not 0 <= self.p <= MOST_P:
+            raise NormstabError(f"norm 'lpP' takes 0 < P <= {MOST_P:g}; found P = {self.p:g}")
+
+    @property
+    def eps_is_inside(self) -> bool:
+        """Whether eps stands under the root, as in l2 and lp, and not beside the finished scale."""
+        return self.kind in ("l2", "lp")
+
+    @property
+    def has_constant(self) -> bool:
+        """Whether the scale is multiplied by a constant that makes it sigma on Gaussian values."""
+        return self.kind in ("l1", "linf", "topk", "range")
+
+    @property
+    def has_integer_power(self) -> bool:
+        """Whether the scale is formed by multiplications alone, so that its bits are the same everywhere."""
+        return self.p == int(self.p)
+
+    def constant(self, n: int) -> float:
+        """Return the constant C of n values in float64; 1 where the scheme has none, and for n = 1.
+
+        Source: Hoffer et al. 2018, section 4 (l1, linf and topk); Banner et al. 2018, section 3 (range).
+        """
+        if self.kind == "l1":
+            return math.sqrt(math.pi / 2)
+        if n <= 1 or not self.has_constant:
+            return 1.0
+        if self.kind == "range":
+            return 1.0 / math.sqrt(2.0 * math.log(n))
+        return (1.0 + math.sqrt(math.pi * math.log(4.0))) / math.sqrt(8.0 * math.log(n))
+
+    def require_values(self, n: int) -> None:
+        """Raise unless the scheme is defined for n values."""
+        if self.k > n:
+            raise NormstabError(f"norm {str(self)!r} averages the {self.k} largest values, but there are only {n}")
+
+    def __str__(self) -> str:
+        return {"topk": f"top{self.k}", "lp": f"lp{self.p:g}"}.get(self.kind, self.kind)
+
+
+# Name of a norm -> its scheme; K and P of topK and lpP may be any.
+NORMS: dict[str, NormSpec] = {
+    "l2": NormSpec("l2"),
+    "l1": NormSpec("l1"),
+    "linf": NormSpec("linf"),
+    "top10": NormSpec("topk", k=10),
+    "range": NormSpec("range"),
+    "lp3": NormSpec("lp", p=3.0),
+}
+
+
+def parse_norm(text: str | NormSpec) -> NormSpec:
+    """Return the scheme that `text` names: l2, l1, linf, range, topK for any K >= 1, lpP for any P > 0.
+
+    A NormSpec passes. Letter case and surrounding blanks do not matter. Raises NormstabError with the
+    nearest name.
+    """
+    if isinstance(text, NormSpec):
+        return text
+    if not isinstance(text, str):
+        raise NormstabError(f"a norm is a string, not {type(text).__name__}: {text!r} ({', '.join(NAMES)})")
+    name = text.strip().lower()
+    if name in NORMS:
+        return NORMS[name]
+    if match := _TOP_K.match(name):
+        return _checked(text, "topk", k=int(match[1]))
+    if match := _LP.match(name):
+        return _checked(text, "lp", p=float(match[1]))
+    raise NormstabError(f"unknown norm {text!r}{near(name, NORMS)} ({', '.join(NAMES)})")
+
+
+def _checked(text: str, kind: str, *, k: int = 0, p: float = 0.0) -> NormSpec:
+    """Return the spec, or raise naming `text` and what is allowed."""
+    if kind == "topk" and k < 1:
+        raise NormstabError(f"norm {text!r}: topK averages the K largest values, K >= 1")
+    if kind == "lp" and not 0 < p <= MOST_P:
+        raise NormstabError(f"norm {text!r}: lpP takes 0 < P <= {MOST_P:g}; the limit P = infinity is 'linf'")
+    return NormSpec(kind, k=k, p=p)

@@ -1,0 +1,96 @@
+"""Normalization of tensors in an Arithmetic, by the fastest code there is: a fused kernel, or op by op.
+
+Both give the same bits and the same ledger. Tensors in, tensors out; autograd is in `autograd`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from normstab.norms import op_by_op
+from normstab.norms.dispersion import Scheme
+from normstab.norms.op_by_op import Gradients, Saved
+from normstab.norms.reduction import Reduction
+from normstab.norms.running import update_running
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.backends import kernels_for
+
+if TYPE_CHECKING:
+    from normstab.norms.fused.launch import SavedFused
+
+__all__ = [
+    "Forward",
+    "Gradients",
+    "Reduction",
+    "Saved",
+    "Scheme",
+    "normalize_backward",
+    "normalize_forward",
+    "normalize_with",
+    "update_running",
+]
+
+
+class Forward(NamedTuple):
+    """The output, the mean, the scale and the statistic to be stored, and what backward needs.
+
+    `mean`, `scale` and `stored` have the view's shape with the reduced axes of size 1, or are None where there
+    is none. `saved` is a tuple of tensors and None, which `normalize_backward` takes as it is.
+    """
+
+    output: Tensor
+    mean: Tensor | None
+    scale: Tensor | None
+    stored: Tensor | None
+    saved: Saved | SavedFused
+
+
+def normalize_forward(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, scheme: Scheme, reduction: Reduction, ar: Arithmetic
+) -> Forward:
+    """Return z = gamma (x - mu) / s + beta with the statistics of `x` itself; see `op_by_op.forward`.
+
+    Raises NormstabError when there are fewer values than the members of a top k.
+    """
+    if scheme.spec is not None:
+        scheme.spec.require_values(reduction.n)
+    if not ar.is_native and kernels_for(x) is not None:
+        from normstab.norms.fused import coverage, launch
+
+        if coverage.covers(x, scheme, ar):
+            z, mean, scale, stored, saved = launch.forward(x, gamma, beta, scheme, reduction, ar)
+            return Forward(z, mean, scale, stored, saved)
+    done = op_by_op.forward(x, gamma, beta, scheme, reduction, ar)
+    return Forward(done.output, done.mean, done.saved.scale, done.stored, done.saved)
+
+
+def normalize_with(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    statistics: tuple[Tensor | None, Tensor | None],
+    scheme: Scheme,
+    reduction: Reduction,
+    ar: Arithmetic,
+) -> Forward:
+    """Return z with given `statistics`, the running mean and what is stored of the scale: evaluation."""
+    done = op_by_op.evaluate(x, gamma, beta, statistics, scheme, reduction, ar)
+    return Forward(done.output, done.mean, done.saved.scale, done.stored, done.saved)
+
+
+def normalize_backward(
+    grad: Tensor,
+    saved: Saved | SavedFused,
+    scheme: Scheme,
+    reduction: Reduction,
+    ar: Arithmetic,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> Gradients:
+    """Return the gradients of input, gamma and beta from that of the output; see `op_by_op.backward`."""
+    if isinstance(saved, Saved):
+        return op_by_op.backward(grad, saved, scheme, reduction, ar, needs)
+    from normstab.norms.fused import launch_backward
+
+    return launch_backward.backward(grad, saved, scheme, reduction, ar, needs)

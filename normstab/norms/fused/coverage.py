@@ -1,0 +1,94 @@
+"""Which layers the fused kernels compute, and which of them in float32; everything else is computed op by op.
+
+Covered, forward and backward: l2 l1 linf topK range and mean-only; float and fixed-point formats of p <= 24 in
+every role, every rounding, sums in every order in a format of p <= 24, means of one sum. In float32: nearest
+rounding in fp16, bf16, the fp8 formats and their like in every role, and sums in lanes of fp32.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normstab.norms.dispersion import Scheme
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.formats import FORMATS, Format
+from normstab.numerics.kernels.plan import GENERIC, INTEGER, LANE32, PLAN, plan
+from normstab.numerics.precision import Precision, Rounding
+
+__all__ = ["BLOCK", "covers", "is_fast"]
+
+# How many values a kernel works on at a time: the buffers of a block stay in the first-level cache.
+BLOCK = 1024
+LARGEST_K = 64  # members of a top k are kept sorted by insertion
+LARGEST_WIDE_PRECISION = 8  # with subnormals as small as float32's, a longer product is not exact there (tf32)
+COVERED_KINDS = ("l2", "l1", "linf", "topk", "range")
+STYLE = PLAN.index("style")
+ROLES = ("square", "sum", "variance", "reciprocal", "gradient")
+NEAREST = Rounding("nearest")
+LEAST_NORMAL = np.float32(2.0**-126)
+
+
+def covers(x: Tensor, scheme: Scheme, ar: Arithmetic) -> bool:
+    """Whether the fused kernels compute this layer, forward and backward."""
+    spec = scheme.spec
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and 0 < x.numel() < 2**31
+        and (spec is None or (spec.kind in COVERED_KINDS and spec.k <= LARGEST_K))
+        and (ar.ledger is None or not ar.ledger.counts_histogram)
+        and ar.role is None
+        and covers_precision(ar.precision)
+    )
+
+
+@lru_cache(maxsize=256)
+def covers_precision(precision: Precision) -> bool:
+    """Whether float32 tensors hold every result of this precision, and its sums have an order."""
+    formats = [precision.compute, precision.accumulation.format, *(getattr(precision, role) for role in ROLES)]
+    return (
+        precision.accumulation.kind == "rounded"
+        and all(format is None or format.precision <= 24 for format in formats)
+        and precision.mean == "sum"
+    )
+
+
+def is_fast(ar: Arithmetic) -> bool:
+    """Whether float32 carries this arithmetic: every product, quotient and sum in it is rounded once, and counted."""
+    precision = ar.precision
+    if not carries(precision) or (ar.ledger is not None and ar.ledger.counts_inexact):
+        return False
+    return not (is_wide_ranged(precision) and flushes_subnormals())
+
+
+@lru_cache(maxsize=256)
+def carries(precision: Precision) -> bool:
+    """Whether float32 carries this precision while its subnormals are not flushed."""
+    compute, sums = precision.compute, precision.accumulation
+    if not isinstance(compute, Format) or compute.precision > 11 or precision.rounding != NEAREST:
+        return False
+    if is_wide_ranged(precision) and compute.precision > LARGEST_WIDE_PRECISION:
+        return False
+    return (
+        plan(compute, NEAREST, LANE32)[STYLE] != GENERIC
+        and all(getattr(precision, role) in (None, compute) for role in ROLES)
+        and precision.sum is None
+        and sums.format == FORMATS["fp32"]
+        and sums.order == "lanes"
+        and BLOCK % sums.width == 0
+    )
+
+
+def is_wide_ranged(precision: Precision) -> bool:
+    """Whether subnormals of the format are subnormals of float32, as in bf16."""
+    assert precision.compute is not None
+    return bool(plan(precision.compute, NEAREST, LANE32)[STYLE] == INTEGER)
+
+
+def flushes_subnormals() -> bool:
+    """Whether this thread's float32 operations flush subnormals to zero (torch.set_flush_denormal)."""
+    return bool(LEAST_NORMAL * np.float32(0.5) == 0)

@@ -1,0 +1,123 @@
+"""Sums over a group, fed block by block: in lanes of float32, in lanes of any format, or one after another.
+
+A stream is an open sum: its float32 lanes and, for the general order, its partial sums, the indices of their
+first leaves, and the state of `take` (see numerics.kernels.sum_rows).
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import numpy as np
+
+from normstab.norms.fused.blocks import ADD, lane_sum
+from normstab.norms.fused.environment import SLOTS, context_at, field, floats, index_of, integers, mark_at, slot
+from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.norms.fused.scalars import cast_scalar
+from normstab.norms.fused.wide import draw_block, narrowed, round_values
+from normstab.numerics.kernels.compiled import as_float32, as_uint32, device, outside, view
+from normstab.numerics.kernels.cpu_pointwise import sum_to_odd, widen
+from normstab.numerics.kernels.steps import CONTEXT, DOWN, FOLDS, load_step
+from normstab.numerics.kernels.sum_rows import LEVELS, finish, fold_lanes, take
+
+__all__ = ["LEVELS", "add_to_sum", "finish_sum"]
+
+u32 = np.uint32
+WIDTH, ORDER, IS_FAST, LANES_FIT = (FIELDS.index(name) for name in ("width", "order", "is_fast", "lanes_fit"))
+AT_LANES, AT_BEFORE, AT_PARTIAL, AT_LEAVES, AT_STATE = (
+    SLOTS.index(name) for name in ("lanes", "before", "partial", "leaves", "state")
+)
+AT_P, AT_Q, AT_EXACT, AT_ROUNDED = (SLOTS.index(name) for name in ("p", "q", "exact", "rounded"))
+# Of a sum, in the contexts: its additions, then the casts of its addends, Kahan's corrections, the cast of the sum.
+LOAD, KAHAN, CAST_SUM = 1, 2, 3
+
+
+@device
+def is_open(env, site):
+    """Whether a site has a call."""
+    return view(context_at(env, site), CONTEXT, np.int64)[FOLDS] != 0
+
+
+@device
+def lanes_of(env, stream):
+    """Return the address of the lanes of a stream."""
+    return slot(env, AT_LANES) + 4 * max(field(env, WIDTH), LEVELS) * stream
+
+
+@outside
+def add_to_sum(stream, x, mask, group, first, n, total, slack, site, env):  # pragma: no cover - compiled
+    """Give n addends at x, number first .. of `total`, to a sum; `mask` keeps all bits or the magnitude's.
+
+    `slack` is 0 where every partial sum is exact, else 1.
+    """
+    width, has_load, context = field(env, WIDTH), is_open(env, site + LOAD), context_at(env, site)
+    if field(env, IS_FAST):
+        before, marks = slot(env, AT_BEFORE), mark_at(env, site)
+        lane_sum(lanes_of(env, stream), before, x, mask, n, first, width, slack, marks, context)
+    elif field(env, LANES_FIT) and not has_load:
+        wide_lanes(lanes_of(env, stream), x, mask, group, first, n, context, env)
+    else:
+        one_by_one(stream, x, mask, group, first, n, total, site, env)
+
+
+@outside
+def one_by_one(stream, x, mask, group, first, n, total, site, env):  # pragma: no cover - compiled
+    """Add a block in any order, one addend after another."""
+    width, order, has_load = field(env, WIDTH), field(env, ORDER), is_open(env, site + LOAD)
+    room, v = max(width, LEVELS), view(x, n, u32)
+    partial = view(slot(env, AT_PARTIAL) + 8 * room * stream, room, np.float64)
+    leaves = integers(slot(env, AT_LEAVES) + 8 * room * stream, room)
+    state = integers(slot(env, AT_STATE) + 16 * stream, 2)
+    add, load = integers(context_at(env, site), CONTEXT), integers(context_at(env, site + LOAD), CONTEXT)
+    kahan = integers(context_at(env, site + KAHAN), CONTEXT if is_open(env, site + KAHAN) else 0)
+    for i in range(n):
+        value, leaf = widen(u32(v[i] & mask)), index_of(env, group, first + i)
+        if has_load:
+            value = load_step(value, leaf, load)
+        take(order, width, first + i, total, value, leaf, partial, leaves, state, add, kahan)
+
+
+@outside
+def wide_lanes(lanes, x, mask, group, first, n, context, env):  # pragma: no cover - compiled
+    """Add a block to lanes of any format, a row of lanes at a time."""
+    width, start = field(env, WIDTH), 0
+    lane, v = floats(lanes, width), view(x, n, u32)
+    if first == 0:
+        start = min(width, n)
+        for j in range(start):
+            lane[j] = as_float32(u32(v[j] & mask))
+    numbers = integers(context, CONTEXT)
+    folds, down = numbers[FOLDS] != 0, numbers[DOWN] != 0
+    draw_block(env, group, first, n, context)
+    p, q = view(slot(env, AT_P), width, np.float64), view(slot(env, AT_Q), width, np.float64)
+    c, rounded = view(slot(env, AT_EXACT), width, np.float64), integers(slot(env, AT_ROUNDED), width)
+    for base in range(start, n, width):
+        m = min(width, n - base)
+        row = view(x + 4 * base, m, u32)
+        for j in range(m):
+            p[j], q[j] = widen(as_uint32(lane[j])), widen(u32(row[j] & mask))
+            c[j] = sum_to_odd(p[j], q[j], folds, down)
+        round_values(ADD, m, base, context, env)
+        for j in range(m):
+            lane[j] = narrowed(rounded[j])
+
+
+@outside
+def finish_sum(stream, group, total, site, env):  # pragma: no cover - compiled
+    """Return the sum of the `total` addends, cast where the role `sum` has a format."""
+    width, order = field(env, WIDTH), field(env, ORDER)
+    room = max(width, LEVELS)
+    partial = view(slot(env, AT_PARTIAL) + 8 * room * stream, room, np.float64)
+    leaves = integers(slot(env, AT_LEAVES) + 8 * room * stream, room)
+    add = integers(context_at(env, site), CONTEXT)
+    if field(env, IS_FAST) or (field(env, LANES_FIT) and not is_open(env, site + LOAD)):
+        k, lane = min(width, total), view(lanes_of(env, stream), width, u32)
+        for j in range(k):
+            partial[j], leaves[j] = widen(lane[j]), index_of(env, group, j)
+        fold_lanes(partial, leaves, k, add)
+        value = partial[0]
+    else:
+        state = integers(slot(env, AT_STATE) + 16 * stream, 2)
+        value = finish(order, width, total, partial, leaves, state, add)
+    if is_open(env, site + CAST_SUM):
+        return cast_scalar(value, group, site + CAST_SUM, env)
+    return value

@@ -1,0 +1,136 @@
+"""One rounded operation on a block in float64, for every format of p <= 24 and every mode: what `blocks` cannot do.
+
+The same block, the same buffers; random bits are drawn by the index of an element in the whole tensor.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import numpy as np
+
+from normstab.norms.fused.blocks import ADD, CAST, DIV, MUL, SUB
+from normstab.norms.fused.coverage import BLOCK
+from normstab.norms.fused.environment import SLOTS, field, floats, index_of, slot
+from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.numerics.kernels.bits import ALIGN64, FRACTION64, INF64, MAGNITUDE64, SIGN64, rule64
+from normstab.numerics.kernels.blocks import round_block64
+from normstab.numerics.kernels.compiled import as_float32, as_float64, as_uint32, device, outside, view
+from normstab.numerics.kernels.counting import COUNT, LARGEST, SMALLEST, count_special
+from normstab.numerics.kernels.cpu_pointwise import sum_to_odd, widen
+from normstab.numerics.kernels.philox_cpu import draw_fields
+from normstab.numerics.kernels.steps import CONTEXT, DOWN, FOLDS, KEY, SCRATCH_AT, STEP
+
+__all__ = ["draw_block", "narrowed", "round_values", "wide_block"]
+
+u32 = np.uint32
+LENGTH, COUNTS_INEXACT = FIELDS.index("length"), FIELDS.index("counts_inexact")
+AT_DRAWN, AT_WORDS, AT_P, AT_Q, AT_EXACT, AT_ROUNDED = (
+    SLOTS.index(name) for name in ("drawn", "words", "p", "q", "exact", "rounded")
+)
+
+
+@outside
+def draw_block(env, group, first, n, context):  # pragma: no cover - compiled
+    """Draw the random bits of values number first .. of a group, run by run."""
+    numbers = view(context, CONTEXT, np.int64)
+    width = rule64(numbers).field_width
+    if width == 0:
+        return
+    length, done = field(env, LENGTH), 0
+    words = view(slot(env, AT_WORDS), BLOCK + 16, u32)
+    while done < n:
+        m = min(length - (first + done) % length, n - done)
+        index = index_of(env, group, first + done)
+        drawn = view(slot(env, AT_DRAWN) + 4 * done, m, u32)
+        draw_fields(drawn, words, numbers[KEY], numbers[STEP], index, m, width)
+        done += m
+
+
+@outside
+def wide_block(kind, a, b, y, group, first, n, context, env):  # pragma: no cover - compiled
+    """Set y to the rounded results of an operation, and count them."""
+    p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
+    c, result = view(slot(env, AT_EXACT), n, np.float64), view(slot(env, AT_ROUNDED), n, np.int64)
+    numbers = view(context, CONTEXT, np.int64)
+    folds, down = numbers[FOLDS] != 0, numbers[DOWN] != 0
+    left, right, out = view(a, n, u32), view(b, n, u32), floats(y, n)
+    for i in range(n):
+        p[i], q[i] = widen(left[i]), widen(right[i])
+    if kind == CAST:
+        for i in range(n):
+            c[i], q[i] = p[i], 1.0
+    elif kind == ADD:
+        for i in range(n):
+            c[i] = sum_to_odd(p[i], q[i], folds, down)
+    elif kind == SUB:
+        for i in range(n):
+            c[i] = sum_to_odd(p[i], -q[i], folds, down)
+    elif kind == MUL:
+        for i in range(n):
+            c[i] = p[i] * q[i]
+    else:
+        for i in range(n):
+            c[i] = p[i] / q[i]
+    draw_block(env, group, first, n, context)
+    round_values(kind, n, 0, context, env)
+    for i in range(n):
+        out[i] = narrowed(result[i])
+
+
+@outside
+def round_values(kind, n, drawn_from, context, env):  # pragma: no cover - compiled
+    """Round the n exact results in the wide buffers, and count them, given their operands there."""
+    p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
+    x, rounded = view(slot(env, AT_EXACT), n, np.int64), view(slot(env, AT_ROUNDED), n, np.int64)
+    numbers = view(context, CONTEXT, np.int64)
+    rule, scratch = rule64(numbers), numbers[SCRATCH_AT:]
+    drawn = view(slot(env, AT_DRAWN) + 4 * drawn_from, n, u32)
+    is_ordinary = rule.least_normal != 0 and rule.zero_sign != 0 and rule.shift != 0
+    if is_ordinary and field(env, COUNTS_INEXACT) == 0 and round_ordinary(x, drawn, rounded, n, rule, scratch):
+        return
+    if not round_block64(x, drawn, rounded, n, rule, scratch):
+        return
+    for i in range(n):
+        exact, result = x[i] & MAGNITUDE64, rounded[i] & MAGNITUDE64
+        if exact < INF64:
+            continue
+        has_nan, has_inf = (p[i] != p[i]) | (q[i] != q[i]), (abs(p[i]) == np.inf) | (abs(q[i]) == np.inf)
+        zero_divided = (kind == DIV) & (q[i] == 0) & (p[i] != 0) & (abs(p[i]) < np.inf)
+        y_nan, y_inf = result > INF64, result == INF64
+        count_special(scratch, exact > INF64, y_nan, y_inf, has_nan, has_inf, zero_divided, rule.saturates)
+
+
+@outside
+def round_ordinary(x, drawn, rounded, n, rule, scratch):  # pragma: no cover - compiled
+    """Round a block and count it, if all results are zero or normal numbers in range; else return False.
+
+    Then every result loses the same number of bits, and nothing but the extremes has to be counted.
+    """
+    top, bottom, result, s = 0, MAGNITUDE64, 0, rule.shift
+    for i in range(n):
+        a = x[i] & MAGNITUDE64
+        fraction = (a << (ALIGN64 - s)) & FRACTION64
+        k = a >> s
+        total = (fraction & rule.fraction_kept) + ((np.int64(drawn[i]) << 30) & rule.drawn)
+        total += rule.add + (rule.add_odd & -(k & 1)) + (rule.add_negative & (x[i] >> 63))
+        r = (k + (total >> ALIGN64)) << s
+        rounded[i] = r | (x[i] & SIGN64)
+        top, bottom, result = max(top, a), min(bottom, (a - 1) & MAGNITUDE64), max(result, r)
+    if top >= INF64 or result > rule.limit_positive or bottom < rule.least_normal - 1:
+        return False
+    scratch[COUNT] += n
+    if top != 0:
+        scratch[LARGEST], scratch[SMALLEST] = max(scratch[LARGEST], top), min(scratch[SMALLEST], bottom + 1)
+    return True
+
+
+MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
+
+
+@device
+def narrowed(bits):
+    """Return float64 bits as the float32 that represents them, by integers where that is subnormal."""
+    a = bits & MAGNITUDE64
+    normal = as_uint32(np.float32(as_float64(bits)))
+    small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(bits >> 32) & u32(2**31)))
+    return as_float32(small if a < MIN_NORMAL else normal)

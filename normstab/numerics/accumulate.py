@@ -1,0 +1,287 @@
+"""Sums in a stated format and order: the readable torch reference, and the choice of a kernel.
+
+Every addition is one rounding, counted and keyed. `matmul` and `means` build on it. It does not cast the sum
+to the compute format: the caller does, if the precision says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normstab.errors import NormstabError
+from normstab.numerics import backends
+from normstab.numerics.call import Call
+from normstab.numerics.exact_sum import exact_sum
+from normstab.numerics.execute import add_counts, carrier_dtype
+from normstab.numerics.formats import AnyFormat
+from normstab.numerics.operations import Carried, carry, widened
+from normstab.numerics.philox import random_fields
+from normstab.numerics.precision import Accumulation
+from normstab.numerics.reference import encode, round_reference
+
+__all__ = [
+    "Calls",
+    "SumCalls",
+    "Terms",
+    "accumulate",
+    "add_terms",
+    "block_sums",
+    "kept_shape",
+    "round_terms",
+    "sum_terms",
+    "terms_of",
+]
+
+# Given a suffix of the operation's site ("", ".load", ".kahan") and a format, the Call that rounds there.
+Calls = Callable[[str, AnyFormat], Call]
+
+# Shapes: K kept positions (row-major), n reduced ones (row-major), m partial sums.
+
+
+class SumCalls(NamedTuple):
+    """The calls of one sum: its additions, the casts of addends that do not fit, Kahan's three corrections."""
+
+    add: Call
+    load: Call | None
+    kahan: Call | None
+
+
+class Terms(NamedTuple):
+    """Partial sums (K, m) in float64, and for each the index of its first leaf in the whole tensor."""
+
+    value: Tensor
+    leaf: Tensor
+
+    def at(self, columns: slice | int) -> Terms:
+        """Return the partial sums of some columns."""
+        return Terms(self.value[:, columns], self.leaf[:, columns])
+
+    @property
+    def m(self) -> int:
+        """How many partial sums each kept position has."""
+        return self.value.shape[1]
+
+
+def accumulate(
+    x: Tensor,
+    dims: int | Sequence[int] | None,
+    *,
+    keepdim: bool = False,
+    accumulation: Accumulation,
+    calls: Calls,
+    format: AnyFormat,
+) -> Tensor:
+    """Return the sum of `x` over `dims` (None: all), added in the order and format of `accumulation`.
+
+    The reduced axes are flattened in logical row-major order. Kind `rounded`: the sum is a value of the
+    accumulator format; `exact`: the exact sum rounded once to `format`; `native`: torch's own sum, not
+    rounded. An empty sum is +0. `x` is float32 or float64; the result is float64 for a float64 `x` and for
+    formats wider than float32, else float32.
+
+    Additions are counted at the operation's own site. Addends are first cast to the accumulator format at
+    `.load`, where only those that do not fit count. An addition that joins two partial sums draws the random
+    bits of the first leaf of its right operand, by its row-major index in `x`.
+    """
+    reduced = canonical_dims(dims, x.dim())
+    shape = kept_shape(x, reduced, keepdim=keepdim)
+    if accumulation.kind == "native":
+        wide = x.to(carrier_dtype((x,), format))
+        return wide.sum(dim=reduced, keepdim=keepdim) if reduced else wide.clone()
+    if accumulation.kind == "exact":
+        return _exact(x, reduced, calls("", format)).view(shape)
+    at = sum_calls(accumulation, calls)
+    kernels = kernels_for(x)
+    total = None if kernels is None else kernels.accumulate(x, reduced, accumulation, at)
+    if total is None:
+        terms = round_loads(terms_of(x, reduced), at.load)
+        total = encode(sum_terms(terms, accumulation, at), carrier_dtype((x,), at.add.format))
+    return total.view(shape)
+
+
+def kernels_for(x: Tensor, what: str = "sums") -> ModuleType | None:
+    """Return the kernels of `what` (sums, matmul) that serve the device of `x`, or None for the reference."""
+    if x.device.type != "cpu" or backends.kernels_for(x) is None:
+        return None
+    return _kernels_of(what)
+
+
+@cache
+def _kernels_of(what: str) -> ModuleType:
+    """Import the CPU kernels of sums or matmul."""
+    return import_module(f"normstab.numerics.kernels.cpu_{what}")
+
+
+def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:
+    """Return the calls of a sum in the accumulator format."""
+    format = accumulation.format
+    assert format is not None, "a rounded accumulation has a format"
+    kahan = calls(".kahan", format) if accumulation.kahan else None
+    return SumCalls(calls("", format), calls(".load", format), kahan)
+
+
+def block_sums(x: Tensor, dims: Sequence[int], width: int, at: SumCalls) -> Tensor:
+    """Return the sequential sums (K, blocks) of consecutive blocks of `width` addends, the last one shorter."""
+    kernels = kernels_for(x)
+    sums = None if kernels is None else kernels.block_sums(x, dims, width, at)
+    if sums is None:
+        terms = round_loads(terms_of(x, dims), at.load)
+        sums = encode(_blocks(terms, width, at).value, carrier_dtype((x,), at.add.format))
+    return sums
+
+
+def canonical_dims(dims: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """Return `dims` as distinct axes 0 .. rank - 1 in ascending order; None means all of them."""
+    if dims is None:
+        return tuple(range(rank))
+    wanted = (dims,) if isinstance(dims, int) else tuple(dims)
+    limit = max(rank, 1)
+    for dim in wanted:
+        if not -limit <= dim < limit:
+            raise NormstabError(f"dim {dim} is out of range; allowed: {-limit} .. {limit - 1} for {rank} axes")
+    found = sorted({dim % limit for dim in wanted})
+    if len(found) != len(wanted):
+        raise NormstabError(f"dim {list(wanted)} names an axis twice; each axis is summed once")
+    return tuple(found) if rank else ()
+
+
+def kept_shape(x: Tensor, reduced: Sequence[int], *, keepdim: bool) -> list[int]:
+    """Return the shape that remains when the axes `reduced` are summed."""
+    return [1 if axis in reduced else size for axis, size in enumerate(x.shape) if keepdim or axis not in reduced]
+
+
+def terms_of(x: Tensor, reduced: Sequence[int]) -> Terms:
+    """Return `x` as (K, n) terms: kept axes and reduced axes each flattened in logical row-major order."""
+    kept = [axis for axis in range(x.dim()) if axis not in reduced]
+    n = math.prod(x.shape[axis] for axis in reduced)
+    k = math.prod(x.shape[axis] for axis in kept)
+    index = torch.arange(x.numel(), dtype=torch.int64, device=x.device).view(x.shape)
+    order = (*kept, *reduced)
+    return Terms(widened(x.permute(order).reshape(k, n)), index.permute(order).reshape(k, n))
+
+
+def round_loads(terms: Terms, call: Call | None) -> Terms:
+    """Cast each addend to the accumulator format; an addend that fits is no event and is not counted."""
+    if call is None:
+        return terms
+    x = terms.value
+    rounded = round_reference(x, call.format, call.rounding, fields=_fields(terms.leaf, call))
+    is_changed = ~((rounded.value == x) | x.isnan())
+    if is_changed.any():
+        changed = Terms(x[is_changed].unsqueeze(0), terms.leaf[is_changed].unsqueeze(0))
+        round_terms(Carried(changed.value, changed.value.isnan(), changed.value.isinf(), None), changed.leaf, call)
+    return terms._replace(value=rounded.value)
+
+
+def sum_terms(terms: Terms, accumulation: Accumulation, at: SumCalls) -> Tensor:
+    """Return the sums (K,) of terms (K, n) that already are in the accumulator format."""
+    if terms.m == 0:
+        return torch.zeros(len(terms.value), dtype=torch.float64, device=terms.value.device)
+    match accumulation.order:
+        case "sequential":
+            total = _chain(terms, at)
+        case "pairwise":
+            total = _pairwise(terms, at)
+        case "blocked":
+            total = _chain(_blocks(terms, accumulation.width, at), at)
+        case _:
+            total = _pairwise(_lanes(terms, accumulation.width, at), at)
+    return total.value[:, 0]
+
+
+def _chain(terms: Terms, at: SumCalls) -> Terms:
+    """Return a = x_0; a = a + x_i, compensated where Kahan's call is given."""
+    total = terms.at(slice(0, 1))
+    if at.kahan is None:
+        for i in range(1, terms.m):
+            total = add_terms(total, terms.at(slice(i, i + 1)), at.add)
+        return total
+    lost = Terms(torch.zeros_like(total.value), total.leaf)
+    for i in range(1, terms.m):
+        y = add_terms(terms.at(slice(i, i + 1)), negated(lost), at.kahan)
+        t = add_terms(total, y, at.add)
+        lost = add_terms(add_terms(t, negated(total), at.kahan), negated(y), at.kahan)
+        total = t
+    return total
+
+
+def _pairwise(terms: Terms, at: SumCalls) -> Terms:
+    """Return the root of the tree t_i = x_2i + x_2i+1, an odd last element moving up unchanged."""
+    while terms.m > 1:
+        even, odd = terms.at(slice(0, None, 2)), terms.at(slice(1, None, 2))
+        joined = add_terms(even.at(slice(0, odd.m)), odd, at.add)
+        terms = joined if even.m == odd.m else beside(joined, even.at(slice(odd.m, None)))
+    return terms
+
+
+def _blocks(terms: Terms, width: int, at: SumCalls) -> Terms:
+    """Return the sums of consecutive blocks of `width`, each sequential; the last block may be shorter."""
+    k, full = len(terms.value), terms.m // width
+    found = []
+    if full:
+        whole = [part[:, : full * width].reshape(k * full, width) for part in terms]
+        found.append(Terms(*(part.reshape(k, full) for part in _chain(Terms(*whole), at))))
+    if terms.m % width:
+        found.append(_chain(terms.at(slice(full * width, None)), at))
+    return beside(*found)
+
+
+def _lanes(terms: Terms, width: int, at: SumCalls) -> Terms:
+    """Return the lane sums: lane j adds x_j, x_j+k, x_j+2k ... sequentially."""
+    lanes = terms.at(slice(0, width))
+    for start in range(width, terms.m, width):
+        addends = terms.at(slice(start, start + width))
+        joined = add_terms(lanes.at(slice(0, addends.m)), addends, at.add)
+        lanes = beside(joined, lanes.at(slice(addends.m, None)))
+    return lanes
+
+
+def beside(*parts: Terms) -> Terms:
+    """Return the columns of all `parts`, side by side."""
+    return Terms(torch.cat([p.value for p in parts], 1), torch.cat([p.leaf for p in parts], 1))
+
+
+def negated(terms: Terms) -> Terms:
+    """Return the terms with their signs changed, which is exact."""
+    return terms._replace(value=-terms.value)
+
+
+def add_terms(a: Terms, b: Terms, call: Call) -> Terms:
+    """Return a + b, each sum rounded once; it keeps the first leaf of `a` and draws by that of `b`."""
+    rounds_down = call.rounding.mode == "down"
+    carried = carry("add", (a.value, b.value), rounds_down=rounds_down, is_rounded=call.format.precision <= 51)
+    return Terms(round_terms(carried, b.leaf, call), a.leaf)
+
+
+def round_terms(carried: Carried, index: Tensor, call: Call) -> Tensor:
+    """Round results that are still in float64 once, count them, and return them, in float64."""
+    rounded = round_reference(carried.value, call.format, call.rounding, fields=_fields(index, call))
+    add_counts(call, carried, rounded)
+    return rounded.value
+
+
+def _fields(index: Tensor, call: Call) -> Tensor | None:
+    """Return U for each element index for stochastic rounding; else None."""
+    if not call.rounding.is_stochastic:
+        return None
+    assert call.draw is not None, "stochastic rounding needs a draw"
+    return random_fields(call.draw, index, call.rounding.bits)
+
+
+def _exact(x: Tensor, reduced: Sequence[int], call: Call) -> Tensor:
+    """Return the exact sums (K,) of `x`, each rounded once, its random bits by its own row-major index."""
+    values = terms_of(x, reduced).value
+    rounds_down = call.rounding.mode == "down"
+    total = exact_sum(values, to_odd=call.format.precision <= 51, rounds_down=rounds_down)
+    index = torch.arange(len(total), dtype=torch.int64, device=x.device)
+    if values.shape[1] == 0:
+        return encode(total, carrier_dtype((x,), call.format))
+    carried = Carried(total, values.isnan().any(1), values.isinf().any(1), None)
+    return encode(round_terms(carried, index, call), carrier_dtype((x,), call.format))

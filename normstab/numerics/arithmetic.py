@@ -1,0 +1,319 @@
+"""Arithmetic: a Precision bound to a ledger, a site and a random key. Every result is rounded once and counted.
+
+Layers and networks are written against its methods. None of them is differentiable: a layer has closed-form
+gradients. What a method computes before rounding is in operations and accumulate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from normstab.errors import NormstabError
+from normstab.numerics import exact, native
+from normstab.numerics.accumulate import accumulate as accumulate_over
+from normstab.numerics.call import Call
+from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
+from normstab.numerics.formats import AnyFormat
+from normstab.numerics.ledger import Ledger, Row, site_of
+from normstab.numerics.operations import Carried, Operand, carry_function, exact_root
+from normstab.numerics.philox import Draw, Key, key_word
+from normstab.numerics.precision import NEAREST, Accumulation, Precision, Rounding
+from normstab.numerics.reference import Counts, count, round_reference
+
+__all__ = ["Arithmetic", "Clock"]
+
+
+class Clock:
+    """The step that all Arithmetics made from one share, and how often each site was called within it."""
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
+        self._calls: dict[str, int] = {}
+
+    def advance(self) -> None:
+        """Begin the next step: the numbers of calls start again."""
+        self.set(self.step + 1)
+
+    def set(self, step: int) -> None:
+        """Begin `step`, as after a resume."""
+        self.step = step
+        self._calls.clear()
+
+    def number(self, site: str) -> int:
+        """Return how often `site` was called before in this step, and count this call."""
+        n = self._calls.get(site, 0)
+        self._calls[site] = n + 1
+        return n
+
+
+class Arithmetic:
+    """Operations whose every result is rounded once, counted and keyed, as a Precision says.
+
+    `accumulate` and `rounding` override the spec's parts. Operands are floating tensors that broadcast, or
+    Python scalars, used as they come; results are float32 tensors, float64 where the format or an operand is
+    wider. `operation=` names the site; `at`, `towards` and `in_format` return the same arithmetic elsewhere,
+    with the same ledger, key and clock. Under `native` every method is plain torch.
+    """
+
+    def __init__(
+        self,
+        precision: str | Precision | AnyFormat,
+        *,
+        accumulate: str | Accumulation | None = None,
+        rounding: str | Rounding | None = None,
+        ledger: Ledger | None = None,
+        key: Key | None = None,
+    ) -> None:
+        spec = Precision.parse(precision)
+        if accumulate is not None:
+            spec = replace(spec, accumulation=Accumulation.parse(accumulate))
+        if rounding is not None:
+            spec = replace(spec, rounding=Rounding.parse(rounding))
+        self.precision = spec
+        self.ledger = ledger
+        self.key = key
+        self.site = key.site if key is not None else ""
+        self.direction = "forward"
+        self.role: str | None = None
+        self.clock = Clock(key.step if key is not None else 0)
+        self._variants: dict[tuple[str, str, str | None], Arithmetic] = {}
+        self._rows: dict[str, tuple[Row | None, str]] = {}
+
+    def __repr__(self) -> str:
+        return f"Arithmetic({str(self.precision)!r}, site={self.site!r}, direction={self.direction!r})"
+
+    @property
+    def is_native(self) -> bool:
+        """Whether nothing is rounded and plain torch computes."""
+        return self.precision.compute is None
+
+    @property
+    def step(self) -> int:
+        """The current step, shared by all Arithmetics made from this one."""
+        return self.clock.step
+
+    def advance(self) -> None:
+        """Begin the next step."""
+        self.clock.advance()
+
+    @property
+    def format(self) -> AnyFormat:
+        """The format of results."""
+        return self.precision.format(self.role)
+
+    def at(self, name: str) -> Arithmetic:
+        """Return this arithmetic at the site `old.name`."""
+        return self._variant(f"{self.site}.{name}" if self.site else name, self.direction, self.role)
+
+    def towards(self, direction: str) -> Arithmetic:
+        """Return this arithmetic for `forward`, `backward` or `optimizer` results."""
+        return self._variant(self.site, direction, self.role)
+
+    def in_format(self, role: str | None) -> Arithmetic:
+        """Return this arithmetic with results in the format of `role` (square, sum, variance, ...)."""
+        return self._variant(self.site, self.direction, role)
+
+    def _variant(self, site: str, direction: str, role: str | None) -> Arithmetic:
+        """Return the same arithmetic elsewhere, made once."""
+        where = (site, direction, role)
+        if where not in self._variants:
+            other = object.__new__(Arithmetic)
+            other.__dict__.update(self.__dict__)
+            other.site, other.direction, other.role, other._rows = site, direction, role, {}
+            self._variants[where] = other
+        return self._variants[where]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Arithmetic:
+        # A copied layer goes on counting in the same ledger, on the same clock.
+        return self
+
+    def call(self, operation: str, format: AnyFormat | None = None) -> Call:
+        """Return how the next result of `operation` is rounded, counted and keyed."""
+        known = self._rows.get(operation)
+        if known is None:
+            site = site_of(self.site, operation, self.direction)
+            known = self._rows[operation] = (self.ledger.row(site) if self.ledger is not None else None, str(site))
+        row, site_name = known
+        target, rounding = self.format if format is None else format, self.precision.rounding
+        draw = self._draw(site_name) if rounding.is_stochastic else None
+        if self.ledger is None:
+            return Call(target, rounding, None, 0, self.clock.step, draw)
+        return Call(target, rounding, row, self.ledger.stamp(), self.clock.step, draw, self.ledger.counts_inexact)
+
+    def calls(self, operation: str) -> Callable[[str, AnyFormat], Call]:
+        """Return the function from a suffix (".load", ".kahan") and a format to the Call that rounds there."""
+        return lambda suffix, format: self.call(operation + suffix, format)
+
+    def _draw(self, site: str) -> Draw:
+        """Return the random bits of the next call of `site` within the step."""
+        if self.key is None:
+            raise_missing_key(self.precision)
+        n = self.clock.number(site)
+        return Draw(key_word(self.key.seed, f"{site}#{n}" if n else site), self.clock.step, 0)
+
+    def cast(self, x: Tensor, operation: str = "cast", *, out: Tensor | None = None) -> Tensor:
+        """Round `x`, in the carrier dtype; a tensor that is already in the format is unchanged."""
+        if self.is_native:
+            return x
+        carrier = x.to(carrier_dtype((x,), self.format))
+        return round_tensor(carrier, self.call(operation), out=out)
+
+    def constant(self, value: float, operation: str) -> float:
+        """Return `value` rounded to nearest-even in the compute format, counted at `operation.const`."""
+        if self.is_native:
+            return value
+        rounded, counts = _rounded_constant(value, self.precision.format())
+        call = self.call(f"{operation}.const")
+        if call.row is not None:
+            call.row.add(counts.counts, counts.largest, counts.smallest, stamp=call.stamp, step=call.step)
+        return rounded
+
+    def add(self, a: Operand, b: Operand, *, operation: str = "add", out: Tensor | None = None) -> Tensor:
+        """Return a + b."""
+        return self._operate("add", (a, b), operation, out)
+
+    def sub(self, a: Operand, b: Operand, *, operation: str = "sub", out: Tensor | None = None) -> Tensor:
+        """Return a - b."""
+        return self._operate("sub", (a, b), operation, out)
+
+    def mul(self, a: Operand, b: Operand, *, operation: str = "mul", out: Tensor | None = None) -> Tensor:
+        """Return a b."""
+        return self._operate("mul", (a, b), operation, out)
+
+    def div(self, a: Operand, b: Operand, *, operation: str = "div", out: Tensor | None = None) -> Tensor:
+        """Return a / b; a finite nonzero over zero is infinite and counted as divide_by_zero."""
+        return self._operate("div", (a, b), operation, out)
+
+    def sqrt(self, a: Tensor, *, operation: str = "sqrt", out: Tensor | None = None) -> Tensor:
+        """Return the square root; NaN below zero, and -0 of -0."""
+        return self._operate("sqrt", (a,), operation, out)
+
+    def fma(self, a: Operand, b: Operand, c: Operand, *, operation: str = "fma", out: Tensor | None = None) -> Tensor:
+        """Return a b + c, rounded once."""
+        return self._operate("fma", (a, b, c), operation, out)
+
+    def _operate(self, name: str, operands: tuple[Operand, ...], operation: str, out: Tensor | None) -> Tensor:
+        """Compute one of the six operations."""
+        if self.is_native:
+            return native.operate(name, operands, out)
+        return compute(name, operands, self.call(operation), out=out)
+
+    def power(self, a: Tensor, n: float, *, operation: str = "power") -> Tensor:
+        """Return a^n: for whole n >= 1 as (a a) a ..., each product rounded; else one rounding of float64 pow."""
+        if self.is_native:
+            return torch.pow(a, n)
+        if n != int(n) or n < 1:
+            return self.apply(lambda x: torch.pow(x, n), a, operation=operation)
+        result = a
+        for _ in range(int(n) - 1):
+            result = self.mul(result, a, operation=operation)
+        return result
+
+    def root(self, a: Tensor, p: float, *, operation: str = "root") -> Tensor:
+        """Return the p-th root, the real root rounded once for whole p >= 1, else one rounding of float64 pow."""
+        if self.is_native:
+            return torch.sqrt(a) if p == 2 else torch.pow(a, 1.0 / p)
+        if p == 1:
+            return a
+        if p == 2:
+            return self.sqrt(a, operation=operation)
+        if p == int(p) and p > 0:
+            return self.apply(lambda x: exact_root(x, int(p)), a, operation=operation)
+        return self.apply(lambda x: torch.pow(x, 1.0 / p), a, operation=operation)
+
+    def apply(self, function: Callable[..., Tensor], *operands: Operand, operation: str) -> Tensor:
+        """Return `function` (exp, log, tanh, erf, ...) computed in float64 and rounded once.
+
+        The float64 library value is outside the bit contract between devices.
+        """
+        if self.is_native:
+            return function(*operands)
+        call = self.call(operation)
+        carried: Carried = carry_function(function, operands)
+        return finish(carried, call, dtype=carrier_dtype(operands, call.format))
+
+    def neg(self, a: Tensor) -> Tensor:
+        """Return -a, exactly."""
+        return torch.neg(a)
+
+    def abs(self, a: Tensor) -> Tensor:
+        """Return |a|, exactly."""
+        return torch.abs(a)
+
+    def max(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the greater, exactly; NaN where either is NaN; of +0 and -0, +0."""
+        return exact.maximum(a, b)
+
+    def min(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the lesser, exactly; NaN where either is NaN; of +0 and -0, -0."""
+        return exact.minimum(a, b)
+
+    def relu(self, a: Tensor) -> Tensor:
+        """Return a where a > 0, NaN of NaN, else +0, exactly."""
+        return exact.relu(a)
+
+    def clamp(self, a: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+        """Return a bounded by low and high, exactly; NaN stays NaN."""
+        return torch.clamp(a, low, high)
+
+    def sign(self, a: Tensor) -> Tensor:
+        """Return -1, +0 or 1, exactly; NaN of NaN."""
+        return exact.sign(a)
+
+    def where(self, condition: Tensor, a: Operand, b: Operand) -> Tensor:
+        """Return a where `condition` holds, else b, exactly."""
+        return torch.where(condition, a, b)
+
+    def sum(
+        self, x: Tensor, dim: int | tuple[int, ...] | None = None, *, keepdim: bool = False, operation: str = "sum"
+    ) -> Tensor:
+        """Return the sum over `dim` (None: all) as the Precision's accumulation says, in the accumulator's format.
+
+        An exact or native sum is rounded once, to the format of results. An empty sum is +0.
+        """
+        if self.is_native:
+            return x.sum() if dim is None else x.sum(dim, keepdim=keepdim)
+        kind = self.precision.accumulation
+        total = accumulate_over(
+            x, dim, keepdim=keepdim, accumulation=kind, calls=self.calls(operation), format=self.format
+        )
+        return self.cast(total, operation) if kind.kind == "native" else total
+
+    def mean(
+        self, x: Tensor, dim: int | tuple[int, ...] | None = None, *, keepdim: bool = False, operation: str = "mean"
+    ) -> Tensor:
+        """Return the mean over `dim` (None: all) in the Precision's form: sum, blockwiseK or welford."""
+        if self.is_native:
+            return x.mean() if dim is None else x.mean(dim, keepdim=keepdim)
+        from normstab.numerics.means import mean_over
+
+        return mean_over(self, x, dim, keepdim=keepdim, operation=operation)
+
+    def matmul(self, a: Tensor, b: Tensor, *, operation: str = "matmul") -> Tensor:
+        """Return the matrix product, shapes as torch.matmul: native and one rounding, or an emulated accumulator."""
+        if self.is_native:
+            return torch.matmul(a, b)
+        from normstab.numerics.matmul import matmul
+
+        return matmul(self, a, b, operation=operation)
+
+
+def raise_missing_key(precision: Precision) -> NoReturn:
+    """Raise the error of stochastic rounding without a key."""
+    raise NormstabError(
+        f"precision {precision} rounds stochastically and needs a key: Arithmetic(..., key=normstab.Key(seed=0))"
+    )
+
+
+@lru_cache(maxsize=4096)
+def _rounded_constant(value: float, format: AnyFormat) -> tuple[float, Counts]:
+    """Return a host constant cast to `format`, and what that counts."""
+    x = torch.tensor([value], dtype=torch.float64)
+    rounded = round_reference(x, format, NEAREST)
+    return float(rounded.value[0]), count(rounded, operand_nan=x.isnan(), operand_inf=x.isinf())

@@ -1,0 +1,100 @@
+"""Run one Call: round a tensor, or compute an operation and round it once, by the fastest way there is.
+
+The CPU and CUDA kernels serve where they can, the torch reference everywhere else, with the same bits and
+counters. What a format, a rounding or a counter means is in formats, precision, reference and ledger.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from normstab.numerics import backends
+from normstab.numerics.call import Call
+from normstab.numerics.formats import AnyFormat
+from normstab.numerics.operations import Carried, Operand, carry
+from normstab.numerics.philox import random_fields
+from normstab.numerics.reference import Rounded, count, encode, round_reference
+
+__all__ = ["add_counts", "carrier_dtype", "compute", "finish", "round_tensor"]
+
+
+def round_tensor(x: Tensor, call: Call, *, out: Tensor | None = None) -> Tensor:
+    """Round `x` as `call` says, into `out` (which may be `x`) or a new tensor of the same strides."""
+    kernels = backends.kernels_for(x)
+    result = torch.empty_like(x) if out is None else out
+    if kernels is None or not kernels.round_into(x, result, call):
+        fields = _fields(x.shape, call, x.device)
+        rounded = round_reference(x, call.format, call.rounding, fields=fields)
+        add_counts(call, Carried(x, x.isnan(), x.isinf(), None), rounded)
+        result.copy_(rounded.value)
+    if out is not None:
+        torch.autograd.graph.increment_version(out)
+    return result
+
+
+def compute(operation: str, operands: tuple[Operand, ...], call: Call, *, out: Tensor | None = None) -> Tensor:
+    """Compute add, sub, mul, div, sqrt or fma of `operands`, round once, count.
+
+    Operands are floating tensors that broadcast, or Python scalars, used as they come. The result is float64
+    where the format or an operand is wider than float32, else float32.
+    """
+    dtype = carrier_dtype(operands, call.format)
+    first = next(x for x in operands if isinstance(x, Tensor))
+    kernels = backends.kernels_for(first)
+    if kernels is not None:
+        result = kernels.pointwise(operation, operands, call, dtype, out)
+        if result is not None:
+            return result
+    rounds_down = call.rounding.mode == "down"
+    carried = carry(operation, operands, rounds_down=rounds_down, is_rounded=call.format.precision <= 51)
+    return finish(carried, call, dtype=dtype, out=out)
+
+
+def finish(carried: Carried, call: Call, *, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """Round a result that is still in float64, once, count it, and return it as `dtype`."""
+    value = carried.value
+    kernels = backends.kernels_for(value)
+    # With nothing infinite or NaN, what the operands were does not matter, and a plain cast counts right.
+    if kernels is not None and bool(torch.isfinite(value).all()):
+        result = torch.empty_like(value)
+        if kernels.round_into(value, result, call):
+            narrowed = encode(result, dtype).view(value.shape) if dtype != torch.float64 else result
+            return narrowed if out is None else out.copy_(narrowed)
+    fields = _fields(value.shape, call, value.device)
+    rounded = round_reference(value, call.format, call.rounding, fields=fields)
+    add_counts(call, carried, rounded)
+    narrowed = encode(rounded.value, dtype).view(value.shape)
+    return narrowed if out is None else out.copy_(narrowed)
+
+
+def carrier_dtype(operands: tuple[Operand, ...], format: AnyFormat) -> torch.dtype:
+    """Return the dtype that results live in: float32, or float64 for wide formats and operands."""
+    is_wide = format.precision > 24 or any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in operands)
+    return torch.float64 if is_wide else torch.float32
+
+
+def _fields(shape: torch.Size, call: Call, device: torch.device) -> Tensor | None:
+    """Return U per element, by the logical row-major index, for stochastic rounding; else None."""
+    if not call.rounding.is_stochastic:
+        return None
+    assert call.draw is not None, "stochastic rounding needs a draw"
+    index = torch.arange(shape.numel(), dtype=torch.int64, device=device)
+    return random_fields(call.draw, index, call.rounding.bits).view(shape)
+
+
+def add_counts(call: Call, carried: Carried, rounded: Rounded) -> None:
+    """Add what happened to the row of `call`, if anyone counts."""
+    if call.row is None or rounded.value.numel() == 0:
+        return
+    counts = count(
+        rounded,
+        operand_nan=carried.operand_nan,
+        operand_inf=carried.operand_inf,
+        divide_by_zero=carried.divide_by_zero,
+    )
+    if not call.inexact:
+        counts.counts[-1] = 0
+    call.row.add(counts.counts, counts.largest, counts.smallest, stamp=call.stamp, step=call.step)
+    if call.row.histogram is not None:
+        call.row.histogram += counts.histogram

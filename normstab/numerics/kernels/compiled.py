@@ -1,0 +1,153 @@
+"""How kernels are compiled: serial, without the interpreter lock, cached on disk where that is possible.
+
+`kernel` is called from Python with raw addresses, `device` only from kernels. Fast-math is never on: every
+float operation is the IEEE one, and none is contracted into another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import cgutils, types
+from numba.core.caching import FunctionCache
+from numba.core.dispatcher import Dispatcher
+from numba.extending import intrinsic
+
+__all__ = [
+    "as_float32",
+    "as_float64",
+    "as_int64",
+    "as_uint32",
+    "device",
+    "kernel",
+    "left32",
+    "outside",
+    "right32",
+    "view",
+]
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Return `function` compiled on first call and cached on disk; only in memory where no directory is writable."""
+    compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    with contextlib.suppress(RuntimeError, OSError):  # no writable cache directory at all
+        compiled._cache = SourceCache(function)
+    return compiled
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """Return `function` compiled into whichever kernel calls it."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
+def outside(function: Callable[..., Any]) -> Any:
+    """Return `function` compiled on its own: what is called from many places of kernels, without a copy in each.
+
+    A function that says nothing would inherit being inlined from the first device function that calls it.
+    """
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", forceinline=False)(function)
+    resolve = compiled.get_call_template
+
+    def resolve_any(arguments: Any, named: Any) -> Any:
+        # A constant argument would make a copy of the function for that constant.
+        return resolve([types.unliteral(argument) for argument in arguments], named)
+
+    compiled.get_call_template = resolve_any
+    return compiled
+
+
+class SourceCache(FunctionCache):
+    """Numba's cache of one function, also outdated by a change in the modules of the device functions it uses.
+
+    A file that cannot be read or written costs a compilation, never an error.
+    """
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        super().__init__(py_func)
+        self._cache_file._source_stamp = (self._cache_file._source_stamp, _digest_of_sources(py_func))
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the cached code for the signature, or None."""
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, EOFError, ValueError, KeyError, AttributeError, ImportError, TypeError):
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Write the code for the signature where the directory is writable."""
+        try:
+            super().save_overload(sig, data)
+        except OSError:
+            self.disable()
+
+
+def _digest_of_sources(py_func: Callable[..., Any]) -> str:
+    """Return a hash of the sources of every module whose compiled functions `py_func` can reach."""
+    modules, pending = set(), [py_func.__module__]
+    while pending:
+        name = pending.pop()
+        if name in modules:
+            continue
+        modules.add(name)
+        reachable = vars(sys.modules[name]).values()
+        pending += [value.py_func.__module__ for value in reachable if isinstance(value, Dispatcher)]
+    digest = hashlib.sha256()
+    for name in sorted(modules):
+        digest.update(Path(sys.modules[name].__file__ or "").read_bytes())
+    return digest.hexdigest()
+
+
+@intrinsic
+def _pointer(typing_context: Any, address: Any) -> Any:
+    """Return the integer `address` as a void pointer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+def _bits_cast(source: Any, target: Any) -> Any:
+    """Return an intrinsic that reads the bits of a `source` scalar as a `target` scalar."""
+
+    @intrinsic
+    def cast_bits(typing_context: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], context.get_value_type(target))
+
+        return target(source), generate
+
+    return cast_bits
+
+
+def _shift32(direction: str) -> Any:
+    """Return an intrinsic that shifts a uint32 within 32 bits; numba's own would widen it to 64."""
+
+    @intrinsic
+    def shift(typing_context: Any, value: Any, places: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, direction)(*arguments)
+
+        return types.uint32(types.uint32, types.uint32), generate
+
+    return shift
+
+
+left32, right32 = _shift32("shl"), _shift32("lshr")  # by 0 .. 31 places
+# Reinterpretations: the same bits as another type.
+as_float64 = _bits_cast(types.int64, types.float64)
+as_int64 = _bits_cast(types.float64, types.int64)
+as_float32 = _bits_cast(types.uint32, types.float32)
+as_uint32 = _bits_cast(types.float32, types.uint32)
+
+
+@device
+def view(address, size, dtype):  # type: ignore[no-untyped-def]
+    """Return `size` items of `dtype` at `address` as an array that owns nothing."""
+    return numba.carray(_pointer(address), size, dtype)  # type: ignore[attr-defined,call-arg]

@@ -1,0 +1,158 @@
+"""One counted rounding after another: the scalar steps that the kernels of sums and products are chains of.
+
+A context is one row of int64: a plan of lane 64, where random bits come from,
+what to count, and a scratch (see counting.py). One context per site and chunk of work.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normstab.numerics.call import Call
+from normstab.numerics.kernels.bits import INF64, MAGNITUDE64, round64, rule64
+from normstab.numerics.kernels.compiled import as_float64, as_int64, device, outside, view
+from normstab.numerics.kernels.counting import SCRATCH, histogram_bin, round_counted64, settle
+from normstab.numerics.kernels.philox_cpu import field_of
+from normstab.numerics.kernels.plan import LANE64, PLAN, plan
+
+__all__ = ["CONTEXT", "add_step", "contexts", "fma_step", "load_step", "read", "round_step", "settle_all", "write"]
+
+# After the plan's fields: Philox key and step; whether a sum's error is folded in by round-to-odd; whether
+# exact zeros are -0 (mode down); whether anything is counted; the address of a histogram or 0; the scratch.
+KEY = len(PLAN)
+STEP, FOLDS, DOWN, COUNTS, HISTOGRAM, SCRATCH_AT = KEY + 1, KEY + 2, KEY + 3, KEY + 4, KEY + 5, KEY + 6
+# Length of the context of one chain of steps.
+CONTEXT = SCRATCH_AT + SCRATCH
+FIELD_WIDTH = PLAN.index("field_width")
+HISTOGRAM_SIZE = 2101
+
+
+def contexts(calls: Sequence[Call | None], chunks: int) -> NDArray[np.int64]:
+    """Return fresh contexts (chunks, calls, CONTEXT); a missing call has zeros and is not used."""
+    made = np.zeros((chunks, len(calls), CONTEXT), np.int64)
+    for i, call in enumerate(calls):
+        if call is None:
+            continue
+        one = made[:, i]
+        one[:, :KEY] = plan(call.format, call.rounding, LANE64)
+        if call.draw is not None:
+            one[:, KEY] = np.uint64(call.draw.word).astype(np.int64)
+            one[:, STEP] = np.uint64(call.draw.step).astype(np.int64)
+        one[:, FOLDS] = call.format.precision <= 51
+        one[:, DOWN] = call.rounding.mode == "down"
+        one[:, COUNTS] = call.row is not None
+        if call.row is not None and call.row.histogram is not None:
+            one[:, HISTOGRAM] = call.row.histogram.ctypes.data
+        one[:, SCRATCH_AT + SCRATCH - 1] = INF64
+    return made
+
+
+def settle_all(made: NDArray[np.int64], calls: Sequence[Call | None]) -> None:
+    """Add what the contexts counted to the rows of the calls."""
+    for i, call in enumerate(calls):
+        if call is not None and call.row is not None:
+            scratches = np.ascontiguousarray(made[:, i, SCRATCH_AT:])
+            settle(scratches.ctypes.data, len(made), call.row.address, call.stamp, call.step, call.inexact)
+
+
+@device
+def read(address, itemsize, offset):
+    """Return element `offset` of a float32 (widened by bits, whatever flush-to-zero says) or float64 memory."""
+    if itemsize == 8:
+        return view(address, offset + 1, np.float64)[offset]
+    bits = np.int64(view(address, offset + 1, np.uint32)[offset])
+    biased, fraction = (bits >> 23) & 255, bits & 0x7FFFFF
+    if biased == 0:
+        value = np.float64(fraction) * as_float64((1023 - 149) << 52)
+        return -value if bits >> 31 else value
+    exponent = 2047 if biased == 255 else biased + 896
+    return as_float64(((bits >> 31) << 63) | (exponent << 52) | (fraction << 29))
+
+
+@device
+def write(address, itemsize, offset, value):
+    """Store a float64, which float32 can represent, as float32 (by bits) or float64."""
+    if itemsize == 8:
+        view(address, offset + 1, np.float64)[offset] = value
+        return
+    bits = as_int64(value)
+    a = bits & MAGNITUDE64
+    biased = a >> 52
+    narrow = (a >> 29) - (896 << 23)
+    if biased <= 896:
+        narrow = ((a & (2**52 - 1)) | (1 << 52)) >> min(926 - biased, 63) if biased else 0
+    if a >= INF64:
+        narrow = 0x7F800000 if a == INF64 else 0x7FC00000
+    view(address, offset + 1, np.uint32)[offset] = np.uint32(narrow | ((bits >> 63) & 0x80000000))
+
+
+@outside
+def plain_step(c, drawn, context):  # pragma: no cover - compiled
+    """Return c rounded, given its random bits aligned for lane 64, and count nothing."""
+    return as_float64(round64(as_int64(c), drawn, rule64(context)))
+
+
+@outside
+def round_step(c, leaf, has_nan, has_inf, context):  # pragma: no cover - compiled
+    """Return c, an exact result in float64, rounded and counted; `leaf` indexes its random bits."""
+    rule = rule64(context)
+    drawn = np.int64(0)
+    if rule.field_width != 0:
+        drawn = np.int64(field_of(context[KEY], context[STEP], leaf, rule.field_width)) << 30
+    bits = as_int64(c)
+    if context[COUNTS] == 0:
+        return plain_step(c, drawn, context)
+    if context[HISTOGRAM] != 0:
+        view(context[HISTOGRAM], HISTOGRAM_SIZE, np.int64)[histogram_bin(bits)] += 1
+    return as_float64(round_counted64(context[SCRATCH_AT:], bits, drawn, has_nan, has_inf, False, rule))
+
+
+@device
+def folded(s, error):
+    """Return s rounded to odd, given its exact error. Source: Boldo and Melquiond 2008."""
+    bits = as_int64(s)
+    if error == 0.0 or error != error or (bits & MAGNITUDE64) >= INF64 or bits & 1:
+        return s
+    return as_float64(bits + 1 if (error > 0.0) == (s > 0.0) else bits - 1)
+
+
+@outside
+def add_step(a, b, leaf, context):
+    """Return a + b, rounded once and counted."""
+    s = a + b
+    if context[FOLDS] != 0:
+        b_seen = s - a
+        s = folded(s, (a - (s - b_seen)) + (b - b_seen))
+    if s == 0.0 and context[DOWN] != 0 and (as_int64(a) ^ as_int64(b)) < 0:
+        s = -0.0
+    return round_step(s, leaf, a != a or b != b, abs(a) == np.inf or abs(b) == np.inf, context)
+
+
+@outside
+def fma_step(a, b, c, leaf, context):
+    """Return a b + c, rounded once and counted; the product is exact in float64 for p <= 24."""
+    product = a * b
+    s = product + c
+    if context[FOLDS] != 0:
+        c_seen = s - product
+        s = folded(s, (product - (s - c_seen)) + (c - c_seen))
+    if s == 0.0 and context[DOWN] != 0 and (as_int64(product) ^ as_int64(c)) < 0:
+        s = -0.0
+    has_nan = a != a or b != b or c != c
+    return round_step(s, leaf, has_nan, abs(a) == np.inf or abs(b) == np.inf or abs(c) == np.inf, context)
+
+
+@outside
+def load_step(x, leaf, context):
+    """Return addend x in the accumulator format, counted only where it does not fit."""
+    drawn = np.int64(0)
+    if context[FIELD_WIDTH] != 0:
+        drawn = np.int64(field_of(context[KEY], context[STEP], leaf, context[FIELD_WIDTH])) << 30
+    y = plain_step(x, drawn, context)
+    if y != x and x == x and context[COUNTS] != 0:
+        return round_step(x, leaf, False, abs(x) == np.inf, context)
+    return y

@@ -1,0 +1,97 @@
+"""Tensors that broadcast together, as at most three axes and a stride of each operand along each.
+
+Adjacent axes are merged where every operand allows it, so that most broadcasts (per channel, per row) need no
+copy; the rest are copied. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Axes", "align", "flat", "is_dense", "is_flat", "overlaps", "result_like"]
+
+MOST_AXES = 3
+
+
+class Axes(NamedTuple):
+    """The sizes of three axes, slowest first, and per operand its stride along each; the result is dense."""
+
+    sizes: tuple[int, int, int]
+    strides: list[tuple[int, int, int]]
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements of `x` fill one stretch of memory, each once, in whatever order."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def is_flat(tensors: list[Tensor], out: Tensor, dtype: torch.dtype) -> bool:
+    """Whether every operand and `out`, of `dtype`, are row-major, of one shape, and none overlaps `out` in part."""
+    if out.dtype != dtype or not out.is_contiguous():
+        return False
+    shape, place, size = out.shape, out.data_ptr(), out.nbytes
+    for x in tensors:
+        if x.shape != shape or not x.is_contiguous() or x.is_neg():
+            return False
+        distance = x.data_ptr() - place
+        if (distance or x.dtype != dtype) and -x.nbytes < distance < size:
+            return False
+    return True
+
+
+def flat(tensors: list[Tensor], out: Tensor) -> Axes:
+    """Return the axes of row-major operands and a result of one shape: a single axis."""
+    return Axes((1, 1, out.numel()), [(0, 0, 1)] * len(tensors))
+
+
+def align(tensors: list[Tensor], out: Tensor) -> Axes | None:
+    """Return the axes of a dense result `out` in its storage order; None where more than three are needed."""
+    views = [x.expand(out.shape) for x in tensors]
+    order = sorted(range(out.dim()), key=lambda axis: out.stride(axis), reverse=True)
+    merged: list[list[int]] = []  # per axis: its size, then each operand's stride
+    for axis in order:
+        size = out.shape[axis]
+        if size == 1:
+            continue
+        steps = [x.stride(axis) for x in views]
+        if merged and all(slow == fast * size for slow, fast in zip(merged[-1][1:], steps, strict=True)):
+            merged[-1] = [merged[-1][0] * size, *steps]
+        else:
+            merged.append([size, *steps])
+    if len(merged) > MOST_AXES:
+        return None
+    padding = [[1] + [0] * len(tensors)] * (MOST_AXES - len(merged))
+    slow, middle, fast = padding + merged
+    strides = list(zip(slow[1:], middle[1:], fast[1:], strict=True))
+    return Axes((slow[0], middle[0], fast[0]), strides)
+
+
+def overlaps(x: Tensor, out: Tensor) -> bool:
+    """Whether writing `out` could change elements of `x` before they are read: they share memory, unaligned."""
+    if x.untyped_storage().data_ptr() != out.untyped_storage().data_ptr():
+        return False
+    same_place = x.data_ptr() == out.data_ptr() and x.dtype == out.dtype
+    return not (same_place and x.shape == out.shape and x.stride() == out.stride())
+
+
+def result_like(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return an empty result of the broadcast shape, laid out as the first operand of that shape."""
+    shape = tensors[0].shape
+    if any(x.shape != shape for x in tensors):
+        shape = tensors[0].shape
+    if any(x.shape != shape for x in tensors):
+        shape = torch.broadcast_shapes(*[x.shape for x in tensors])
+    elif tensors[0].is_contiguous():
+        return torch.empty(shape, dtype=dtype)
+    for x in tensors:
+        if x.shape == shape and is_dense(x):
+            return torch.empty_strided(shape, x.stride(), dtype=dtype)
+    return torch.empty(shape, dtype=dtype)

@@ -1,0 +1,110 @@
+"""Joint pages: the claims of several scenarios on one page, each with the published number, ours, and its outcome.
+
+A scenario asks for a page by `page:`; the page stands beside the scenarios' directories, under its own name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from normstab.assess.assessment import Assessment
+from normstab.assess.expectations import ExpectationResult
+from normstab.assess.outcome import Outcome, all_of
+from normstab.experiment.document import Claim
+from normstab.experiment.files import write_atomically
+from normstab.report.claim_plots import claim_plot
+from normstab.report.markdown import Rendered, fill_template, quoted
+from normstab.report.sections import alert_word
+from normstab.report.words import OUTCOME_MARKS
+
+__all__ = ["render_page", "write_page"]
+
+TITLES = {"norm_matters": "Norm matters, claim by claim", "low_precision": "Low-precision training, claim by claim"}
+"""The titles of the pages that shipped scenarios have; another page is titled by its name."""
+
+
+def render_page(name: str, found: Mapping[str, Assessment]) -> Rendered:
+    """Return the page called `name`; `found` are the judged scenarios by the path of their report from the page."""
+    files: dict[str, str] = {}
+    claims = [
+        _claim(claim, assessment, link, files)
+        for link, assessment in found.items()
+        for claim in assessment.scenario.claims
+    ]
+    outcomes = [claim["plain_outcome"] for claim in claims]
+    counted = [f"{outcomes.count(outcome)} {outcome}" for outcome in Outcome if outcome in outcomes]
+    lines = [f"**{len(claims)} claims: {', '.join(counted)}.**" if claims else "**No claim yet.**"]
+    lines.append(
+        f"From {len(found)} scenarios: {', '.join(assessment.scenario.name for assessment in found.values())}."
+    )
+    values = {
+        "title": TITLES.get(name, name.replace("_", " ")),
+        "headline": f"> [!{alert_word(outcomes)}]\n{quoted(lines)}",
+        "claims": claims,
+    }
+    return Rendered(fill_template("page.md.j2", values), files)
+
+
+def write_page(name: str, found: Mapping[Path, Assessment], directory: Path) -> Path:
+    """Write the page into `directory`; `found` are the judged scenarios by their directories. Return its path."""
+    up = {Path("..") / place.name / "report.md": assessment for place, assessment in sorted(found.items())}
+    rendered = render_page(name, {path.as_posix(): assessment for path, assessment in up.items()})
+    for path, text in rendered.files.items():
+        write_atomically(directory / path, text)
+    write_atomically(directory / "report.md", rendered.text)
+    return directory / "report.md"
+
+
+def _claim(claim: Claim, found: Assessment, link: str, files: dict[str, str]) -> dict[str, Any]:
+    """Return what the template shows of one claim."""
+    results = [result for result in found.expectations if result.claim == claim.id]
+    outcome = _outcome(results)
+    svg = claim_plot(claim, found)
+    plot = f"plots/{re.sub(r'[^A-Za-z0-9_.-]', '-', claim.id)}.svg" if svg else ""
+    if svg:
+        files[plot] = svg
+    return {
+        "id": claim.id,
+        "anchor": re.sub(r"[^a-z0-9 _-]", "", claim.id.lower()).replace(" ", "-"),
+        "text": claim.text,
+        "paper": (claim.paper or "no number").replace("|", "\\|"),
+        "source": f" ({claim.source})" if claim.source else "",
+        "found": "; ".join(dict.fromkeys(r.finding.found for r in results if r.finding.found)).replace("|", "\\|")
+        or "-",
+        "outcome": f"{OUTCOME_MARKS[outcome]} {outcome}",
+        "plain_outcome": outcome,
+        "scenario": found.scenario.name,
+        "link": link,
+        "setting": _setting(found),
+        "findings": [f"{OUTCOME_MARKS[r.outcome]} {r.outcome}: {r.statement}. {_sentence(r)}" for r in results],
+        "plot": plot,
+    }
+
+
+def _outcome(results: Sequence[ExpectationResult]) -> Outcome:
+    """Return a claim's outcome: that of all its expectations that were evaluated."""
+    findings = [result.finding for result in results if result.outcome is not Outcome.NOT_EVALUATED]
+    return all_of(findings).outcome if findings else Outcome.NOT_EVALUATED
+
+
+def _sentence(result: ExpectationResult) -> str:
+    """Return why, as a sentence."""
+    reason = result.finding.reason
+    return reason[:1].upper() + reason[1:] + "."
+
+
+def _setting(found: Assessment) -> str:
+    """Return what was run, in a few words."""
+    runs = [cell.run for cell in found.cells] or [run for group in found.swept for run in group.runs]
+    if not runs:
+        return "not run yet"
+    record = runs[0].record
+    model, train = record.cell.get("model", {}), record.cell.get("train", {})
+    seeds = max((len(group.cells) for group in found.groups), default=1)
+    return (
+        f"{model.get('name')} on {record.data.name} ({record.data.train:,} + {record.data.test:,} images), "
+        f"{train.get('epochs')} epochs, {seeds} seed{'' if seeds == 1 else 's'}"
+    )

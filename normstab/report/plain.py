@@ -1,0 +1,22 @@
+"""Tables and lists of facts as aligned plain text, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+__all__ = ["facts_text", "table_text"]
+
+
+def facts_text(title: str, facts: Mapping[str, str]) -> str:
+    """Return a title and, below it, each fact beside its name."""
+    width = max(map(len, facts), default=0)
+    return "\n".join([title, *(f"  {name:{width}}  {value}" for name, value in facts.items())])
+
+
+def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows under their headers, numbers to the right; texts that look like numbers stay texts."""
+    table: str = tabulate(rows, headers="keys", tablefmt="simple", floatfmt="g", missingval="")
+    return table

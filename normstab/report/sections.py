@@ -1,0 +1,293 @@
+"""The sections of a Markdown report as text: headline, matrix, failures, tables; each one function.
+
+The template puts them in order; nothing here judges or draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from normstab.assess.assessment import Assessment
+from normstab.assess.blame import rate
+from normstab.assess.constants import CONSTANTS
+from normstab.assess.headroom import headroom
+from normstab.assess.judgement import GroupJudgement, Judgement
+from normstab.assess.outcome import Outcome
+from normstab.assess.points import point_words, value_words, varying_axes
+from normstab.assess.runs import Run
+from normstab.assess.verdicts import RULES, Verdict
+from normstab.assess.whatif import WHATIF_FORMATS, forecast
+from normstab.report.words import (
+    OUTCOME_MARKS,
+    VERDICT_MARKS,
+    aligned,
+    number,
+)
+
+__all__ = [
+    "alert",
+    "alert_word",
+    "cells_table",
+    "constants_table",
+    "environment_table",
+    "expectations_table",
+    "headline",
+    "headroom_table",
+    "matrices",
+    "remedies_table",
+    "rules_table",
+    "sites_table",
+    "undecided_table",
+    "whatif_table",
+]
+
+MOST_MATRICES, MOST_ROWS, MOST_SITE_ROWS = 12, 200, 15
+
+
+def alert(found: Assessment) -> str:
+    """Return GitHub's alert word of a report: a WARNING too where a record was lost."""
+    word = alert_word([result.outcome for result in found.expectations])
+    return "WARNING" if word in ("TIP", "NOTE") and (found.problems or found.missing) else word
+
+
+def alert_word(outcomes: Sequence[Outcome]) -> str:
+    """Return CAUTION for an outcome not met, WARNING for an open one, TIP where all are met, NOTE without any."""
+    words = {Outcome.NOT_MET: "CAUTION", Outcome.INCONCLUSIVE: "WARNING", Outcome.MET: "TIP"}
+    return next((word for outcome, word in words.items() if outcome in outcomes), "NOTE")
+
+
+def headline(found: Assessment) -> list[str]:
+    """Return the sentences that a hurried reader needs: verdicts, expectations, the gravest failure."""
+    if not found.groups:
+        return ["**No finished cell.** Run the scenario to make its records."]
+    shown = [f"{count} {verdict}" for verdict, count in sorted(found.tally().items(), key=lambda v: -v[0].value)]
+    cells = sum(len(group.cells) for group in found.judged)
+    lines = [
+        f"**{', '.join(shown)}** of {cells} cells at {len(found.judged)} grid points."
+        if shown
+        else "**References only.**"
+    ]
+    counted = [f"{found.count(outcome)} {outcome}" for outcome in Outcome if found.count(outcome)]
+    lines += [f"Expectations: {', '.join(counted)}."] if counted else ["The scenario expects nothing."]
+    failing = [group for group in found.judged if group.verdict.value >= Verdict.DEGRADED.value]
+    if failing:
+        worst = max(failing, key=lambda group: group.verdict.value)
+        lines.append(f"Gravest: {point_words(worst.coordinates)} is {worst.verdict}: {worst.worst.sentence}.")
+    return lines
+
+
+def expectations_table(found: Assessment) -> str:
+    """Return one row per expectation: outcome, what was expected, what was found and why."""
+    rows = [
+        (f"{OUTCOME_MARKS[result.outcome]} {result.outcome}", result.statement, result.finding.reason)
+        for result in found.expectations
+    ]
+    return aligned(("outcome", "expected", "found"), rows)
+
+
+def matrices(found: Assessment) -> list[tuple[str, str]]:
+    """Return the verdict tables: norm by precision, one table per setting of the other axes, with its title.
+
+    Without those axes the first two that vary are taken, or a list of one column.
+    """
+    varying = varying_axes([group.coordinates for group in found.groups])
+    rows_axis = "norm" if "norm" in varying else next((a for a in varying if a != "precision"), "")
+    columns_axis = "precision" if "precision" in varying else next((a for a in varying if a != rows_axis), "")
+    others = [axis for axis in varying if axis not in (rows_axis, columns_axis)]
+    tables: dict[str, list[GroupJudgement]] = {}
+    for group in found.groups:
+        point = {axis: group.coordinates.get(axis) for axis in others}
+        tables.setdefault(point_words(point) if others else "", []).append(group)
+    return [(title, _matrix(groups, rows_axis, columns_axis)) for title, groups in list(tables.items())[:MOST_MATRICES]]
+
+
+def _matrix(groups: Sequence[GroupJudgement], rows_axis: str, columns_axis: str) -> str:
+    """Return one table of verdicts and accuracies."""
+    rows = list(dict.fromkeys(_at(group, rows_axis) for group in groups))
+    columns = list(dict.fromkeys(_at(group, columns_axis) for group in groups))
+    columns.sort(key=lambda name: "native" not in name)
+    cells = {(_at(group, rows_axis), _at(group, columns_axis)): _verdict_cell(group) for group in groups}
+    table = [[f"**{row}**", *(cells.get((row, column), "") for column in columns)] for row in rows]
+    return aligned((rows_axis or " ", *(column or "verdict" for column in columns)), table)
+
+
+def _at(group: GroupJudgement, axis: str) -> str:
+    """Return the group's value on an axis, in words."""
+    return value_words(axis, group.coordinates[axis]) if axis in group.coordinates else ""
+
+
+def _verdict_cell(group: GroupJudgement) -> str:
+    """Return a group's mark, verdict and mean accuracy; a reference that holds shows its accuracy alone."""
+    accuracy = "" if group.accuracy is None else f" {100 * group.accuracy:.1f} %"
+    if group.is_reference and group.verdict is Verdict.STABLE:
+        return accuracy.strip() or "-"
+    hit = sum(cell.verdict is group.verdict for cell in group.cells)
+    share = "" if hit == len(group.cells) else f" ({hit} of {len(group.cells)} seeds)"
+    return f"{VERDICT_MARKS[group.verdict]} {group.verdict}{accuracy}{share}"
+
+
+def undecided_table(found: Assessment) -> str:
+    """Return the grid points that are neither stable nor failing, and what would decide them; at most MOST_ROWS."""
+    groups = [group for group in found.judged if group.verdict is Verdict.INCONCLUSIVE]
+    rows = [(point_words(group.coordinates), group.worst.reason) for group in groups[:MOST_ROWS]]
+    return aligned(("grid point", "why, and what would decide it"), rows)
+
+
+def remedies_table(group: GroupJudgement) -> str:
+    """Return one row per remedy: what to do, the evidence, and whether a cell of the grid tested it."""
+    rows = [
+        (
+            remedy.advice,
+            ", ".join(f"`{axis}: {value_words(axis, value)}`" for axis, value in remedy.change.items()),
+            remedy.evidence,
+            f"tested here: {remedy.tested}" if remedy.tested else "untested",
+        )
+        for remedy in group.remedies
+    ]
+    return aligned(("what may help", "change", "evidence", "tested"), rows)
+
+
+def sites_table(run: Run) -> str:
+    """Return the worst sites of a run with their rates."""
+    harmed = [
+        (site, tally) for site, tally in run.totals.items() if tally.overflow or tally.underflow or tally.nan_produced
+    ]
+    harmed.sort(key=lambda item: (-rate(item[1], "overflow"), -rate(item[1], "underflow"), item[0]))
+    rows = [
+        (
+            f"`{site}`",
+            f"{tally.count:,}",
+            *(_rate(rate(tally, c)) for c in ("overflow", "underflow", "subnormal", "nan_produced")),
+        )
+        for site, tally in harmed[:MOST_SITE_ROWS]
+    ]
+    return aligned(("site", "results", "overflow", "underflow", "subnormal", "NaN produced"), rows, right=range(1, 6))
+
+
+def _rate(share: float) -> str:
+    """Return a rate: a percentage from 0.1 % up, a power of ten below, a dash for none."""
+    return "-" if not share else f"{100 * share:.1f} %" if share >= 1e-3 else f"{share:.0e}"
+
+
+def headroom_table(run: Run) -> str:
+    """Return the headroom of every norm layer of a run."""
+    rows = [
+        (
+            f"`{layer.layer}`",
+            layer.norm,
+            f"{number(layer.low)} .. {number(layer.high)}",
+            _binades(layer.up),
+            f"`{layer.up_site}`" if layer.up_site else "-",
+            _binades(layer.down),
+            f"{layer.collapsed_channels}/{layer.channels}",
+        )
+        for layer in headroom(run)
+    ]
+    headers = ("layer", "norm", "scale s", "room up, binades", "limited by", "room down", "collapsed channels")
+    return aligned(headers, rows, right=(3, 5, 6))
+
+
+def _binades(value: float | None) -> str:
+    """Return a headroom with one decimal and its sign."""
+    return "-" if value is None else f"{value:+.1f}"
+
+
+def whatif_table(run: Run) -> str:
+    """Return the forecast of the worst sites in every format, from the reference's exponents."""
+    rows = []
+    for site in forecast(run)[:MOST_SITE_ROWS]:
+        shares = [_forecast(site.overflow[name], site.underflow[name]) for name in WHATIF_FORMATS]
+        span = f"2^{site.range.low} .. 2^{site.range.high}"
+        rows.append((f"`{site.site}`", span, str(site.range.exponent_bits), *shares))
+    return aligned(("site", "99.99 % lie in", "exponent bits", *WHATIF_FORMATS), rows, right=(2,)) if rows else ""
+
+
+def _forecast(over: float, under: float) -> str:
+    """Return predicted shares: an arrow up for overflow, down for underflow, a dot for neither."""
+    parts = [f"↑{_rate(over)}"] * (over > 0) + [f"↓{_rate(under)}"] * (under > 0)
+    return " ".join(parts) or "·"
+
+
+def cells_table(cells: Sequence[Judgement]) -> str:
+    """Return one row per cell, the gravest first, at most MOST_ROWS."""
+    order = sorted(range(len(cells)), key=lambda i: (-cells[i].verdict.value, i))[:MOST_ROWS]
+    rows = [_cell_row(cells[i]) for i in order]
+    headers = (
+        "cell",
+        "verdict",
+        "accuracy",
+        "gap, sd",
+        "first site",
+        "step",
+        "overflow",
+        "underflow",
+        "cosine",
+        "lost updates",
+    )
+    return aligned(headers, rows, right=(2, 3, 5, 6, 7, 8, 9))
+
+
+def _cell_row(cell: Judgement) -> Sequence[str]:
+    """Return a cell's row."""
+    metrics = cell.metrics
+    accuracy = "-" if metrics["accuracy"] is None else f"{100 * metrics['accuracy']:.1f} %"
+    rates = [_rate(metrics[name] or 0.0) for name in ("overflow_rate", "underflow_rate")]
+    site = f"`{cell.first_site}`" if cell.first_site else "-"
+    step = "-" if cell.first_step is None else str(cell.first_step)
+    rest = (number(metrics["gradient_cosine"]), _rate(metrics["zero_updates"] or 0.0))
+    gap = number(metrics["accuracy_gap_sd"], 2)
+    name = f"{point_words(cell.coordinates)}{' (reference)' if cell.run.record.is_reference else ''}"
+    return (name, f"{VERDICT_MARKS[cell.verdict]} {cell.verdict}", accuracy, gap, site, step, *rates, *rest)
+
+
+def rules_table() -> str:
+    """Return the rule of every verdict, the gravest first."""
+    return aligned(("verdict", "when"), [(f"{VERDICT_MARKS[v]} {v}", rule.statement) for v, rule in RULES.items()])
+
+
+def constants_table(tolerance: float) -> str:
+    """Return the constants of the verdicts, the scenario's tolerance in its place."""
+    rows = [
+        (name, f"{tolerance if name == 'tolerance' else constant.value:g}", constant.meaning)
+        for name, constant in CONSTANTS.items()
+    ]
+    return aligned(("constant", "value", "meaning"), rows, right=(1,))
+
+
+def environment_table(runs: Sequence[Run]) -> str:
+    """Return what the records depend on: data, device, threads, versions; every distinct value."""
+    facts: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, value in _facts(run):
+            facts.setdefault(name, {})[value] = None
+    return aligned(("fact", "value"), [(name, ", ".join(values)) for name, values in facts.items()])
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield the facts of one run's record."""
+    record, model = run.record, run.record.cell.get("model", {})
+    assert isinstance(model, Mapping)
+    yield "data", f"{record.data.name}, {record.data.train:,} + {record.data.test:,} images"
+    yield "data sha256", f"`{record.data.sha256}`"
+    yield (
+        "model",
+        " ".join(str(part) for part in (model.get("name"), model.get("width") and f"width {model['width']}") if part),
+    )
+    yield "steps", f"{record.steps_per_epoch} a pass"
+    yield (
+        "device",
+        f"{record.environment.device}, {record.environment.threads} thread(s), {record.environment.cpu_capability}",
+    )
+    yield "torch", record.environment.torch
+    yield "numerics version", str(record.numerics_version)
+
+
+def notes_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the runs' notes and unrecognised operations, each once."""
+    notes = dict.fromkeys(note for run in runs for note in run.record.notes)
+    unrecognised: dict[str, int] = {}
+    for run in runs:
+        for operation, count in run.record.unrecognised.items():
+            unrecognised[operation] = unrecognised.get(operation, 0) + count
+    return {"notes": list(notes), "unrecognised": unrecognised}

@@ -1,0 +1,93 @@
+"""Fused operations in their smaller steps, for `expand=True`: softmax, losses, norms of vectors, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["WithoutFastPaths", "steps_of"]
+
+EXPANDED = frozenset(
+    (
+        *("_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "logsumexp"),
+        *("_safe_softmax", "nll_loss_forward", "nll_loss_backward", "nll_loss2d_forward", "nll_loss2d_backward"),
+        *("mse_loss", "mse_loss_backward", "smooth_l1_loss", "smooth_l1_loss_backward", "huber_loss"),
+        *("huber_loss_backward", "soft_margin_loss", "soft_margin_loss_backward", "binary_cross_entropy"),
+        *("binary_cross_entropy_backward", "binary_cross_entropy_with_logits", "linalg_vector_norm", "dist"),
+    )
+)
+
+
+@lru_cache(maxsize=1024)
+def steps_of(func: Any, name: str) -> Callable[..., Any] | None:
+    """Return torch's own decomposition of an operation that `expand=True` takes apart, or None."""
+    if name in ATTENTION:
+        return ATTENTION[name]
+    if name not in EXPANDED:
+        return None
+    found: Callable[..., Any] | None = torch._decomp.get_decompositions([func]).get(func)
+    return found
+
+
+class WithoutFastPaths(TorchFunctionMode):
+    """Does nothing, but torch's encoder and attention layers run in one fused operation only without such a mode."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return softmax(scale Q K^T + mask) V, and the logarithm of the softmax's sum, as the fused kernel does."""
+    assert dropout_p == 0.0, "torch's fused kernel of the CPU has no dropout"
+    scores = _scores(query, key, is_causal, attn_mask, scale)
+    return scores.softmax(-1) @ value, scores.logsumexp(-1)
+
+
+def attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of Q, K, V: dS = P (dP - sum(dP P)), dP = dO V^T."""
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    weights = _scores(query, key, is_causal, attn_mask, scale).softmax(-1)
+    d_weights = grad @ value.mT
+    d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True))
+    return (d_scores @ key) * factor, (d_scores.mT @ query) * factor, weights.mT @ grad
+
+
+def _scores(query: Tensor, key: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Return scale Q K^T, minus infinity where masked, plus the mask where that is numbers."""
+    scores = (query @ key.mT) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return scores if mask is None else scores + mask
+
+
+ATTENTION: dict[str, Callable[..., Any]] = {
+    "_scaled_dot_product_flash_attention_for_cpu": attention,
+    "_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
+}

@@ -1,0 +1,117 @@
+"""Loss scaling with the names and rules of torch's GradScaler, static or dynamic.
+
+The factors are float32 and unrounded: the loss is scaled after it left the network, gradients are unscaled
+into the master copy's precision. Nothing here rounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normstab.errors import NormstabError
+
+__all__ = ["LossScaler"]
+
+# Source: torch.amp.GradScaler's defaults.
+INITIAL_SCALE = 2.0**16
+GROWTH_FACTOR, BACKOFF_FACTOR, GROWTH_INTERVAL = 2.0, 0.5, 2000
+
+
+class LossScaler:
+    """`scale(loss).backward()`, `unscale_(optimizer)`, `step(optimizer)`, `update()`, as torch.amp.GradScaler.
+
+    `loss_scale` None leaves everything as it is, a number is a static scale, `"dynamic"` halves the scale and
+    skips the step when a gradient is not finite, and doubles it after `interval` steps without.
+    """
+
+    def __init__(self, loss_scale: float | str | None = None, *, interval: int = GROWTH_INTERVAL) -> None:
+        if interval < 1:
+            raise NormstabError(f"the interval of a loss scale is a number of steps >= 1; found {interval!r}")
+        if isinstance(loss_scale, str) and loss_scale != "dynamic":
+            raise NormstabError(f"loss_scale: unknown {loss_scale!r} (None, a number > 0, 'dynamic')")
+        if not isinstance(loss_scale, str) and loss_scale is not None and not loss_scale > 0:
+            raise NormstabError(f"loss_scale is a number > 0, None or 'dynamic'; found {loss_scale!r}")
+        self.is_dynamic = loss_scale == "dynamic"
+        self.scale_factor: float | None = INITIAL_SCALE if self.is_dynamic else _optional(loss_scale)
+        self.interval = interval
+        self.skipped_steps = 0
+        self._good_steps = 0
+        self._found_nonfinite = False
+        self._is_unscaled: set[int] = set()
+
+    def get_scale(self) -> float:
+        """Return the current scale; 1 without scaling."""
+        return 1.0 if self.scale_factor is None else self.scale_factor
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """Return the loss times the scale; its gradient is the scale, neither is rounded."""
+        if self.scale_factor is None:
+            return loss
+        scaled: Tensor = _Scaled.apply(loss, self.scale_factor)
+        return scaled
+
+    @torch.no_grad()
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the optimizer's gradients by the scale, and note whether all are finite."""
+        if self.scale_factor is None or id(optimizer) in self._is_unscaled:
+            return
+        factor = 1.0 / self.scale_factor
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        with torch.utils._python_dispatch._disable_current_modes():
+            for gradient in gradients:
+                gradient.mul_(factor)
+                if not bool(torch.isfinite(gradient).all()):
+                    self._found_nonfinite = True
+        self._is_unscaled.add(id(optimizer))
+
+    def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        """Unscale if that was not done, and step; a dynamic scale skips the step when a gradient is not finite."""
+        self.unscale_(optimizer)
+        if self.is_dynamic and self._found_nonfinite:
+            self.skipped_steps += 1
+            return None
+        return optimizer.step(*args, **kwargs)
+
+    def update(self) -> None:
+        """Shrink a dynamic scale after a gradient that was not finite, grow it after many that were."""
+        if self.is_dynamic and self.scale_factor is not None:
+            self._good_steps = 0 if self._found_nonfinite else self._good_steps + 1
+            if self._found_nonfinite:
+                self.scale_factor *= BACKOFF_FACTOR
+            elif self._good_steps == self.interval:
+                self.scale_factor *= GROWTH_FACTOR
+                self._good_steps = 0
+        self._found_nonfinite = False
+        self._is_unscaled.clear()
+
+    def state_dict(self) -> dict[str, float | int | None]:
+        """Return what a resume needs."""
+        return {"scale": self.scale_factor, "good_steps": self._good_steps, "skipped_steps": self.skipped_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.scale_factor = _optional(state["scale"])
+        self._good_steps, self.skipped_steps = int(state["good_steps"]), int(state["skipped_steps"])
+
+
+class _Scaled(torch.autograd.Function):
+    """loss * scale; the gradient of the loss is scale times what comes in, unrounded both ways."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        with torch.utils._python_dispatch._disable_current_modes():
+            return loss * factor
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        with torch.utils._python_dispatch._disable_current_modes():
+            return grads[0] * ctx.factor, None
+
+
+def _optional(value: Any) -> float | None:
+    """Return a number as float, None as None."""
+    return None if value is None else float(value)

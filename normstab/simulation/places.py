@@ -1,0 +1,144 @@
+"""Where an operation belongs: the module that runs it, and its direction.
+
+Forward, that is the innermost module entered; backward, the module whose forward pass made the autograd
+node. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+import torch
+
+from normstab.numerics.arithmetic import Arithmetic
+
+__all__ = ["OUTSIDE", "Place", "Whereabouts"]
+
+# The module that code outside every module counts as.
+OUTSIDE = "(outside)"
+# An AccumulateGrad node has no sequence number of its own but the greatest there is.
+LARGEST_SEQUENCE = 2**63
+# A boundary is a pair of list entries; beyond this many the older half belongs to graphs long gone.
+MOST_BOUNDARIES = 1 << 18
+
+
+class Place:
+    """A module and a direction, with the arithmetic of the results there.
+
+    `passes` says that operations here are left to torch: a module whose precision is `native`, one of our own
+    norm layers (they round by themselves), an optimizer that was not given.
+    """
+
+    __slots__ = ("arithmetic", "backward", "direction", "name", "passes")
+
+    def __init__(self, name: str, arithmetic: Arithmetic, *, direction: str, passes: bool) -> None:
+        self.name = name
+        self.direction = direction
+        role = {"backward": "gradient", "optimizer": "optimizer"}.get(direction)
+        at = arithmetic.at(name) if name else arithmetic
+        self.arithmetic = at if arithmetic.is_native else at.towards(direction).in_format(role)
+        self.passes = passes or arithmetic.is_native
+        self.backward: Place = self
+        if direction == "forward":
+            self.backward = Place(name, arithmetic, direction="backward", passes=passes)
+
+    def __repr__(self) -> str:
+        return f"Place({self.name!r}, {self.direction})"
+
+
+class Whereabouts:
+    """The module now running, and the modules that made the nodes of the autograd graph.
+
+    torch numbers the nodes of a thread in order of creation, so that it is enough to note the number at
+    which each module was entered and left.
+    """
+
+    def __init__(self, outside: Place, optimizer: Place) -> None:
+        self.outside = outside
+        self.optimizer = optimizer
+        self._stack: list[Place] = [outside]
+        self._is_recomputed: list[bool] = [False]
+        self._numbers: list[int] = [0]
+        self._places: list[Place] = [outside.backward]
+        self._of_parameter: dict[int, Place] = {}
+        self._last: tuple[int, Place] = (-1, outside.backward)
+        self.optimizer_depth = 0
+
+    def own(self, parameter: torch.Tensor, place: Place) -> None:
+        """Note that gradients added up for `parameter` belong to `place`."""
+        self._of_parameter[id(parameter)] = place.backward
+
+    def enter(self, place: Place) -> None:
+        """Begin a module. One that begins within a backward node is being recomputed (checkpointing)."""
+        self._stack.append(place)
+        self._is_recomputed.append(_current_node() is not None)
+        self._mark(place)
+
+    def leave(self, place: Place) -> None:
+        """End a module, and those inside it that an exception left open."""
+        if place not in self._stack[1:]:
+            return
+        while self._stack.pop() is not place:
+            self._is_recomputed.pop()
+        self._is_recomputed.pop()
+        self._mark(self._stack[-1])
+
+    @property
+    def is_inside_module(self) -> bool:
+        """Whether a module is running."""
+        return len(self._stack) > 1
+
+    def here(self) -> Place:
+        """Return the place of the operation that is being dispatched."""
+        node = _current_node()
+        if node is None or self._is_recomputed[-1]:
+            place = self._stack[-1]
+            if self.optimizer_depth and place is self.outside and not torch.is_grad_enabled():
+                return self.optimizer
+            return place
+        number = node._sequence_nr()
+        if number == self._last[0]:
+            return self._last[1]
+        if number >= LARGEST_SEQUENCE:
+            variable = getattr(node, "variable", None)
+            return self._of_parameter.get(id(variable), self.outside.backward)
+        place = self._places[max(0, bisect_right(self._numbers, number) - 1)]
+        self._last = (number, place)
+        if torch.is_grad_enabled():
+            self._mark_node(place)
+        return place
+
+    def restart(self) -> None:
+        """Forget the older half of the boundaries when there are very many."""
+        if len(self._numbers) > MOST_BOUNDARIES:
+            half = len(self._numbers) // 2
+            del self._numbers[:half], self._places[:half]
+
+    def _mark(self, place: Place) -> None:
+        """Note that nodes from now on belong to `place`."""
+        number = _next_sequence_number()
+        self._last = (-1, place.backward)
+        if self._numbers[-1] == number:
+            self._places[-1] = place.backward
+        else:
+            self._numbers.append(number)
+            self._places.append(place.backward)
+
+    def _mark_node(self, place: Place) -> None:
+        """Note that nodes made while differentiating a node of `place` (create_graph) belong there too."""
+        if self._places[-1] is not place and not self.is_inside_module:
+            last = self._last
+            self._mark(place)
+            self._last = last
+
+
+def _current_node() -> Any:
+    """Return the autograd node that is being evaluated, or None outside a backward pass."""
+    return torch._C._current_autograd_node()
+
+
+def _next_sequence_number() -> int:
+    """Return the number that the next autograd node of this thread gets."""
+    number: int = torch._C._autograd._get_sequence_nr()
+    return number

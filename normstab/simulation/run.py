@@ -1,0 +1,100 @@
+"""What a simulation hands to its user: the ledger, the first offences, what was not understood, and a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.ledger import First, Ledger
+from normstab.simulation.loss_scale import LossScaler
+from normstab.simulation.sources import Sources
+
+__all__ = ["OFFENCES", "Run"]
+
+# What destroys values, gravest first; the other counters describe.
+OFFENCES = ("nan_produced", "overflow", "divide_by_zero", "saturated", "underflow")
+MOST_SITES = 10
+
+
+@dataclass
+class Run:
+    """A simulation, while it runs and afterwards.
+
+    `unrecognised` counts operations that were computed as torch does; `notes` say in words what else was
+    not simulated; `sources` names the line of code of a first offence, where one is known.
+    """
+
+    arithmetic: Arithmetic
+    scaler: LossScaler
+    unrecognised: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    sources: Sources = field(default_factory=Sources)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What rounding destroyed, per site."""
+        assert self.arithmetic.ledger is not None
+        return self.arithmetic.ledger
+
+    @property
+    def step(self) -> int:
+        """The current step: of the optimizer, or of root forwards where there is none."""
+        return self.arithmetic.step
+
+    def first(self, counter: str) -> First | None:
+        """Return the first site and step where `counter` rose from zero, or None."""
+        return self.ledger.first(counter)
+
+    def note(self, text: str) -> None:
+        """Say `text` once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def report(self) -> str:
+        """Return a plain text table of outcomes and first offences, the worst sites, and what was not simulated."""
+        total = self.ledger.total()
+        lines = [f"simulated in {self.arithmetic.precision}, {self.step} steps, {total.count} results rounded", ""]
+        lines += self._first_offences()
+        lines += self._worst_sites()
+        if self.unrecognised:
+            listed = ", ".join(f"{name} ({n})" for name, n in sorted(self.unrecognised.items()))
+            lines += [f"not understood, computed as torch does: {listed}", ""]
+        lines += [f"note: {text}" for text in self.notes]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def _first_offences(self) -> list[str]:
+        """Return a line for every kind of offence."""
+        total = self.ledger.total()
+        rows: list[tuple[str, ...]] = [("offence", "count", "first site", "step", "code")]
+        for counter in OFFENCES:
+            first = self.first(counter)
+            if first is not None:
+                source = self.sources.of(first.site) or ""
+                rows.append((counter, str(getattr(total, counter)), str(first.site), str(first.step), source))
+        if len(rows) == 1:
+            return ["nothing overflowed, vanished or became NaN", ""]
+        return [*_table(rows), ""]
+
+    def _worst_sites(self) -> list[str]:
+        """Return the sites with the greatest share of destroyed values."""
+        shares = []
+        for site, tally in self.ledger.items():
+            lost = tally.overflow + tally.underflow + tally.nan_produced
+            if lost:
+                shares.append((lost / tally.count, site, tally))
+        shares.sort(key=lambda entry: (-entry[0], str(entry[1])))
+        if not shares:
+            return []
+        rows: list[tuple[str, ...]] = [("site", "count", "overflow", "underflow", "NaN", "largest", "smallest")]
+        for _, site, tally in shares[:MOST_SITES]:
+            numbers = (tally.count, tally.overflow, tally.underflow, tally.nan_produced)
+            rows.append((str(site), *map(str, numbers), f"{tally.largest:.3g}", f"{tally.smallest:.3g}"))
+        return [*_table(rows), ""]
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return rows as lines with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

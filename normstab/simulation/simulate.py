@@ -1,0 +1,60 @@
+"""`simulate`: run any torch code around a model as if torch had the precision's number format.
+
+It puts hooks on the modules, holds the parameters and enters the mode; on the way out everything is as it
+was. What is done to an operation is in `mode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from normstab.numerics.formats import AnyFormat
+from normstab.numerics.ledger import Ledger, Site
+from normstab.numerics.precision import Precision
+from normstab.simulation.loss_scale import LossScaler
+from normstab.simulation.rules import Rules
+from normstab.simulation.run import Run
+from normstab.simulation.session import Arithmetics, Session
+
+__all__ = ["simulate"]
+
+
+@contextmanager
+def simulate(
+    model: nn.Module,
+    precision: str | Precision | AnyFormat,
+    *,
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+    rules: Mapping[str, str | Precision | AnyFormat] | None = None,
+    loss_scale: float | str | None = None,
+    ledger: Ledger | None = None,
+    master_weights: bool = True,
+    expand: bool = False,
+    observer: Callable[[Site, Tensor], None] | None = None,
+) -> Iterator[Run]:
+    """Give every operation inside the `with` block to an Arithmetic of `precision`; yield the Run.
+
+    Forward, backward and, with `optimizer`, its steps are rounded and counted at `module.operation[direction]`.
+    `rules` maps module names, `re:` patterns or `_default` to other precisions. `seed` keys stochastic
+    rounding; torch's generators are not touched. With `master_weights` the network uses rounded copies of
+    parameters; without, they are rounded in place at entry and after each update, the one lasting change.
+    `loss_scale` configures `run.scaler`. `ledger` continues an existing one. `expand` takes softmax, losses
+    and attention apart, which are otherwise wide inside with one rounding. `observer` is shown the rounded
+    result of each operation, in order.
+
+    Only this thread, and its backward passes, are simulated. Raises NormstabError for a precision, rule or
+    loss scale that does not exist. A result that is not finite never raises.
+    """
+    chosen = Rules(rules, precision)
+    arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(), seed)
+    run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale))
+    session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
+    with ExitStack() as stack:
+        session.mode.observer = observer
+        session.begin(stack, expand=expand)
+        yield run

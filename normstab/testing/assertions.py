@@ -1,0 +1,173 @@
+"""`assert_stable`: a module in a format against itself in a wide one, output and gradients, with the culprit named.
+
+Runs copies: the module that was given is not changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from normstab.errors import NormstabError
+from normstab.numerics.formats import AnyFormat
+from normstab.numerics.ledger import Ledger
+from normstab.numerics.precision import Precision
+from normstab.simulation import simulate
+from normstab.testing.culprit import Trace, find_culprit
+from normstab.testing.differences import Difference, compare
+from normstab.testing.tolerances import Tolerance, derive_tolerance
+
+__all__ = ["Stability", "assert_stable", "check_stable"]
+
+Spec = str | Precision | AnyFormat
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What a comparison found: the differences, the ledger of the run in the format, and the culprit in words."""
+
+    precision: Precision
+    against: Precision
+    differences: tuple[Difference, ...]
+    ledger: Ledger = field(repr=False)
+    culprit: str
+    unrecognised: Mapping[str, int]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output and gradient lies within its tolerance."""
+        return all(difference.passed for difference in self.differences)
+
+    @property
+    def worst(self) -> Difference:
+        """The difference with the greatest share of its allowance used."""
+        return max(self.differences, key=lambda d: (not d.passed, d.mismatched / max(d.total, 1), d.error))
+
+    def __str__(self) -> str:
+        if self.passed:
+            worst = self.worst
+            tensors = f"{len(self.differences)} tensors within tolerance"
+            return f"stable in {self.precision}: {tensors}, worst error {worst.error:.3g} in {worst.name}"
+        failed = [difference for difference in self.differences if not difference.passed]
+        lines = ["Tensor-likes are not close!", "", str(self.worst), ""]
+        lines += [f"Also: {d.name}, greatest difference {d.error:.3g}" for d in failed if d is not self.worst][:8]
+        lines += [f"Precision: {self.precision}, against {self.against}", self.culprit]
+        if self.unrecognised:
+            lines.append(f"Not simulated, computed as torch does: {', '.join(self.unrecognised)}")
+        return "\n".join(line for line in lines)
+
+
+def assert_stable(
+    module: nn.Module,
+    x: Any,
+    *,
+    precision: Spec = "fp16",
+    against: Spec = "fp64",
+    rtol: float | None = None,
+    atol: float | None = None,
+    grad: bool = True,
+    seed: int = 0,
+    msg: str | None = None,
+) -> None:
+    """Fail unless `module(x)` in `precision` is close to itself in `against`, gradients included.
+
+    `x` is a tensor, a tuple of arguments or a mapping of keyword arguments. The gradients are those of the
+    inner product of the outputs with fixed N(0, 1) tensors, for floating inputs and parameters. `rtol` and
+    `atol` go together, as in torch.testing.assert_close; without them the tolerance is derived from the
+    format and the number of roundings (`normstab.testing.tolerances`). Raises AssertionError with the largest
+    error, its index, ulps and bits, and the site where it was made; `msg` replaces that text.
+    """
+    found = check_stable(module, x, precision=precision, against=against, rtol=rtol, atol=atol, grad=grad, seed=seed)
+    if not found.passed:
+        raise AssertionError(msg if msg is not None else str(found))
+
+
+def check_stable(
+    module: nn.Module,
+    x: Any,
+    *,
+    precision: Spec = "fp16",
+    against: Spec = "fp64",
+    rtol: float | None = None,
+    atol: float | None = None,
+    grad: bool = True,
+    seed: int = 0,
+) -> Stability:
+    """Return how `module(x)` in `precision` differs from itself in `against`; see `assert_stable`."""
+    if (rtol is None) != (atol is None):
+        raise NormstabError("rtol and atol go together: give both, or neither for the derived tolerance")
+    narrow, wide = Precision.parse(precision), Precision.parse(against)
+    if narrow.is_native:
+        raise NormstabError("precision 'native' rounds nothing; name a format to test, such as fp16")
+    ledger = Ledger()
+    expected, reference = _run(module, x, wide, seed, grad=grad, ledger=Ledger())
+    found, trace = _run(module, x, narrow, seed, grad=grad, ledger=ledger)
+    if [v.shape for v in found.values()] != [v.shape for v in expected.values()]:
+        raise NormstabError(f"the outputs in {narrow} and {wide} have different shapes; is the module deterministic?")
+    differences = []
+    roundings = max(1, len(trace.results))
+    for name, value in found.items():
+        scale = float(expected[name].abs().nan_to_num(0.0, posinf=0.0).max()) if value.numel() else 0.0
+        tolerance = (
+            derive_tolerance(narrow, roundings=roundings, elements=value.numel(), scale=scale)
+            if rtol is None or atol is None
+            else Tolerance(rtol, atol, "as given")
+        )
+        differences.append(compare(name, value, expected[name], narrow.format(), tolerance))
+    culprit = find_culprit(trace, reference, ledger)
+    return Stability(narrow, wide, tuple(differences), ledger, culprit, dict(trace.unrecognised))
+
+
+def _run(
+    module: nn.Module, x: Any, precision: Precision, seed: int, *, grad: bool, ledger: Ledger
+) -> tuple[dict[str, Tensor], Trace]:
+    """Run a copy of `module`; return outputs and gradients by name, and every operation's result."""
+    is_wide = precision.is_native or precision.format().precision > 24
+    dtype = torch.float32 if precision.is_native or not is_wide else torch.float64
+    model = copy.deepcopy(module).to(dtype)
+    args, kwargs = _arguments(x, dtype)
+    inputs = [v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor) and v.is_floating_point()]
+    for v in inputs:
+        v.requires_grad_(grad)
+    trace = Trace()
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(grad):
+        torch.manual_seed(seed)
+        with simulate(model, precision, seed=seed, ledger=ledger, observer=trace.see) as run:
+            outputs = _floating(model(*args, **kwargs))
+            if grad and any(output.requires_grad for output in outputs):
+                _pull_back(outputs, seed)
+    trace.unrecognised.update(run.unrecognised)
+    if not outputs:
+        raise NormstabError("the module returned no floating-point tensor; there is nothing to compare")
+    results = {f"output {i}" if len(outputs) > 1 else "output": v.detach() for i, v in enumerate(outputs)}
+    if grad:
+        results.update({f"gradient of input {i}": v.grad for i, v in enumerate(inputs) if v.grad is not None})
+        results.update({f"gradient of {n}": p.grad for n, p in model.named_parameters() if p.grad is not None})
+    return results, trace
+
+
+def _arguments(x: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments, floating tensors copied in `dtype`."""
+    copied = pytree.tree_map_only(Tensor, lambda v: v.detach().to(dtype, copy=True) if v.is_floating_point() else v, x)
+    if isinstance(copied, Mapping):
+        return (), dict(copied)
+    return (copied if isinstance(copied, tuple) else (copied,)), {}
+
+
+def _floating(outputs: Any) -> list[Tensor]:
+    """Return the floating tensors among the outputs, in order."""
+    return [v for v in pytree.tree_leaves(outputs) if isinstance(v, Tensor) and v.is_floating_point()]
+
+
+def _pull_back(outputs: list[Tensor], seed: int) -> None:
+    """Back-propagate fixed N(0, 1) tensors."""
+    generator = torch.Generator().manual_seed(seed)
+    differentiable = [output for output in outputs if output.requires_grad]
+    cotangents = [torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v) for v in differentiable]
+    torch.autograd.backward(differentiable, cotangents)

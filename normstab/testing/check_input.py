@@ -1,0 +1,106 @@
+"""What `normstab check` is told on the command line: the inputs to make and the factory to call.
+
+`SHAPE[:DTYPE[:LOW..HIGH]]`, or `name=SHAPE...`; SHAPE is 8x3x32x32.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from normstab.errors import NormstabError, near
+
+__all__ = ["InputSpec", "load_factory", "parse_inputs"]
+
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+WHOLE = ("bool", "uint8", "int32", "int64")
+_INPUT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+))?(?::(?P<range>.+))?\Z")
+_RANGE = re.compile(r"(-?[\d.]+(?:e[-+]?\d+)?)\.\.(-?[\d.]+(?:e[-+]?\d+)?)\Z")
+GRAMMAR = "[name=]SHAPE[:DTYPE[:LOW..HIGH]], such as 8x3x32x32, ids=2x16:int64:0..1000 or 4x8:float32:-1..1"
+MOST_ELEMENTS = 2**31
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input: floating ones are N(0, 1), or uniform in `low .. high`; whole ones uniform in low .. high - 1."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    name: str | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def make(self, generator: Any) -> Any:
+        """Return the tensor, drawn from a torch generator."""
+        import torch
+
+        dtype = getattr(torch, self.dtype)
+        if self.dtype in WHOLE:
+            low, high = int(self.low or 0), int(2 if self.high is None else self.high)
+            return torch.randint(low, high, self.shape, generator=generator).to(dtype)
+        if self.low is None or self.high is None:
+            return torch.randn(self.shape, generator=generator).to(dtype)
+        return (torch.rand(self.shape, generator=generator) * (self.high - self.low) + self.low).to(dtype)
+
+
+def parse_inputs(texts: Sequence[str]) -> tuple[InputSpec, ...]:
+    """Return the inputs that `--input` named, in order; raise NormstabError for one that does not parse."""
+    specs = tuple(_parse(text) for text in texts)
+    names = [spec.name for spec in specs if spec.name]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise NormstabError(f"--input: {', '.join(sorted(twice))} is given twice")
+    return specs
+
+
+def _parse(text: str) -> InputSpec:
+    """Return one input."""
+    match = _INPUT.match(text.strip())
+    if match is None:
+        raise NormstabError(f"--input {text!r}: expected {GRAMMAR}")
+    shape = tuple(int(size) for size in match["shape"].split("x"))
+    dtype = match["dtype"] or "float32"
+    if dtype not in FLOATING + WHOLE:
+        allowed = FLOATING + WHOLE
+        raise NormstabError(f"--input {text!r}: unknown dtype {dtype!r}{near(dtype, allowed)} ({', '.join(allowed)})")
+    elements = 1
+    for size in shape:
+        elements *= size
+    if not 0 < elements < MOST_ELEMENTS:
+        raise NormstabError(f"--input {text!r}: {elements} elements; allowed: 1 .. {MOST_ELEMENTS - 1}")
+    low = high = None
+    if match["range"]:
+        bounds = _RANGE.match(match["range"])
+        if bounds is None or float(bounds[1]) >= float(bounds[2]):
+            raise NormstabError(f"--input {text!r}: a range is LOW..HIGH with LOW < HIGH, found {match['range']!r}")
+        low, high = float(bounds[1]), float(bounds[2])
+    return InputSpec(shape, dtype, match["name"], low, high)
+
+
+def load_factory(path: str) -> Callable[[], Any]:
+    """Return the callable that `package.module:name` names; the working directory is searched too."""
+    module_name, colon, name = path.partition(":")
+    if not colon or not module_name or not name:
+        raise NormstabError(f"{path!r}: expected package.module:factory, such as mypkg.models:build")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.split(".")[0] == error.name.split(".")[0]:
+            raise NormstabError(
+                f"{path!r}: no module named {error.name!r}; run from its directory or install it"
+            ) from error
+        raise
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        public = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))]
+        raise NormstabError(
+            f"{path!r}: {module_name} has no callable {name!r}{near(name, public)} ({', '.join(public[:12])})"
+        )
+    found: Callable[[], Any] = factory
+    return found

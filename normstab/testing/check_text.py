@@ -1,0 +1,130 @@
+"""The answer of `check` in words and as JSON. Pure: it computes nothing and prints nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tabulate import tabulate
+
+from normstab.testing.check import Answer, Forecast
+
+__all__ = ["answer_json", "answer_text"]
+
+WORDS = {
+    "overflow": "overflowed",
+    "divide_by_zero": "divided by zero",
+    "nan_produced": "produced NaN",
+    "underflow": "flushed to zero",
+}
+
+
+def answer_text(answer: Answer) -> str:
+    """Return the answer for a terminal: the verdict first, then where, what is near, what helps."""
+    parts = [f"{answer.verdict} in {answer.precision}: {answer.reason}"]
+    if answer.replaced:
+        parts.append(f"norms replaced: {len(answer.replaced)}, now {', '.join(sorted(set(answer.replaced.values())))}")
+    if len(answer.losses) > 1:
+        first, last, reference = answer.losses[0], answer.losses[-1], answer.reference_losses[-1]
+        parts.append(f"loss over {len(answer.losses)} steps: {first:.4g} -> {last:.4g} (fp64: {reference:.4g})")
+    parts += [_first(answer), _worst(answer), _headroom(answer), _forecast(answer.forecast), _remedies(answer)]
+    if answer.unrecognised:
+        listed = ", ".join(f"{name} ({n})" for name, n in answer.unrecognised.items())
+        parts.append(f"not understood, computed as torch does: {listed}")
+    parts += [f"note: {note}" for note in answer.notes]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """Return the answer as JSON data; numbers that are not finite as strings."""
+    document = asdict(answer)
+    document["precision"] = str(answer.precision)
+    document["passed"] = answer.passed
+    document["worst_sites"] = [{"site": site, **asdict(tally)} for site, tally in answer.worst_sites]
+    document["first"] = {
+        counter: {"site": site, "step": step, "source": source}
+        for counter, (site, step, source) in answer.first.items()
+    }
+    return _finite(document)  # type: ignore[no-any-return]
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON data in which inf and NaN are strings and keys are text."""
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _first(answer: Answer) -> str:
+    """Return the first offence of each kind, with the user's line."""
+    if not answer.first:
+        return "nothing overflowed, vanished or became NaN"
+    rows = [
+        (WORDS[counter], site, step, source or "(inside a library)")
+        for counter, (site, step, source) in answer.first.items()
+    ]
+    return "first offences\n" + _table(rows, ["what", "site", "step", "your code"])
+
+
+def _worst(answer: Answer) -> str:
+    """Return the sites that lost most."""
+    if not answer.worst_sites:
+        return ""
+    rows = [
+        (site, t.count, t.overflow, t.underflow, t.nan_produced, f"{t.largest:.3g}") for site, t in answer.worst_sites
+    ]
+    return "worst sites\n" + _table(rows, ["site", "results", "overflow", "to zero", "NaN", "largest"])
+
+
+def _headroom(answer: Answer) -> str:
+    """Return how many binades the norm layers have left."""
+    rows = [
+        (found.layer or "(root)", found.norm, _binades(found.up), found.up_site or "", _binades(found.down))
+        for found in sorted(answer.headroom, key=lambda h: math.inf if h.up is None else h.up)
+        if found.up is not None
+    ]
+    if not rows:
+        return ""
+    return "headroom of the norm layers, in binades of their input\n" + _table(
+        rows, ["layer", "norm", "up", "limited by", "down"]
+    )
+
+
+def _binades(value: float | None) -> str:
+    """Return a number of binades."""
+    return "" if value is None else f"{value:+.1f}"
+
+
+def _forecast(presets: Sequence[Forecast]) -> str:
+    """Return what float32's exponents foretell in every other format."""
+    if not any(found.overflow or found.underflow for found in presets):
+        return "predicted from float32's exponents: nothing would overflow or vanish in any preset"
+    rows = [
+        (found.format, _share(found.overflow), _share(found.underflow), _share(found.worst_share), found.worst_site)
+        for found in presets
+    ]
+    headers = ["format", "would overflow", "would vanish", "at worst", "site"]
+    return "predicted from float32's exponents\n" + _table(rows, headers)
+
+
+def _share(value: float) -> str:
+    """Return a share as a short percentage."""
+    percent = 100 * value
+    return "0" if value == 0 else f"{percent:.0f}%" if percent >= 10 else f"{percent:.2g}%"
+
+
+def _remedies(answer: Answer) -> str:
+    """Return what would help."""
+    if not answer.remedies:
+        return ""
+    lines = [f"- {remedy.advice} (untested): {remedy.evidence}" for remedy in answer.remedies]
+    return "what would help\n" + "\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    """Return a plain table."""
+    return str(tabulate(rows, headers, tablefmt="simple", disable_numparse=True))

@@ -1,0 +1,49 @@
+"""The producer of the first inf or NaN is blamed, not the operation where it surfaced."""
+
+from normstab.assess.blame import blame
+from normstab.numerics.ledger import Tally
+from tests.assess.synthetic import FP16, make_cell, make_run, nonfinite_run
+
+
+def blamed(first, sites=None, **record):
+    return blame(make_run(make_cell(precision=FP16), first=first, sites=sites, **record))
+
+
+def test_an_inf_born_at_the_square_is_blamed_there_not_where_the_nan_surfaced():
+    found = blame(nonfinite_run(make_cell(precision=FP16)))
+    assert (found.site, found.step, found.counter) == ("stem.square[forward]", 3, "overflow")
+    assert (found.count, found.of) == (40, 1000)
+
+
+def test_propagators_alone_are_not_blamed():
+    assert blamed({"inf_propagated": ("a.sum[forward]", 0), "nan_propagated": ("b.mul[forward]", 0)}) is None
+
+
+def test_the_earlier_step_comes_first():
+    found = blamed({"overflow": ("late.square[forward]", 9), "nan_produced": ("early.sqrt[forward]", 2)})
+    assert (found.site, found.counter) == ("early.sqrt[forward]", "nan_produced")
+
+
+def test_in_one_step_the_overflow_comes_before_the_nan_it_became():
+    found = blamed({"nan_produced": ("b.sub[forward]", 4), "overflow": ("a.square[forward]", 4)})
+    assert found.site == "a.square[forward]"
+
+
+def test_in_one_step_the_forward_site_comes_before_the_backward_one():
+    found = blamed({"overflow": ("a.grad[backward]", 4), "divide_by_zero": ("b.divide[forward]", 4)})
+    assert found.site == "b.divide[forward]"
+
+
+def test_it_says_where_the_inf_went_on():
+    found = blamed({"overflow": ("a.square[forward]", 0), "inf_propagated": ("a.sum[forward]", 0)})
+    assert "passed on to `a.sum[forward]`" in found.sentence
+
+
+def test_without_overflow_the_worst_underflow_is_blamed():
+    sites = {"a.grad[backward]": Tally(1000, underflow=500), "b.grad[backward]": Tally(1000, underflow=20)}
+    found = blamed({}, sites, first_steps={"a.grad[backward]": {"underflow": 7}})
+    assert (found.site, found.step, found.counter) == ("a.grad[backward]", 7, "underflow")
+
+
+def test_a_trace_of_underflow_is_nobodys_fault():
+    assert blamed({}, {"a.grad[backward]": Tally(100_000, underflow=99)}) is None

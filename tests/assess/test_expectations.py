@@ -1,0 +1,176 @@
+"""Every form of an expectation: met, not met, inconclusive, not evaluated."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from normstab.assess.expectations import FORMS, Findings, judge_expectation
+from normstab.assess.judgement import judge_runs
+from normstab.assess.outcome import Finding, Outcome, all_of, any_of
+from normstab.assess.runs import group_runs
+from normstab.experiment.expectation import ExpectationField
+from normstab.experiment.record import EpochRecord, SweepPoint
+from normstab.experiment.spec import SweepSpec
+from normstab.numerics.ledger import Tally
+from tests.assess.synthetic import FP16, make_cell, make_run, nonfinite_run, predictions, story
+
+ADAPTER = TypeAdapter(ExpectationField)
+GROUPS = judge_runs(story()).groups
+BROKEN = {"norm": "l2", "precision": "fp16", "input_scale": 256}
+
+
+def judged(plain, groups=GROUPS, **keywords):
+    found = groups if isinstance(groups, Findings) else Findings(groups)
+    return judge_expectation(ADAPTER.validate_json(json.dumps(plain)), found, **keywords)
+
+
+def outcome(plain, groups=GROUPS):
+    return str(judged(plain, groups).outcome)
+
+
+L1, L2, LINF, TOP10, WIDE = {"norm": "l1"}, {"norm": "l2"}, {"norm": "linf"}, {"norm": "top10"}, {"precision": "native"}
+HALF_L1, WIDE_L1, WIDE_LINF, AT_256 = {**L1, "precision": "fp16"}, {**L1, **WIDE}, {**LINF, **WIDE}, {**BROKEN}
+del AT_256["norm"]
+RECOVERED = {"recovered": L1, "low": LINF, "high": L2, "where": WIDE}
+
+CASES = [
+    ("met", {"where": BROKEN, "verdict": ["COLLAPSED", "NONFINITE"]}),
+    ("not met", {"where": BROKEN, "verdict": "STABLE"}),
+    ("not met", {"where": L2, "verdict": "STABLE"}),
+    ("inconclusive", {"where": TOP10, "verdict": "STABLE"}),
+    ("met", {"metric": "overflow_rate", "where": BROKEN, "at_least": 0.01}),
+    ("not met", {"metric": "overflow_rate", "where": BROKEN, "at_most": 0.01}),
+    ("met", {"metric": "accuracy", "where": L1, "at_least": 0.8, "at_most": 0.9}),
+    ("inconclusive", {"metric": "accuracy", "where": HALF_L1, "at_least": 0.84}),
+    ("met", {"metric": "error", "where": L1, "at_most": 0.2}),
+    ("met", {"metric": "accuracy", "better": L1, "worse": L2, "where": AT_256, "by": "20pp"}),
+    ("not met", {"metric": "accuracy", "better": L2, "worse": L1, "where": AT_256}),
+    ("not met", {"metric": "accuracy", "better": L1, "worse": L2, "by": "20pp"}),
+    ("met", {"metric": "error", "better": L1, "worse": L2, "where": AT_256, "by": "80%"}),
+    ("not met", {"metric": "error", "better": L1, "worse": L2, "where": AT_256, "by": "90%"}),
+    ("met", {"metric": "overflow_rate", "better": L1, "worse": L2, "where": AT_256, "by": "90%"}),
+    ("met", {"metric": "accuracy", "within": "1pp", "where": L1}),
+    ("not met", {"metric": "accuracy", "within": "1pp", "where": L2}),
+    ("not met", {"metric": "accuracy", "within": "1pp", "where": WIDE_LINF, "of": L2}),
+    ("inconclusive", {"metric": "accuracy", "within": "1pp", "where": WIDE_L1, "of": L2}),
+    ("met", {"metric": "accuracy", "within": "5%", "where": WIDE_LINF, "of": L2}),
+    ("met", {"metric": "accuracy", **RECOVERED, "at_least": 0.5}),
+    ("not met", {"metric": "accuracy", **RECOVERED, "at_least": 0.95}),
+    ("inconclusive", {"metric": "accuracy", "recovered": L1, "low": L2, "high": LINF, "where": WIDE, "at_least": 0.5}),
+    ("not met", {"identical": [{"precision": "fp16"}, WIDE], "where": L1}),
+    ("met", {"any": [{"where": BROKEN, "verdict": "STABLE"}, {"where": BROKEN, "verdict": "COLLAPSED"}]}),
+    ("not met", {"any": [{"where": BROKEN, "verdict": "STABLE"}, {"where": BROKEN, "verdict": "DIVERGED"}]}),
+    ("inconclusive", {"any": [{"where": BROKEN, "verdict": "STABLE"}, {"where": TOP10, "verdict": "STABLE"}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("expected", "plain"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+def test_an_expectation_is_met_missed_or_left_open(expected, plain):
+    found = judged(plain)
+    assert str(found.outcome) == expected, found.finding.reason
+    assert found.statement and found.finding.reason
+
+
+def test_every_form_is_tried_above():
+    assert {type(judged(plain).expectation) for _, plain in CASES} == set(FORMS)
+
+
+def test_under_smoke_only_what_is_marked_is_judged():
+    plain = {"where": BROKEN, "verdict": "COLLAPSED"}
+    assert judged(plain, only_smoke=True).outcome is Outcome.NOT_EVALUATED
+    assert judged({**plain, "smoke": True}, only_smoke=True).outcome is Outcome.MET
+
+
+def test_equal_runs_are_identical_and_a_changed_norm_is_not():
+    def runs(norm):
+        made = [make_run(make_cell(variant=name), predicted=predictions(0.8)) for name in ("plain", "scaled")]
+        epochs = [(EpochRecord(0.8, 1.0, 1.0, weight_norms={"conv": (value,)}),) for value in (1.0, norm)]
+        return [replace(run, record=replace(run.record, epochs=e)) for run, e in zip(made, epochs, strict=True)]
+
+    plain = {"identical": [{"variant": "plain"}, {"variant": "scaled"}]}
+    assert outcome(plain, judge_runs(runs(1.0)).groups) == "met"
+    assert outcome(plain, judge_runs(runs(1.0000001)).groups) == "not met"
+
+
+def test_a_run_that_died_counts_as_chance_in_an_ordering():
+    runs = [make_run(make_cell(norm, seed=s)) for norm in ("l2", "l1") for s in (0, 1)]
+    runs += [nonfinite_run(make_cell("l2", FP16, s)) for s in (0, 1)]
+    runs += [make_run(make_cell("l1", FP16, s), accuracy=0.85) for s in (0, 1)]
+    groups = judge_runs(runs).groups
+    plain = {
+        "metric": "accuracy",
+        "better": {"norm": "l1"},
+        "worse": {"norm": "l2"},
+        "where": {"precision": "fp16"},
+        "by": "70pp",
+    }
+    assert outcome(plain, groups) == "met"
+    assert outcome({**plain, "by": "76pp"}, groups) == "not met"
+
+
+def test_one_seed_leaves_a_difference_of_losses_open_and_says_so():
+    groups = judge_runs(story(seeds=(0,))).groups
+    found = judged(
+        {"metric": "test_loss", "better": {"norm": "l1"}, "worse": {"norm": "l2"}, "where": {"precision": "native"}},
+        groups,
+    )
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert "1 more seed is needed" in found.finding.reason
+
+
+def test_counted_metrics_are_judged_seed_by_seed():
+    def groups(rates):
+        runs = [make_run(make_cell(seed=s)) for s in range(len(rates))]
+        runs += [
+            make_run(make_cell(precision=FP16, seed=s), sites={"a.x[forward]": Tally(100, underflow=n)})
+            for s, n in enumerate(rates)
+        ]
+        return judge_runs(runs).groups
+
+    plain = {"metric": "underflow_rate", "where": {"precision": "fp16"}, "at_most": 0.1}
+    assert [outcome(plain, groups(rates)) for rates in ([9, 10], [9, 11], [11, 12])] == [
+        "met",
+        "inconclusive",
+        "not met",
+    ]
+
+
+def test_a_step_that_never_came_is_later_than_any():
+    plain = {"metric": "nonfinite_step", "where": {"precision": "fp16"}, "at_least": 1000}
+    assert outcome(plain) == "met"
+
+
+def test_an_earlier_epoch_is_looked_at_when_asked():
+    # The first of two epochs has 90 % of the final accuracy.
+    plain = {"metric": "accuracy", "where": {"norm": "l1", "precision": "native"}, "at_most": 0.77}
+    assert outcome({**plain, "at": 0.1}) == "met"
+    assert outcome(plain) == "not met"
+
+
+def swept(norm, errors, low=-2):
+    cell = replace(make_cell(norm, FP16), sweep=SweepSpec(exponents=(low, low + len(errors) - 1)), reference_id=None)
+    points = tuple(SweepPoint(low + i, error, 0) for i, error in enumerate(errors))
+    return make_run(cell, sweep={"bn1": points}, epochs=(), norm_layers={})
+
+
+def test_a_sweep_is_the_contiguous_scales_around_one_within_one_percent():
+    runs = [swept("l2", [0.5, 0.01, 0.0, 0.011, 0.0]), swept("l1", [0.0, 0.0, 0.0, 0.0, np.inf])]
+    found = Findings((), group_runs(runs, tolerance=0.01))
+    plain = {"metric": "sweep_binades", "better": {"norm": "l1"}, "worse": {"norm": "l2"}, "by": 2}
+    assert outcome(plain, found) == "met"
+    assert outcome({**plain, "by": 3}, found) == "not met"
+    assert outcome({"metric": "sweep_low", "where": {"norm": "l2"}, "at_least": -1, "at_most": -1}, found) == "met"
+    assert outcome({"metric": "sweep_high", "where": {"norm": "l2"}, "at_least": 0, "at_most": 0}, found) == "met"
+
+
+def test_findings_combine_by_the_worst_or_by_the_best():
+    met, missed, left_open = (Finding(o, str(o)) for o in (Outcome.MET, Outcome.NOT_MET, Outcome.INCONCLUSIVE))
+    assert [all_of(f).outcome for f in ([met], [met, left_open], [met, left_open, missed], [])] == [
+        Outcome.MET, Outcome.INCONCLUSIVE, Outcome.NOT_MET, Outcome.INCONCLUSIVE
+    ]  # fmt: skip
+    assert [any_of(f).outcome for f in ([missed], [missed, left_open], [missed, left_open, met])] == [
+        Outcome.NOT_MET, Outcome.INCONCLUSIVE, Outcome.MET
+    ]  # fmt: skip

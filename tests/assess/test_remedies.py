@@ -1,0 +1,99 @@
+"""Remedies come from evidence in the record alone, with its number, and say whether the grid tested them."""
+
+from dataclasses import replace
+
+import pytest
+
+from normstab.assess.judgement import judge_runs
+from normstab.assess.remedies import REMEDIES
+from normstab.experiment.record import NormLayerRecord
+from normstab.numerics.ledger import Histogram, Tally
+from normstab.numerics.precision import Precision
+from tests.assess.synthetic import FP16, make_cell, make_run, predictions, story
+
+LAYERS = {"bn1": NormLayerRecord("l2", 64, 16, 0, 0.5, 2.0, 1e-12)}
+
+
+def offered(sites, *, precision="fp16", norm="l2", **record):
+    """The remedies, by name, for a collapsed cell with these sites."""
+    precision = str(Precision.parse(precision))
+    layers = {"bn1": replace(LAYERS["bn1"], norm=norm)}
+    cell = make_cell(norm, precision)
+    run = make_run(cell, predicted=predictions(0.1), sites=sites, norm_layers=layers, **record)
+    judged = judge_runs([make_run(make_cell(norm)), run]).groups[1]
+    return {remedy.name: remedy for remedy in judged.remedies}
+
+
+SQUARES = {"bn1.square[forward]": Tally(1000, overflow=250, largest=2.0**20)}
+SUMS = {"bn1.dispersion.sum[forward]": Tally(16, overflow=4, largest=2.0**18)}
+EPS = {"bn1.eps.const[forward]": Tally(1, underflow=1, smallest=1e-12, largest=1e-12)}
+GRADIENTS = Histogram({-30: 100, -26: 100, -10: 800})
+FLUSHED = {"bn1.grad[backward]": Tally(1000, underflow=200, largest=2.0**-9, histogram=GRADIENTS)}
+
+EVIDENCE = {
+    "wide squares": (SQUARES, ["250 of 1,000 squares overflowed", "`bn1.square[forward]`", "2^20.0"]),
+    "blocked means": (SUMS, ["4 sums overflowed", "`bn1.dispersion.sum[forward]`", "2^18.0"]),
+    "L1 norm": (SQUARES, ["2^20.0", "1024"]),
+    "larger eps": (EPS, ["eps = 1e-12 is zero in fp16", "6.1e-05"]),
+    "loss scale": (FLUSHED, ["200 of 1,000", "leaves 23 binades", "saves 100.0 %"]),
+    "bf16": (SQUARES, ["250 results overflowed", "bf16"]),
+}
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_a_remedy_is_offered_with_the_number_that_supports_it(name):
+    sites, words = EVIDENCE[name]
+    evidence = offered(sites)[name].evidence
+    assert [word for word in words if word not in evidence] == []
+
+
+def test_lost_updates_call_for_stochastic_rounding():
+    cell = make_cell(precision=FP16)
+    run = make_run(cell, predicted=predictions(0.1))
+    epochs = tuple(replace(epoch, updates=1000, updates_zero=960) for epoch in run.record.epochs)
+    run = replace(run, record=replace(run.record, epochs=epochs))
+    remedy = next(
+        r for r in judge_runs([make_run(make_cell()), run]).groups[1].remedies if r.name == "stochastic rounding"
+    )
+    assert "1,920 of 2,000 weight updates (96.0 %)" in remedy.evidence
+    assert Precision.parse(remedy.change["precision"]).rounding.is_stochastic
+
+
+def test_every_remedy_of_the_catalogue_is_tried_above():
+    assert set(EVIDENCE) | {"stochastic rounding"} == set(REMEDIES)
+
+
+def test_without_evidence_nothing_is_offered():
+    assert offered({"bn1.square[forward]": Tally(1000, largest=100.0, smallest=1.0)}) == {}
+
+
+def test_a_stable_cell_needs_no_remedy():
+    run = make_run(make_cell(precision=FP16), sites=SQUARES, norm_layers=LAYERS)
+    assert judge_runs([make_run(make_cell()), run]).groups[1].remedies == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "sites", "keywords"),
+    [
+        ("blocked means", SUMS, {"precision": "fp16;mean=blockwise64"}),
+        ("L1 norm", SQUARES, {"norm": "l1"}),
+        ("L1 norm", {"bn1.square[forward]": Tally(9, overflow=9, largest=2.0**40)}, {}),
+        ("loss scale", {**FLUSHED, "fc.grad[backward]": Tally(9, overflow=1)}, {}),
+        ("bf16", SQUARES, {"precision": "bf16"}),
+        ("wide squares", {"bn1.square[forward]": Tally(100_000, underflow=99)}, {}),
+    ],
+)
+def test_what_would_not_help_is_not_offered(name, sites, keywords):
+    assert name not in offered(sites, **keywords)
+
+
+def test_a_loss_scale_leaves_the_gradients_a_binade_of_room():
+    scale = offered(FLUSHED)["loss scale"].change["train.loss_scale"]
+    assert 2.0**-9 * scale <= 65504 / 2 < 2.0**-9 * scale * 2
+
+
+def test_a_remedy_says_what_became_of_it_where_the_grid_tried_it():
+    groups = judge_runs(story()).groups
+    broken = next(group for group in groups if str(group.verdict) == "COLLAPSED")
+    tested = {remedy.name: remedy.tested for remedy in broken.remedies}
+    assert tested == {"wide squares": "STABLE", "bf16": None}

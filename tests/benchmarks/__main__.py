@@ -1,0 +1,25 @@
+"""Run the benchmarks and print their Markdown: `python -m tests.benchmarks [NAME...]`.
+
+Every `bench_*.py` beside this file is a script and gets a process of its own: no benchmark inherits threads or caches.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def main(names: list[str]) -> int:
+    scripts = {path.stem.removeprefix("bench_"): path for path in sorted(HERE.glob("bench_*.py"))}
+    unknown = [name for name in names if name not in scripts]
+    if unknown:
+        print(f"unknown benchmark {', '.join(unknown)} (there are: {', '.join(scripts)})", file=sys.stderr)
+        return 2
+    chosen = names or list(scripts)
+    codes = [subprocess.run([sys.executable, str(scripts[name])], cwd=HERE.parents[1]).returncode for name in chosen]
+    return max(codes, default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,146 @@
+"""A simulated training step beside the plain one of the same ResNet-18, in one run; peak memory; qtorch if installed.
+
+Samples are interleaved, so that what disturbs the machine disturbs all alike; a figure is the median of the
+ratios of one turn (in brackets: the ratio of minima). Nothing is asserted.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+import normstab as ns
+from normstab.experiment.models import MODELS
+from normstab.experiment.networks import Task
+from normstab.simulation import record
+
+# Width, side of the images, batch: the shapes of the issue's figures.
+SIZES = {"width 16, 16x16, batch 64": (16, 16, 64, 12), "width 64, 32x32, batch 32": (64, 32, 32, 4)}
+Context = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[object]]
+CONTEXTS: dict[str, Context] = {
+    "plain float32": lambda model, optimizer: contextlib.nullcontext(),
+    'simulate "native"': lambda model, optimizer: ns.simulate(model, "native"),
+    "simulate fp16": lambda model, optimizer: ns.simulate(model, "fp16"),
+    "simulate fp16, optimizer too": lambda model, optimizer: ns.simulate(model, "fp16", optimizer=optimizer),
+    "simulate fp16/stochastic": lambda model, optimizer: ns.simulate(model, "fp16/stochastic"),
+    "record(every=10), ten steps": lambda model, optimizer: record(model, every=10),
+}
+STEPS = {"record(every=10), ten steps": 10}
+PLAIN = "plain float32"
+
+
+class Step:
+    """A training step of a ResNet-18 of its own."""
+
+    def __init__(self, width: int, side: int, batch: int) -> None:
+        torch.manual_seed(0)
+        self.model = MODELS["resnet18"].build(Task(1, side, 10), width, "small")
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        self.x, self.y = torch.randn(batch, 1, side, side), torch.randint(0, 10, (batch,))
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        functional.cross_entropy(self.model(self.x), self.y).backward()
+        self.optimizer.step()
+
+
+def seconds(step: Step, context: Context, steps: int) -> float:
+    """Return the seconds per step inside a context, entering it not included."""
+    with context(step.model, step.optimizer):
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return (time.perf_counter() - start) / steps
+
+
+def compare(works: dict[str, tuple[Step, Context]], turns: int) -> dict[str, list[float]]:
+    """Return the seconds per step of each work, in turns, after one warm-up."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(turns + 1):
+        for name, (step, context) in works.items():
+            took = seconds(step, context, STEPS.get(name, 1))
+            if turn:
+                taken[name].append(took)
+    return taken
+
+
+def with_qtorch(step: Step) -> Step | None:
+    """Quantize input and gradient of every norm to fp16 by qtorch, the nearest its users come; None without it."""
+    try:
+        from qtorch import FloatingPoint
+        from qtorch.quant import Quantizer
+    except ImportError:
+        print("qtorch: left out")
+        return None
+    for module in list(step.model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                half = FloatingPoint(exp=5, man=10)
+                border = [Quantizer(half, half, "nearest", "nearest") for _ in range(2)]
+                setattr(module, name, nn.Sequential(border[0], child, border[1]))
+    return step
+
+
+def peak_bytes(step: Step, context: Context) -> int:
+    """Return by how much the resident memory rises above what it is between two steps (Linux)."""
+    with context(step.model, step.optimizer):
+        step()
+        step.optimizer.zero_grad()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        step()
+        return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def table(title: str, columns: dict[str, dict[str, list[float]]]) -> None:
+    """Print a Markdown table of ratios to the plain step."""
+    names = list(dict.fromkeys(name for taken in columns.values() for name in taken))
+    print(f"\n### {title}\n\n| step | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
+    for name in names:
+        cells = []
+        for taken in columns.values():
+            ratios = [a / b for a, b in zip(taken[name], taken[PLAIN], strict=True)]
+            ratio = f"{statistics.median(ratios):.2f}x ({min(taken[name]) / min(taken[PLAIN]):.2f}x)"
+            cells.append(f"{1e3 * statistics.median(taken[name]):.1f} ms" if name == PLAIN else ratio)
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=0, help="samples of each work (0: as many as usual)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"## A training step of ResNet-18, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    columns, memory = {}, []
+    for title, (width, side, batch, turns) in SIZES.items():
+        works = {name: (Step(width, side, batch), context) for name, context in CONTEXTS.items()}
+        peer = with_qtorch(Step(width, side, batch))
+        if peer is not None:
+            works["qtorch at the borders of the norms only"] = (peer, CONTEXTS[PLAIN])
+        columns[title] = compare(works, options.turns or turns)
+        peaks = {name: peak_bytes(Step(width, side, batch), CONTEXTS[name]) for name in (PLAIN, "simulate fp16")}
+        memory.append(f"- {title}: {peaks['simulate fp16'] / peaks[PLAIN]:.2f}x of {peaks[PLAIN] / 2**20:.0f} MB")
+    table("seconds per step", columns)
+    print("\n### peak memory of a step, simulate fp16\n\n" + "\n".join(memory))
+
+
+if __name__ == "__main__":
+    main()

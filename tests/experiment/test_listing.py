@@ -1,0 +1,37 @@
+"""Every catalogue is listed whole, by every name that the lookup of that catalogue accepts."""
+
+import pytest
+
+from normstab.errors import NormstabError
+from normstab.experiment.datasets import DATASETS
+from normstab.experiment.listing import LISTINGS, SCALES, listing
+from normstab.experiment.models import MODELS
+from normstab.experiment.scenario import load_scenario, scenario_paths
+from normstab.norms.catalogue import KINDS, NORMS
+from normstab.numerics.formats import FORMATS
+
+CATALOGUES = {"formats": FORMATS, "norms": NORMS, "models": MODELS, "datasets": DATASETS}
+
+
+@pytest.mark.parametrize("kind", CATALOGUES)
+def test_a_listing_names_every_row_of_its_catalogue(kind):
+    assert [row["name"] for row in listing(kind)] == list(CATALOGUES[kind])
+
+
+def test_every_kind_of_norm_says_what_its_scale_is():
+    assert set(SCALES) == set(KINDS)
+
+
+def test_an_unknown_catalogue_is_answered_with_the_nearest():
+    with pytest.raises(NormstabError, match="did you mean 'norms'"):
+        listing("normz")
+
+
+@pytest.mark.parametrize("kind", LISTINGS)
+def test_the_columns_of_a_listing_are_the_same_in_every_row(kind):
+    assert len({tuple(row) for row in listing(kind)}) == 1
+
+
+def test_every_shipped_scenario_is_listed_with_the_question_it_asks():
+    rows = {row["name"]: row["question"] for row in listing("scenarios")}
+    assert rows == {name: " ".join(load_scenario(name).question.split()) for name in scenario_paths()}

@@ -1,0 +1,54 @@
+"""Norm names: what parses, what does not, and what the message says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from normstab.errors import NormstabError
+from normstab.norms.catalogue import NORMS, NormSpec, parse_norm
+
+
+@pytest.mark.parametrize("name", [*NORMS, "top1", "top250", "lp1", "lp2.5", "lp0.5"])
+def test_the_name_of_a_parsed_norm_is_the_name_it_was_parsed_from(name: str) -> None:
+    spec = parse_norm(f" {name.upper()} ")
+    assert str(spec) == name
+    assert parse_norm(spec) is spec
+
+
+def test_an_unknown_norm_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(NormstabError, match=r"unknown norm 'linff'; did you mean 'linf'\? \(l2, l1, linf, topK"):
+        parse_norm("linff")
+
+
+@pytest.mark.parametrize("name", ["top0", "top-3", "lp0", "lp-1", "lp1000", "lpinf", "top", "lp", "", "l3"])
+def test_a_malformed_norm_raises_a_value_error_that_quotes_it(name: str) -> None:
+    with pytest.raises(ValueError, match=f"norm '{name}'"):
+        parse_norm(name)
+
+
+def test_a_norm_that_is_not_a_string_raises() -> None:
+    with pytest.raises(NormstabError, match="a norm is a string, not int"):
+        parse_norm(2)  # type: ignore[arg-type]
+
+
+def test_k_and_p_belong_to_their_kind_alone() -> None:
+    for wrong in ({"kind": "l2", "k": 3}, {"kind": "topk"}, {"kind": "lp"}, {"kind": "l1", "p": 2.0}):
+        with pytest.raises(NormstabError):
+            NormSpec(**wrong)  # type: ignore[arg-type]
+
+
+def test_constants_are_those_of_the_papers() -> None:
+    assert parse_norm("l1").constant(7) == pytest.approx(1.2533141373155, abs=1e-13)
+    for n, expected in {128: 0.4955, 1024: 0.4145, 8192: 0.3636, 65536: 0.3277}.items():
+        assert parse_norm("linf").constant(n) == pytest.approx(expected, abs=5e-5)
+        assert parse_norm("top10").constant(n) == parse_norm("linf").constant(n)
+    assert parse_norm("range").constant(1024) == 1 / math.sqrt(2 * math.log(1024))
+    assert [NORMS[name].constant(1) for name in ("linf", "range", "l2")] == [1.0, 1.0, 1.0]
+
+
+def test_more_members_than_values_raise() -> None:
+    parse_norm("top10").require_values(10)
+    with pytest.raises(NormstabError, match=r"top10.*only 9"):
+        parse_norm("top10").require_values(9)

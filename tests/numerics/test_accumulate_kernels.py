@@ -1,0 +1,206 @@
+"""The compiled sums, means and products against the torch reference: the same bits and the same counters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import normstab as ns
+from normstab.numerics import accumulate, matmul, means
+
+pytest.importorskip("numba")
+cpu_matmul = pytest.importorskip("normstab.numerics.kernels.cpu_matmul")
+cpu_sums = pytest.importorskip("normstab.numerics.kernels.cpu_sums")
+
+ORDERS = ("sequential", "pairwise", "blocked4", "blocked64", "lanes4", "lanes64")
+KAHAN = ("sequential+kahan", "blocked4+kahan")
+FUSED = ("sequential+fused", "blocked4+fused")
+FORMATS = (
+    "fp16",
+    "bf16",
+    "tf32",
+    "fp32",
+    "fp64",
+    "e4m3fn",
+    "e5m2",
+    "e4m3fnuz",
+    "e2m1",
+    "e6m9",
+    "e5m15",
+    "q7.8",
+    "q3.4:wrap",
+)
+MODES = (
+    "nearest",
+    "nearest-away",
+    "toward-zero",
+    "up",
+    "down",
+    "to-odd",
+    "stochastic",
+    "stochastic:5",
+    "stochastic:24",
+)
+
+
+def wild(*shape: int, seed: int = 0, share: float = 0.02) -> torch.Tensor:
+    """Numbers over many binades, and among them a share of any float32 bit patterns at all."""
+    generator = torch.Generator().manual_seed(seed)
+    bits = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32).view(torch.float32)
+    spread = torch.randint(-12, 9, shape, generator=generator).float()
+    usual = torch.randn(shape, generator=generator) * torch.exp2(spread)
+    return torch.where(torch.rand(shape, generator=generator) < share, bits, usual)
+
+
+def run(compute, precision: str, *, inexact: bool, histogram: bool = False):
+    """The bits of the result and all tallies."""
+    ledger = ns.Ledger(inexact=inexact, histogram=histogram)
+    result = compute(ns.Arithmetic(precision, ledger=ledger, key=ns.Key(seed=3)))
+    integer = torch.int32 if result.dtype == torch.float32 else torch.int64
+    return result.view(integer).tolist(), dict(ledger), {name: ledger.first(name) for name in ("overflow", "subnormal")}
+
+
+def assert_kernel_equals_reference(compute, precision: str, monkeypatch, **options) -> None:
+    found = run(compute, precision, **options)
+    for module in (accumulate, matmul, means):
+        monkeypatch.setattr(module, "kernels_for", lambda *_: None)
+    assert found == run(compute, precision, **options), precision
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("format", FORMATS)
+def test_sums_equal_the_reference_in_every_order(format, mode, monkeypatch):
+    for i, order in enumerate(ORDERS + (KAHAN if mode == "nearest" else ())):
+        share = (0.0, 0.02)[i % 2]
+        x = wild(2, 5, 37, seed=i, share=share)
+        for inexact in (True, False):
+            assert_kernel_equals_reference(
+                lambda ar, x=x: ar.sum(x, (0, 2)), f"fp32/{mode}/{format}:{order}", monkeypatch, inexact=inexact
+            )
+
+
+@pytest.mark.parametrize("mode", ["nearest", "down", "stochastic"])
+@pytest.mark.parametrize("format", ["fp16", "fp32", "fp64", "q7.8"])
+@pytest.mark.parametrize("order", ORDERS[:1] + ORDERS[1:2] + ORDERS[2:3] + ORDERS[4:5] + KAHAN + FUSED)
+def test_products_equal_the_reference(order, format, mode, monkeypatch):
+    if "kahan" in order and mode != "nearest":
+        pytest.skip("Kahan's sum is defined for nearest only")
+    a, b = wild(2, 3, 9), wild(9, 4, seed=1)
+    precision = f"fp16/{mode};matmul={format}:{order}"
+    assert_kernel_equals_reference(lambda ar: ar.matmul(a, b), precision, monkeypatch, inexact=True)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "up", "stochastic"])
+@pytest.mark.parametrize("format", ["fp16", "fp32", "fp64", "q7.8"])
+@pytest.mark.parametrize("mean", ["sum", "blockwise4", "welford"])
+def test_means_equal_the_reference(mean, format, mode, monkeypatch):
+    x = wild(3, 4, 7)
+    precision = f"fp32/{mode}/{format};mean={mean}"
+    assert_kernel_equals_reference(lambda ar: ar.mean(x, (0, 2)), precision, monkeypatch, inexact=False)
+
+
+def test_histograms_equal_the_reference(monkeypatch):
+    x = wild(3, 40)
+    precision = "fp32/nearest/fp16:pairwise"
+    assert_kernel_equals_reference(lambda ar: ar.sum(x, 1), precision, monkeypatch, inexact=True, histogram=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("order", ORDERS)
+def test_other_dtypes_equal_the_reference(order, dtype, monkeypatch):
+    x = wild(5, 70, share=0.0).to(dtype)
+    assert_kernel_equals_reference(lambda ar: ar.sum(x, 1), f"fp16/nearest/fp16:{order}", monkeypatch, inexact=True)
+
+
+def gathered(kind: str, shape: tuple[int, ...], format: str, seed: int) -> torch.Tensor:
+    """Addends that fit, that do not, that are subnormal in float32, positive, mostly zero, or now and then wild."""
+    x = wild(*shape, seed=seed, share=0.001 if kind == "wild" else 0.0)
+    generator = torch.Generator().manual_seed(seed)
+    match kind:
+        case "fits":
+            return ns.cast(x, format)
+        case "subnormal":
+            return x * 2.0**-135
+        case "positive":
+            return x.abs() + 1
+        case "sparse":
+            return x * (torch.rand(shape, generator=generator) < 0.2)
+    return x
+
+
+TILED = [
+    ((130, 70), (1,)),
+    ((70, 130), (0,)),
+    ((3, 65, 5, 7), (0, 2, 3)),
+    ((3, 64, 64), (0, 2)),
+    ((7, 256), (1,)),
+    ((2, 3, 512), (1, 2)),
+    ((1, 4096), (1,)),
+    ((6, 128), None),
+]
+
+
+@pytest.mark.parametrize("kind", ["fits", "raw", "subnormal", "positive", "sparse", "wild"])
+@pytest.mark.parametrize("format", ["fp32", "fp16", "bf16", "tf32", "e4m3fn", "e2m1"])
+def test_tiles_of_rows_equal_the_general_kernel(format, kind, monkeypatch):
+    """The fast kernel of nearest rounding against the scalar one, which the tests above hold to the reference."""
+    for i, order in enumerate(("sequential", "pairwise", "blocked7", "blocked64", "lanes4", "lanes64", "lanes100")):
+        shape, dims = TILED[(i + len(format) + len(kind)) % len(TILED)]
+        x = gathered(kind, shape, format, seed=i)
+        precision = f"fp32/nearest/{format}:{order}"
+        found = run(lambda ar, x=x, dims=dims: ar.sum(x, dims), precision, inexact=False)
+        bare = ns.Arithmetic(precision).sum(x, dims)
+        monkeypatch.setattr(cpu_sums, "_is_fast", lambda *_: False)
+        assert found == run(lambda ar, x=x, dims=dims: ar.sum(x, dims), precision, inexact=False), (order, shape)
+        assert torch.equal(bare.view(torch.int32), torch.tensor(found[0], dtype=torch.int32).view(bare.shape))
+        monkeypatch.undo()
+
+
+def test_flushed_subnormals_change_no_sum():
+    x = wild(70, 40, share=0.0) * 2.0**-140
+    results = []
+    for flushes in (False, True):
+        ledger = ns.Ledger()
+        assert torch.set_flush_denormal(flushes)
+        try:
+            total = ns.Arithmetic("fp32/nearest/fp32:sequential", ledger=ledger).sum(x, 1)
+        finally:
+            torch.set_flush_denormal(False)
+        results.append((total.view(torch.int32).tolist(), dict(ledger)))
+    assert results[0] == results[1]
+
+
+PRODUCTS = [
+    ((7, 33), (33, 70)),
+    ((2, 5, 64), (64, 130)),
+    ((2, 1, 4, 9), (3, 9, 8)),
+    ((70,), (70, 65)),
+    ((5, 128), (128,)),
+]
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**8, 2.0**-12])
+@pytest.mark.parametrize("format", ["fp32", "fp16", "bf16", "e4m3fn"])
+@pytest.mark.parametrize("order", ["sequential", "pairwise", "blocked7", "blocked64", "lanes3", "lanes64"])
+def test_products_by_columns_equal_the_general_kernel(order, format, scale, monkeypatch):
+    """The fast kernel of products against the scalar one; large and small scales overflow and underflow."""
+    for i, (shape_a, shape_b) in enumerate(PRODUCTS):
+        a, b = ns.cast(wild(*shape_a, seed=i, share=0.0), "fp16") * scale, ns.cast(wild(*shape_b, share=0.0), "fp16")
+        b = b.mT.contiguous().mT if i % 2 and b.dim() > 1 else b
+        precision = f"fp32;matmul={format}:{order}"
+        found = run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False)
+        bare = ns.Arithmetic(precision).matmul(a, b)
+        monkeypatch.setattr(cpu_matmul, "_is_fast", lambda *_: False)
+        assert found == run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False), (shape_a, shape_b)
+        assert bare.view(torch.int32).tolist() == found[0]
+        monkeypatch.undo()
+
+
+def test_products_of_narrow_operands_take_the_fast_kernel(monkeypatch):
+    taken = []
+    fast = cpu_matmul._fast
+    monkeypatch.setattr(cpu_matmul, "_fast", lambda *arguments: taken.append(True) or fast(*arguments))
+    a, b = ns.cast(torch.randn(5, 70), "fp16"), ns.cast(torch.randn(70, 70), "fp16")
+    ns.Arithmetic("fp16;matmul=fp16:sequential").matmul(a, b)
+    assert taken

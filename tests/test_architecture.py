@@ -1,0 +1,148 @@
+"""The rules of the house, read from the source: import direction, sizes, public names, who prints, what is where."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import normstab
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "normstab"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [path for path in SOURCES if path.name not in ("__init__.py", "__main__.py")]
+
+# Imports point down only: each part may use those after it. `testing` may use everything but `cli`.
+ORDER = ["cli", "report", "assess", "experiment", "simulation", "norms", "numerics", "errors"]
+LAYERS = {part: set(ORDER[index:]) for index, part in enumerate(ORDER)}
+LAYERS["cli"] |= {"testing"}
+LAYERS["testing"] = {"testing", *ORDER} - {"cli"}
+
+LONGEST_FILE = 320
+LONGEST_FUNCTION = 50
+TOP_LEVEL = {"normstab", "tests", "scenarios", "reports", ".ci", ".github"}
+PARTS = {"numerics", "norms", "simulation", "experiment", "assess", "report", "testing", "docs"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Return the parts that a module imports from; a public name of normstab stands for the part it is from."""
+    parts = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            parts |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("normstab.")}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno}: a relative import hides its direction"
+            if node.module == "normstab":
+                parts |= {normstab._MODULE_OF.get(alias.name, f".{alias.name}").split(".")[1] for alias in node.names}
+            elif node.module.startswith("normstab."):
+                parts.add(node.module.split(".")[1])
+    return parts - {"__version__"}
+
+
+def sort_key(name: str) -> tuple[int, str]:
+    """Constants, then classes, then the rest: the order of ruff's RUF022."""
+    return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2, name)
+
+
+def public_names(tree: ast.Module) -> list[str] | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return None
+
+
+def has_comment_above(lines: list[str], index: int) -> bool:
+    """Return whether a comment heads the block of lines, without a blank one, that ends at `index`."""
+    while index >= 0 and lines[index].strip():
+        if lines[index].startswith("#"):
+            return True
+        index -= 1
+    return False
+
+
+def undocumented(path: Path) -> list[str]:
+    """Return the public names of a module without a docstring, or, for a value, without a comment or text beside it."""
+    tree = tree_of(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    public, missing = set(public_names(tree) or ()), []
+    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            documented, names = ast.get_docstring(node) is not None, {node.name}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {element.id for target in targets for element in ast.walk(target) if isinstance(element, ast.Name)}
+            text_after = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            documented = text_after or "#" in lines[node.end_lineno - 1] or has_comment_above(lines, node.lineno - 2)
+        else:
+            continue
+        missing += [] if documented else sorted(names & public)
+    return missing
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_down_only(path):
+    part = part_of(path)
+    assert part in LAYERS, f"{name_of(path)} belongs to no part of the house"
+    assert imported_parts(path) <= LAYERS[part]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_and_functions_stay_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+    functions = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    long = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+    assert {name: lines for name, lines in long.items() if lines > LONGEST_FUNCTION} == {}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_public_names_are_listed_in_order_and_documented(path):
+    tree = tree_of(path)
+    assert ast.get_docstring(tree), "the module has no docstring"
+    names = public_names(tree)
+    assert names is not None, "the module has no __all__"
+    assert names == sorted(names, key=sort_key)
+    assert undocumented(path) == []
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if part_of(path) != "cli"], ids=name_of)
+def test_only_the_command_line_prints(path):
+    calls = {ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
+    assert calls.isdisjoint({"print", "sys.stdout.write", "sys.stderr.write", "rich.print"})
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_environment_variable_is_written_as_an_interface(path):
+    source = path.read_text(encoding="utf-8")
+    assert not re.search(r"os\.environ\[[^]]+\]\s*=[^=]|os\.putenv|setdefault\(.NORMSTAB", source)
+
+
+def test_the_house_has_its_rooms_and_no_others():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [Path(line) for line in listed.stdout.splitlines()]
+    assert {path.parts[0] for path in paths if len(path.parts) > 1} <= TOP_LEVEL
+    rooms = {path.parts[1] for path in paths if path.parts[0] == "normstab" and len(path.parts) > 2}
+    assert rooms <= PARTS
+
+
+def test_import_costs_neither_torch_nor_numba():
+    heavy = {"matplotlib", "numba", "numpy", "torch"}
+    code = f"import sys, normstab; dir(normstab); print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

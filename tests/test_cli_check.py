@@ -1,0 +1,35 @@
+"""`normstab check` on a user's own factory: the answer on stdout, the verdict as the exit code."""
+
+import json
+
+import pytest
+
+from normstab.__main__ import main
+
+FACTORY = """\
+import torch
+
+def overflows():
+    return torch.nn.Sequential(torch.nn.Linear(4, 4), Square())
+
+def survives():
+    return torch.nn.Linear(4, 4)
+
+class Square(torch.nn.Module):
+    def forward(self, x):
+        return (1000 * x) * (1000 * x)
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("survives", 0), ("overflows", 1)])
+def test_check_answers_for_a_users_factory(tmp_path, monkeypatch, capsys, name, code):
+    (tmp_path / "factories.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["check", f"factories:{name}", "--input", "2x4", "--precision", "fp16", "--json"]) == code
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["passed"] == (code == 0)
+
+
+def test_check_of_an_unknown_factory_is_bad_input(capsys):
+    assert main(["check", "json:lods", "--input", "2x4"]) == 2
+    assert "did you mean 'load" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""assert_stable: what passes, what fails, and whom the failure blames."""
+
+import pytest
+import torch
+from torch import nn
+
+import normstab as ns
+from normstab.testing.assertions import assert_stable, check_stable
+from normstab.testing.tolerances import derive_tolerance, unit_roundoff
+
+
+class RMSNorm(nn.Module):
+    """As transformers write it: x^2 in the compute format."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), RMSNorm(32), nn.Tanh(), nn.Linear(32, 4))
+
+
+X = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32", "e6m9", "bf16/stochastic"])
+def test_a_sound_network_is_stable_within_the_derived_tolerance(network, precision):
+    assert_stable(network, X, precision=precision)
+
+
+def test_an_overflowing_square_is_blamed_at_its_site(network):
+    with pytest.raises(AssertionError) as failure:
+        assert_stable(network, X * 5000, precision="fp16")
+    text = str(failure.value)
+    assert "Tensor-likes are not close!" in text and "Made at: 1.pow[forward] overflowed first" in text
+    for part in (
+        "Greatest absolute difference",
+        "at index",
+        "ulps",
+        "0x",
+        "neighbours in fp16",
+        "Precision: fp16/nearest",
+    ):
+        assert part in text
+
+
+def test_the_operation_that_lost_most_is_named_when_nothing_overflowed():
+    class Cancelling(nn.Module):
+        def forward(self, x):
+            return (x + 1000.0) - 1000.0
+
+    found = check_stable(Cancelling(), X, precision="fp16", grad=False)
+    assert not found.passed
+    assert found.culprit.startswith("Made at: add[forward], by rounding; seen at sub[forward]")
+
+
+def test_the_given_tolerance_is_the_one_that_judges(network):
+    assert check_stable(network, X, precision="fp16", rtol=1.0, atol=1.0).passed
+    assert not check_stable(network, X, precision="fp16", rtol=0.0, atol=0.0).passed
+    with pytest.raises(ns.NormstabError, match="go together"):
+        assert_stable(network, X, rtol=0.1)
+
+
+def test_the_module_is_left_as_it_was(network):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    check_stable(network, X, precision="bf16")
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_arguments_may_be_a_tuple_or_a_mapping():
+    class Two(nn.Module):
+        def forward(self, a, b):
+            return {"sum": a + b, "product": a * b}
+
+    for x in ((X, X), {"a": X, "b": X}):
+        found = check_stable(Two(), x, precision="fp16")
+        assert found.passed and {d.name for d in found.differences} >= {"output 0", "output 1", "gradient of input 1"}
+
+
+def test_msg_replaces_the_text(network):
+    with pytest.raises(AssertionError, match=r"^mine$"):
+        assert_stable(network, X, precision="e5m2", rtol=0.0, atol=0.0, msg="mine")
+
+
+def test_native_is_refused_and_so_is_a_module_without_a_floating_output():
+    class Index(nn.Module):
+        def forward(self, x):
+            return x.argmax()
+
+    with pytest.raises(ns.NormstabError, match="native"):
+        check_stable(nn.Identity(), X, precision="native")
+    with pytest.raises(ns.NormstabError, match="no floating-point tensor"):
+        check_stable(Index(), X, grad=False)
+
+
+def test_the_tolerance_grows_with_the_root_of_the_roundings():
+    fp16 = ns.Precision.parse("fp16")
+    few = derive_tolerance(fp16, roundings=4, elements=100, scale=1.0)
+    many = derive_tolerance(fp16, roundings=16, elements=100, scale=1.0)
+    assert many.rtol == pytest.approx(2 * few.rtol, rel=0.05)  # expm1 is linear for small arguments
+    assert unit_roundoff(fp16.format()) == 2.0**-11
+    directed = derive_tolerance(ns.Precision.parse("fp16/up"), roundings=4, elements=100, scale=1.0)
+    assert directed.rtol > few.rtol

@@ -1,0 +1,79 @@
+"""The pytest plugin: fixture, marker, options, JUnit properties, summary, report, xdist."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+SUITE = """
+    import pytest, torch
+    from torch import nn
+
+    X = torch.linspace(-2, 2, 32).reshape(4, 8)
+
+    class Square(nn.Module):
+        def forward(self, x):
+            return x * x
+
+    def test_sound(stability):
+        stability.assert_stable(nn.Tanh(), X)
+
+    @pytest.mark.normstab(precision="fp16")
+    def test_overflow(stability):
+        stability.assert_stable(Square(), X * 1000)
+"""
+
+
+@pytest.fixture
+def suite(pytester):
+    pytester.makepyfile(SUITE)
+    return lambda *arguments: pytester.runpytest_subprocess(*arguments)
+
+
+def test_a_failure_names_the_site_and_the_summary_lists_both(suite):
+    result = suite("--normstab-precision", "bf16")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*mul[[]forward] overflowed first*", "*normstab: stability*", "stable*bf16*test_sound*"]
+    )
+    result.stdout.fnmatch_lines(["NOT STABLE*fp16*test_overflow*"])
+
+
+def test_results_are_junit_properties_and_a_report(suite, pytester):
+    suite("--junitxml=out.xml", "--normstab-report=found", "-q")
+    assert 'property name="normstab"' in (pytester.path / "out.xml").read_text()
+    rows = json.loads((pytester.path / "found" / "stability.json").read_text())
+    assert [row["passed"] for row in rows] == [False, True]
+    assert "**not stable**" in (pytester.path / "found" / "stability.md").read_text()
+
+
+def test_ini_keys_set_the_defaults(suite, pytester):
+    pytester.makeini("[pytest]\nnormstab_precision = e5m2\nnormstab_report = from_ini")
+    suite("-k", "sound").assert_outcomes(passed=1)
+    rows = json.loads((pytester.path / "from_ini" / "stability.json").read_text())
+    assert rows[0]["precision"].startswith("e5m2/")
+
+
+def test_it_works_under_xdist(suite, pytester):
+    pytest.importorskip("xdist")
+    result = suite("-n", "2", "--normstab-report=found")
+    result.assert_outcomes(passed=1, failed=1)
+    assert len(json.loads((pytester.path / "found" / "stability.json").read_text())) == 2
+
+
+def test_an_unknown_setting_of_the_marker_is_an_error(pytester):
+    pytester.makepyfile("""
+        import pytest
+        @pytest.mark.normstab(precison="fp16")
+        def test_x(stability): pass
+    """)
+    result = pytester.runpytest_subprocess()
+    result.stdout.fnmatch_lines(["*takes keywords precision, against*"])
+
+
+def test_loading_the_plugin_imports_no_torch():
+    code = "import sys, normstab.testing.plugin; sys.exit('torch' in sys.modules or 'numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
