@@ -106,11 +106,19 @@ def interrupts_held() -> Iterator[None]:
     """Hold a Ctrl-C back until the block ends, so that nothing in it is left half done."""
     # Python's resource tracker unblocks the signal when it starts, which the first worker would make it do.
     resource_tracker.ensure_running()
+    came: list[int] = []
+    # Children inherit the mask. It is this thread's only: one that reaches another thread gets a handler that waits.
+    is_main = threading.current_thread() is threading.main_thread()
+    before_handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number)) if is_main else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if before_handler is not None:
+            signal.signal(signal.SIGINT, before_handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def death_of(worker: Worker) -> str:

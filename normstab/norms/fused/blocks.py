@@ -34,14 +34,17 @@ __all__ = [
     "ADD",
     "CAST",
     "DIV",
+    "EVERY",
     "MUL",
     "SUB",
     "add_block",
     "cast_block",
     "div_block",
-    "lane_sum",
+    "exact",
     "mul_block",
+    "set_marks",
     "sub_block",
+    "widened",
 ]
 
 u32, f32 = np.uint32, np.float32
@@ -298,83 +301,3 @@ def div_block(a, b, y, n, table, marks, context):  # pragma: no cover - compiled
             top, bottom = max(top, INF32 if is_lost else m), min(bottom, u32(m - U1))
             z[i] = as_float32(rounded(c, INTEGER, rule))
     tally(DIV, a, b, n, top, bottom, 1, table, marks, context)
-
-
-@outside
-def lane_sum(lanes, before, x, mask, n, first, width, slack, marks, context):  # pragma: no cover - compiled
-    """Add x[:n], addends number first .. of a sum, to the float32 lanes; `mask` keeps all bits or the magnitude's.
-
-    Addend p goes to lane p % width; `first` is a multiple of the width, and the first addend of a lane is stored,
-    not added. `before` is room for the lanes as they were; `slack` is 0 where every sum is exact, else 1.
-    """
-    lane, v = view(lanes, width, f32), view(x, n, u32)
-    start = min(width, n) if first == 0 else 0
-    for j in range(start):
-        lane[j] = as_float32(u32(v[j] & mask))
-    if start >= n:
-        return
-    kept = view(before, width, f32)
-    kept[:] = lane
-    top, bottom = U0, EVERY
-    rest = start
-    while rest + width <= n:
-        row = view(x + 4 * rest, width, u32)
-        for j in range(width):
-            s = np.float32(lane[j] + as_float32(u32(row[j] & mask)))
-            lane[j] = s
-            m = u32(as_uint32(s) & MAGNITUDE32)
-            top, bottom = max(top, m), min(bottom, u32(m - U1))
-        rest += width
-    for j in range(n - rest):
-        s = np.float32(lane[j] + as_float32(u32(v[rest + j] & mask)))
-        lane[j] = s
-        m = u32(as_uint32(s) & MAGNITUDE32)
-        top, bottom = max(top, m), min(bottom, u32(m - U1))
-    numbers, seen = view(context, CONTEXT, np.int64), view(marks, 2, u32)
-    if numbers[COUNTS] == 0 and top < INF32:
-        return
-    is_record = top > seen[0] or (bottom != EVERY and u32(bottom + U1) < seen[1])
-    if not is_record and slack and u32(bottom + U1) == seen[1]:
-        is_record = sum_lies_below(before, x, mask, n, start, width, seen[1])
-    if is_record or top >= INF32 or bottom < MIN_NORMAL:
-        recount_sum(lanes, before, x, mask, n, start, width, context)
-        set_marks(marks, context)
-    else:
-        numbers[SCRATCH_AT + COUNT] += n - start
-
-
-MIN_NORMAL = u32((1 << 23) - 1)
-
-
-@outside
-def sum_lies_below(before, x, mask, n, start, width, least):  # pragma: no cover - compiled
-    """Return whether a sum that is `least` in float32 lies below it: the error has the other sign. See lane_sum."""
-    lane = np.empty(width, f32)
-    lane[:] = view(before, width, f32)
-    found = False
-    for base in range(start, n, width):
-        m = min(width, n - base)
-        row = view(x + 4 * base, m, u32)
-        for j in range(m):
-            p, q = lane[j], as_float32(u32(row[j] & mask))
-            s = np.float32(p + q)
-            q_seen = np.float32(s - p)
-            error = np.float32(np.float32(p - np.float32(s - q_seen)) + np.float32(q - q_seen))
-            is_least = u32(as_uint32(s) & MAGNITUDE32) == least
-            found |= is_least & (error != np.float32(0.0)) & ((error < np.float32(0.0)) != (s < np.float32(0.0)))
-            lane[j] = s
-    return found
-
-
-@outside
-def recount_sum(lanes, before, x, mask, n, start, width, context):  # pragma: no cover - compiled
-    """Add once more from the lanes as they were, each addition in float64, rounded to float32 and counted."""
-    lane, v, numbers = view(lanes, width, f32), view(x, n, u32), view(context, CONTEXT, np.int64)
-    lane[:] = view(before, width, f32)
-    rule, scratch = rule64(numbers), numbers[SCRATCH_AT:]
-    for i in range(start, n):
-        j = i % width
-        p, q = widened(lane[j]), widened(as_float32(u32(v[i] & mask)))
-        has_nan, has_inf = p != p or q != q, abs(p) == np.inf or abs(q) == np.inf
-        s = round_counted64(scratch, as_int64(exact(ADD, p, q)), 0, has_nan, has_inf, False, rule)
-        lane[j] = np.float32(as_float64(s))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.norms.fused.blocks import ADD, lane_sum
+from normstab.norms.fused.blocks import ADD
 from normstab.norms.fused.environment import SLOTS, context_at, field, floats, index_of, integers, mark_at, slot
+from normstab.norms.fused.lane_sums import lane_sum
 from normstab.norms.fused.plan_of_layer import FIELDS
 from normstab.norms.fused.scalars import cast_scalar
 from normstab.norms.fused.wide import draw_block, narrowed, round_values

@@ -7,6 +7,7 @@ float operation is the IEEE one, and none is contracted into another.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 
 import numba
 from numba.core import cgutils, types
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic
 
@@ -70,7 +71,8 @@ class SourceCache(FunctionCache):
 
     def __init__(self, py_func: Callable[..., Any]) -> None:
         super().__init__(py_func)
-        self._cache_file._source_stamp = (self._cache_file._source_stamp, _digest_of_sources(py_func))
+        stamp = (numba.__version__, self._impl.locator.get_source_stamp(), _digest_of_sources(py_func))
+        self._cache_file = _FilePerKey(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the cached code for the signature, or None."""
@@ -85,6 +87,40 @@ class SourceCache(FunctionCache):
             super().save_overload(sig, data)
         except OSError:
             self.disable()
+
+
+class _FilePerKey(IndexDataCacheFile):  # type: ignore[misc]
+    """Compiled code in one file per signature, processor and source, whose name says which.
+
+    Numba's own index numbers the files: two processes that write at once can take the same number, and the
+    index of one then leads to the code of the other.
+    """
+
+    def __init__(self, path: str, base: str, stamp: object) -> None:
+        super().__init__(path, base, stamp)
+        self._base, self._of_source = base, f"{base}.{_short_digest(stamp)}"
+
+    def save(self, key: object, data: Any) -> None:
+        """Write the code for `key`, and delete what older sources left."""
+        self._save_data(self._name_of(key), data)
+        for file in Path(self._cache_path).glob(f"{glob.escape(self._base)}.*.nbc"):
+            if not file.name.startswith(self._of_source):
+                file.unlink(missing_ok=True)
+
+    def load(self, key: object) -> Any:
+        """Return the code for `key`, or None."""
+        try:
+            return self._load_data(self._name_of(key))
+        except FileNotFoundError:
+            return None
+
+    def _name_of(self, key: object) -> str:
+        return f"{self._of_source}.{_short_digest(key)}.nbc"
+
+
+def _short_digest(value: object) -> str:
+    """Return 16 hexadecimal digits of the hash of what `value` prints as."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def _digest_of_sources(py_func: Callable[..., Any]) -> str:

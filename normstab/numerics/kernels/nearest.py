@@ -9,13 +9,24 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
-import llvmlite.binding
 import numpy as np
+from numba.core import codegen, config
 from numpy.typing import NDArray
 
 from normstab.numerics.formats import AnyFormat, Format, parse_format
 
-__all__ = ["HALF", "LEAST_NORMAL", "LIFT", "LOW", "MAGIC", "PLAIN", "SPECIAL", "STYLE", "spec_table"]
+__all__ = [
+    "HALF",
+    "LEAST_NORMAL",
+    "LIFT",
+    "LOW",
+    "MAGIC",
+    "PLAIN",
+    "SPECIAL",
+    "STYLE",
+    "converts_to_half",
+    "spec_table",
+]
 
 # How a float32 result is rounded: not at all (fp32), by the processor's own conversion to half (fp16, where it
 # has one), or by adding and subtracting 1.5 2^(e + 24 - p), whose quantum is that of the format at exponent e.
@@ -40,7 +51,7 @@ def spec_table(format: AnyFormat) -> NDArray[np.int64] | None:
     quantum = 2.0 ** (np.floor(np.log2(format.max)) - p + 1)
     is_even = (format.max / quantum) % 2 == 0  # a tie above an even maximum is no overflow
     special = min(_bits(format.max + quantum / 2) + int(is_even), _bits(2.0 ** (126 - (24 - p))))
-    style = HALF if format == parse_format("fp16") and _converts_to_half() else MAGIC
+    style = HALF if format == parse_format("fp16") and converts_to_half() else MAGIC
     low, lift = (format.emin + 127) << 23, (24 - p) << 23
     return np.array([style, low, lift, special, _bits(format.min_normal)], np.int64)
 
@@ -53,6 +64,8 @@ def _bits(value: float) -> int:
 
 
 @lru_cache(maxsize=1)
-def _converts_to_half() -> bool:
-    """Whether the processor converts float32 to half and back in hardware."""
-    return bool(dict(llvmlite.binding.get_host_cpu_features()).get("f16c", False))
+def converts_to_half() -> bool:
+    """Whether kernels are compiled for a processor that converts float32 to half and back in hardware."""
+    chosen = config.CPU_FEATURES  # type: ignore[attr-defined]
+    features = codegen.get_host_cpu_features() if chosen is None else chosen
+    return "+f16c" in features.split(",")

@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from normstab.numerics.kernels.nearest import HALF, LEAST_NORMAL, LIFT, LOW, MAGIC, PLAIN, SPECIAL
+from normstab.numerics.kernels.nearest import HALF, LEAST_NORMAL, LIFT, LOW, MAGIC, PLAIN, SPECIAL, converts_to_half
 
 __all__ = ["F32", "I32", "I64", "LANES", "SEEN", "VF", "VI", "WIDTH", "Code", "Held", "repeated", "scaled", "splat"]
 
@@ -87,7 +87,7 @@ class Code:
         b = self.b
         if style == PLAIN:
             return s
-        if style == HALF:
+        if style == HALF and converts_to_half():  # else never run, and without an instruction it would not link
             return b.fpext(b.fptrunc(s, VH), VF)
         x = self.bits(s)
         c = b.bitcast(b.add(self.greater(b.and_(x, splat(INFINITY)), self.low), self.lift), VF)

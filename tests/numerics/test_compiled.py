@@ -1,0 +1,48 @@
+"""The cache of compiled kernels, and kernels compiled for another processor than this one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from normstab.numerics.kernels.compiled import _FilePerKey
+
+ON_A_PLAIN_PROCESSOR = """
+import torch
+import normstab as ns
+
+x = ns.cast(torch.randn(70, 130, generator=torch.Generator().manual_seed(0)) * 300, "fp16")
+arithmetic = ns.Arithmetic("fp16/nearest/fp16:blocked4")
+print(arithmetic.sum(x, 1).double().sum().item(), arithmetic.matmul(x.T, x).double().sum().item())
+"""
+
+
+def test_two_processes_that_write_at_once_do_not_mix_their_code(tmp_path):
+    one, other = (_FilePerKey(str(tmp_path), "module.function-1.py311", "the same source") for _ in range(2))
+    assert one.load("float32") is None and other.load("float64") is None
+    one.save("float32", b"code for float32")
+    other.save("float64", b"code for float64")  # numba's index would give it the first file
+    for cache in (one, other):
+        assert cache.load("float32") == b"code for float32"
+        assert cache.load("float64") == b"code for float64"
+
+
+def test_a_changed_source_is_compiled_again_and_its_old_code_deleted(tmp_path):
+    old, new = (_FilePerKey(str(tmp_path), "module.function-1.py311", source) for source in ("old", "new"))
+    neighbour = _FilePerKey(str(tmp_path), "module.function_too-9.py311", "old")
+    old.save("float32", b"old code")
+    neighbour.save("float32", b"code of another function")
+    assert new.load("float32") is None
+    new.save("float64", b"new code")
+    assert old.load("float32") is None
+    assert new.load("float64") == b"new code" and neighbour.load("float32") == b"code of another function"
+
+
+def test_a_processor_without_half_conversion_gives_the_same_bits(tmp_path):
+    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", ON_A_PLAIN_PROCESSOR]
+    there = subprocess.run(command, capture_output=True, text=True, env=os.environ | plain)
+    assert there.returncode == 0, there.stderr[-2000:]
+    here = subprocess.run(command, capture_output=True, text=True)
+    assert there.stdout == here.stdout != ""
