@@ -1,9 +1,8 @@
 """One rounded operation on a block of float32 values that lies in the first-level cache: the parts of the kernels.
 
 Nearest-even only, operands of p <= 11, where float32 computes and one more rounding is the only rounding
-(numerics.md section 3). Counting has three tiers: a block whose extremes show that nothing happened costs a
-maximum and a minimum; one with small or large results is counted in lanes; one with infinities, NaN or a
-record magnitude is recounted exactly, one element after another.
+(Figueroa 1995). Results are counted in lanes as they are rounded; a block with infinities, NaN or a record
+magnitude is recounted exactly, one element after another.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -50,7 +49,7 @@ __all__ = [
 u32, f32 = np.uint32, np.float32
 # Codes of the operations.
 CAST, ADD, SUB, MUL, DIV = 0, 1, 2, 3, 4
-EVERY = ~U0
+EVERY, ZERO = ~U0, np.float32(0.0)
 
 
 @device
@@ -92,52 +91,6 @@ def recount(kind, a, b, n, context):  # pragma: no cover - compiled
 
 
 @outside
-def count_small(kind, a, b, n, table, context):  # pragma: no cover - compiled
-    """Count n operations whose results are finite and neither the largest nor the smallest so far.
-
-    First the results, then their rounding: loops without a choice in them are done in vector registers.
-    """
-    p, q, rule = view(a, n, f32), view(b, n, f32), rule32(view(table, PLANNED, np.int64))
-    c = np.empty(n, f32)
-    if kind == ADD:
-        for i in range(n):
-            c[i] = np.float32(p[i] + q[i])
-    elif kind == SUB:
-        for i in range(n):
-            c[i] = np.float32(p[i] - q[i])
-    elif kind == MUL:
-        for i in range(n):
-            c[i] = np.float32(p[i] * q[i])
-    elif kind == DIV:
-        for i in range(n):
-            c[i] = np.float32(p[i] / q[i])
-    else:
-        c[:] = p
-    over, zeros, zeros_in, small = tallied(c, n, MAGIC, rule) if rule.style == MAGIC else tallied(c, n, INTEGER, rule)
-    scratch = view(context + 8 * SCRATCH_AT, SCRATCH, np.int64)
-    scratch[COUNT] += n
-    scratch[OVERFLOW] += over
-    scratch[SATURATED] += over * rule.saturates
-    scratch[NAN_PRODUCED] += over if rule.over_positive > INF32 else U0
-    scratch[UNDERFLOW] += zeros - zeros_in
-    scratch[SUBNORMAL] += small - zeros
-
-
-@device
-def tallied(c, n, style, rule):
-    """Return how many of n finite numbers overflow, become zero, are zero, and become less than normal."""
-    over, zeros, zeros_in, small = U0, U0, U0, U0
-    for i in range(n):
-        m = u32(as_uint32(c[i]) & MAGNITUDE32)
-        r = nearest_magnitude32(m, style, rule)
-        over = u32(over + u32(r > rule.limit_positive))
-        zeros = u32(zeros + u32(r == U0))
-        zeros_in = u32(zeros_in + u32(m == U0))
-        small = u32(small + u32(r < rule.least_normal))
-    return over, zeros, zeros_in, small
-
-
-@outside
 def lies_below(kind, a, b, n, least):  # pragma: no cover - compiled
     """Return whether an exact nonzero result lies below `least`, though in float32 none does."""
     p, q, bound = view(a, n, f32), view(b, n, f32), np.float64(least)
@@ -158,24 +111,29 @@ def lies_below(kind, a, b, n, least):  # pragma: no cover - compiled
 
 
 @outside
-def tally(kind, a, b, n, top, bottom, slack, table, marks, context):  # pragma: no cover - compiled
-    """Count n operations, given the largest magnitude and the smallest nonzero one less an ulp, in float32.
+def tally(kind, a, b, n, noted, slack, table, marks, context):  # pragma: no cover - compiled
+    """Count n operations, given what their block noted of them.
 
     `marks` are the largest and smallest magnitude so far; `slack` is 1 where a result may lie below its float32.
     """
-    if view(context, CONTEXT, np.int64)[COUNTS] == 0:
+    numbers = view(context, CONTEXT, np.int64)
+    if numbers[COUNTS] == 0:
         return
-    seen, plan = view(marks, 2, u32), view(table, PLANNED, np.int64)
+    seen, plan, scratch = view(marks, 2, u32), view(table, PLANNED, np.int64), numbers[SCRATCH_AT:]
+    over, under, small, top, bottom = noted
     is_record = top > seen[0] or (bottom != EVERY and u32(bottom + U1) < seen[1])
     if not is_record and slack and u32(bottom + U1) == seen[1]:
         is_record = lies_below(kind, a, b, n, as_float32(seen[1]))
     if is_record or top >= INF32:
         recount(kind, a, b, n, context)
         set_marks(marks, context)
-    elif top > u32(plan[LIMIT]) or bottom < u32(plan[LEAST_NORMAL] - 1):
-        count_small(kind, a, b, n, table, context)
-    else:
-        view(context, CONTEXT, np.int64)[SCRATCH_AT + COUNT] += n
+        return
+    scratch[COUNT] += n
+    scratch[OVERFLOW] += over
+    scratch[SATURATED] += over * plan[SATURATES]
+    scratch[NAN_PRODUCED] += over if plan[OVER_POSITIVE] > INFINITY else 0
+    scratch[UNDERFLOW] += under
+    scratch[SUBNORMAL] += small
 
 
 @outside
@@ -187,117 +145,89 @@ def set_marks(marks, context):  # pragma: no cover - compiled
 
 
 PLANNED = len(PLAN)
-LIMIT, LEAST_NORMAL = PLAN.index("limit_positive"), PLAN.index("least_normal")
-HIGHEST = (2047 << 52) - 1
+SATURATES, OVER_POSITIVE = PLAN.index("saturates"), PLAN.index("over_positive")
+HIGHEST, INFINITY = (2047 << 52) - 1, int(INF32)
 
 
 @device
-def rounded(c, style, rule):
-    """Return the bits of cast(c) of a float32."""
-    bits = as_uint32(c)
-    m = u32(bits & MAGNITUDE32)
-    return nearest_finish32(nearest_magnitude32(m, style, rule), m, u32(bits & SIGN32), rule)
+def computed(kind, p, q):
+    """Return the float32 result of an operation."""
+    if kind == ADD:
+        return np.float32(p + q)
+    if kind == SUB:
+        return np.float32(p - q)
+    if kind == MUL:
+        return np.float32(p * q)
+    if kind == DIV:
+        return np.float32(p / q)
+    return p
+
+
+@device
+def rounded(kind, p, q, z, n, style, rule):
+    """Set z to the rounded results of an operation, and return what is to be noted of the unrounded ones.
+
+    How many overflow, become zero, become subnormal; the largest magnitude, and the smallest less 1 (a zero counts
+    as the greatest). A product or quotient that is zero in float32 alone is noted as an infinity: see `recount`.
+    """
+    over, under, small, top, bottom = U0, U0, U0, U0, EVERY
+    for i in range(n):
+        c = computed(kind, p[i], q[i])
+        bits = as_uint32(c)
+        m = u32(bits & MAGNITUDE32)
+        r = nearest_magnitude32(m, style, rule)
+        z[i] = as_float32(nearest_finish32(r, m, u32(bits & SIGN32), rule))
+        over = u32(over + u32(r > rule.limit_positive))
+        under = u32(under + u32((r == U0) & (m != U0)))
+        small = u32(small + u32(u32(r - U1) < u32(rule.least_normal - U1)))
+        if style == INTEGER and kind == MUL:
+            is_lost = (m == U0) & (p[i] != ZERO) & (q[i] != ZERO)
+            top = max(top, INF32 if is_lost else m)
+        elif style == INTEGER and kind == DIV:
+            is_lost = (m == U0) & (p[i] != ZERO)
+            top = max(top, INF32 if is_lost else m)
+        else:
+            top = max(top, m)
+        bottom = min(bottom, u32(m - U1))
+    return over, under, small, top, bottom
+
+
+@device
+def block(kind, a, b, y, n, table, marks, context):
+    """Set y to the rounded and counted results of an operation known when compiled."""
+    p, q, z = view(a, n, f32), view(b, n, f32), view(y, n, f32)
+    rule = rule32(view(table, PLANNED, np.int64))
+    is_magic = rule.style == MAGIC
+    noted = rounded(kind, p, q, z, n, MAGIC, rule) if is_magic else rounded(kind, p, q, z, n, INTEGER, rule)
+    slack = 0 if kind == CAST or (kind == MUL and rule.style == MAGIC) else 1
+    tally(kind, a, b, n, noted, slack, table, marks, context)
 
 
 @outside
 def cast_block(a, y, n, table, marks, context):  # pragma: no cover - compiled
     """Set y = cast(a); `y` may be `a` where nothing is counted."""
-    p, z, rule = view(a, n, f32), view(y, n, f32), rule32(view(table, PLANNED, np.int64))
-    top, bottom = U0, EVERY
-    if rule.style == MAGIC:
-        for i in range(n):
-            m = u32(as_uint32(p[i]) & MAGNITUDE32)
-            top, bottom = max(top, m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(p[i], MAGIC, rule))
-    else:
-        for i in range(n):
-            m = u32(as_uint32(p[i]) & MAGNITUDE32)
-            top, bottom = max(top, m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(p[i], INTEGER, rule))
-    tally(CAST, a, a, n, top, bottom, 0, table, marks, context)
+    block(CAST, a, a, y, n, table, marks, context)
 
 
 @outside
 def add_block(a, b, y, n, table, marks, context):  # pragma: no cover - compiled
     """Set y = a + b."""
-    p, q, z = view(a, n, f32), view(b, n, f32), view(y, n, f32)
-    rule = rule32(view(table, PLANNED, np.int64))
-    top, bottom = U0, EVERY
-    if rule.style == MAGIC:
-        for i in range(n):
-            c = np.float32(p[i] + q[i])
-            m = u32(as_uint32(c) & MAGNITUDE32)
-            top, bottom = max(top, m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(c, MAGIC, rule))
-    else:
-        for i in range(n):
-            c = np.float32(p[i] + q[i])
-            m = u32(as_uint32(c) & MAGNITUDE32)
-            top, bottom = max(top, m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(c, INTEGER, rule))
-    tally(ADD, a, b, n, top, bottom, 1, table, marks, context)
+    block(ADD, a, b, y, n, table, marks, context)
 
 
 @outside
 def sub_block(a, b, y, n, table, marks, context):  # pragma: no cover - compiled
     """Set y = a - b."""
-    p, q, z = view(a, n, f32), view(b, n, f32), view(y, n, f32)
-    rule = rule32(view(table, PLANNED, np.int64))
-    top, bottom = U0, EVERY
-    if rule.style == MAGIC:
-        for i in range(n):
-            c = np.float32(p[i] - q[i])
-            m = u32(as_uint32(c) & MAGNITUDE32)
-            top, bottom = max(top, m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(c, MAGIC, rule))
-    else:
-        for i in range(n):
-            c = np.float32(p[i] - q[i])
-            m = u32(as_uint32(c) & MAGNITUDE32)
-            top, bottom = max(top, m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(c, INTEGER, rule))
-    tally(SUB, a, b, n, top, bottom, 1, table, marks, context)
+    block(SUB, a, b, y, n, table, marks, context)
 
 
 @outside
 def mul_block(a, b, y, n, table, marks, context):  # pragma: no cover - compiled
     """Set y = a b. A float32 product of nonzero bfloat16 numbers may be zero: such a block is recounted."""
-    p, q, z = view(a, n, f32), view(b, n, f32), view(y, n, f32)
-    rule = rule32(view(table, PLANNED, np.int64))
-    top, bottom = U0, EVERY
-    if rule.style == MAGIC:
-        for i in range(n):
-            c = np.float32(p[i] * q[i])
-            m = u32(as_uint32(c) & MAGNITUDE32)
-            top, bottom = max(top, m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(c, MAGIC, rule))
-    else:
-        for i in range(n):
-            c = np.float32(p[i] * q[i])
-            m = u32(as_uint32(c) & MAGNITUDE32)
-            is_lost = (m == U0) & (p[i] != np.float32(0.0)) & (q[i] != np.float32(0.0))
-            top, bottom = max(top, INF32 if is_lost else m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(c, INTEGER, rule))
-    tally(MUL, a, b, n, top, bottom, 0 if rule.style == MAGIC else 1, table, marks, context)
+    block(MUL, a, b, y, n, table, marks, context)
 
 
 @outside
 def div_block(a, b, y, n, table, marks, context):  # pragma: no cover - compiled
     """Set y = a / b; as for products, a lost quotient has its block recounted."""
-    p, q, z = view(a, n, f32), view(b, n, f32), view(y, n, f32)
-    rule = rule32(view(table, PLANNED, np.int64))
-    top, bottom = U0, EVERY
-    if rule.style == MAGIC:
-        for i in range(n):
-            c = np.float32(p[i] / q[i])
-            m = u32(as_uint32(c) & MAGNITUDE32)
-            top, bottom = max(top, m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(c, MAGIC, rule))
-    else:
-        for i in range(n):
-            c = np.float32(p[i] / q[i])
-            m = u32(as_uint32(c) & MAGNITUDE32)
-            is_lost = (m == U0) & (p[i] != np.float32(0.0))
-            top, bottom = max(top, INF32 if is_lost else m), min(bottom, u32(m - U1))
-            z[i] = as_float32(rounded(c, INTEGER, rule))
-    tally(DIV, a, b, n, top, bottom, 1, table, marks, context)
+    block(DIV, a, b, y, n, table, marks, context)

@@ -3,6 +3,9 @@
 Covered, forward and backward: l2 l1 linf topK range and mean-only; float and fixed-point formats of p <= 24 in
 every role, every rounding, sums in every order in a format of p <= 24, means of one sum. In float32: nearest
 rounding in fp16, bf16, the fp8 formats and their like in every role, and sums in lanes of fp32.
+
+Left out where it is slower than op by op: sums one after another, which have a vector kernel of their own
+(numerics.kernels.sum_tiles) in narrow formats.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import Tensor
 from normstab.norms.dispersion import Scheme
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.formats import FORMATS, Format
+from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.kernels.plan import GENERIC, INTEGER, LANE32, PLAN, plan
 from normstab.numerics.precision import Precision, Rounding
 
@@ -54,7 +58,16 @@ def covers_precision(precision: Precision) -> bool:
         precision.accumulation.kind == "rounded"
         and all(format is None or format.precision <= 24 for format in formats)
         and precision.mean == "sum"
+        and not has_faster_sums(precision)
     )
+
+
+def has_faster_sums(precision: Precision) -> bool:
+    """Whether sums go one after another here, and many rows at once on their own."""
+    sums = precision.accumulation
+    if sums.order == "lanes" or sums.kahan or precision.rounding != NEAREST:
+        return False
+    return sums.format is not None and spec_table(sums.format) is not None
 
 
 def is_fast(ar: Arithmetic) -> bool:
