@@ -83,7 +83,7 @@ class Arithmetic:
         self.role: str | None = None
         self.clock = Clock(key.step if key is not None else 0)
         self._variants: dict[tuple[str, str, str | None], Arithmetic] = {}
-        self._rows: dict[str, tuple[Row | None, str]] = {}
+        self._sites: dict[str, tuple[Row | None, str, AnyFormat]] = {}
 
     def __repr__(self) -> str:
         return f"Arithmetic({str(self.precision)!r}, site={self.site!r}, direction={self.direction!r})"
@@ -125,7 +125,7 @@ class Arithmetic:
         if where not in self._variants:
             other = object.__new__(Arithmetic)
             other.__dict__.update(self.__dict__)
-            other.site, other.direction, other.role, other._rows = site, direction, role, {}
+            other.site, other.direction, other.role, other._sites = site, direction, role, {}
             self._variants[where] = other
         return self._variants[where]
 
@@ -135,16 +135,17 @@ class Arithmetic:
 
     def call(self, operation: str, format: AnyFormat | None = None) -> Call:
         """Return how the next result of `operation` is rounded, counted and keyed."""
-        known = self._rows.get(operation)
+        known = self._sites.get(operation)
         if known is None:
             site = site_of(self.site, operation, self.direction)
-            known = self._rows[operation] = (self.ledger.row(site) if self.ledger is not None else None, str(site))
-        row, site_name = known
-        target, rounding = self.format if format is None else format, self.precision.rounding
-        draw = self._draw(site_name) if rounding.is_stochastic else None
-        if self.ledger is None:
+            row = self.ledger.row(site) if self.ledger is not None else None
+            known = self._sites[operation] = row, str(site), self.format
+        row, site_name, own_format = known
+        target, rounding, ledger = own_format if format is None else format, self.precision.rounding, self.ledger
+        draw = self._draw(site_name) if rounding.mode == "stochastic" else None
+        if ledger is None:
             return Call(target, rounding, None, 0, self.clock.step, draw)
-        return Call(target, rounding, row, self.ledger.stamp(), self.clock.step, draw, self.ledger.counts_inexact)
+        return Call(target, rounding, row, ledger.stamp(), self.clock.step, draw, ledger.counts_inexact)
 
     def calls(self, operation: str) -> Callable[[str, AnyFormat], Call]:
         """Return the function from a suffix (".load", ".kahan") and a format to the Call that rounds there."""

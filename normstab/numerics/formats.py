@@ -35,6 +35,10 @@ class Format:
     has_subnormals: bool = True
     has_negative_zero: bool = True
 
+    def __hash__(self) -> int:
+        # Of numbers alone: formats are keys in every call, and pickled ones keep their place.
+        return hash((self.precision, self.emin, self.max))
+
     def __post_init__(self) -> None:
         if self.overflow not in FLOAT_POLICIES:
             raise FormatError(
@@ -75,6 +79,9 @@ class FixedFormat:
     integer_bits: int
     fraction_bits: int
     overflow: str = "saturate"
+
+    def __hash__(self) -> int:
+        return hash((self.integer_bits, self.fraction_bits))
 
     def __post_init__(self) -> None:
         if self.overflow not in FIXED_POLICIES:

@@ -120,13 +120,13 @@ def first_pass(g, kept, group, first, n, env):  # pragma: no cover - compiled
     else:
         copy(grad, g, n)
     if field(env, CENTRES):
-        add_to_sum(OF_MEAN, g, EVERY, group, first, n, total, 1, MEAN_SUM, env)
+        add_to_sum(OF_MEAN, g, EVERY, group, first, n, total, MEAN_SUM, env)
     if kind != NONE:
         operate(MUL, g, y, block, group, first, n, PRODUCT, env)
-        add_to_sum(OF_PRODUCT, block, EVERY, group, first, n, total, 1, PRODUCT_SUM, env)
+        add_to_sum(OF_PRODUCT, block, EVERY, group, first, n, total, PRODUCT_SUM, env)
     if kind == L1 and field(env, CENTRES):
         sign_block(kept, block, n)
-        add_to_sum(OF_SLOPE, block, EVERY, group, first, n, total, 0, SLOPE_SUM, env)
+        add_to_sum(OF_SLOPE, block, EVERY, group, first, n, total, SLOPE_SUM, env)
     if kind == L2:
         copy(y, kept, n)
 
@@ -137,13 +137,13 @@ def parameters(grad, y, group, first, n, env):  # pragma: no cover - compiled
     total, block = field(env, N), slot(env, AT_BLOCK)
     if field(env, NEEDS_BETA):
         if field(env, SUMS_PARAMETERS):
-            add_to_sum(OF_BETA, grad, EVERY, group, first, n, total, 1, DB_SUM, env)
+            add_to_sum(OF_BETA, grad, EVERY, group, first, n, total, DB_SUM, env)
         else:
             scatter(grad, group, first, n, slot(env, AT_GRAD_CAST), env)
     if field(env, NEEDS_GAMMA):
         operate(MUL, grad, y, block, group, first, n, DG_PRODUCT, env)
         if field(env, SUMS_PARAMETERS):
-            add_to_sum(OF_GAMMA, block, EVERY, group, first, n, total, 1, DG_SUM, env)
+            add_to_sum(OF_GAMMA, block, EVERY, group, first, n, total, DG_SUM, env)
         else:
             scatter(block, group, first, n, slot(env, AT_PRODUCT), env)
 

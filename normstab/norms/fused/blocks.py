@@ -43,6 +43,7 @@ __all__ = [
     "mul_block",
     "set_marks",
     "sub_block",
+    "sums_exact_upto",
     "widened",
 ]
 
@@ -111,10 +112,11 @@ def lies_below(kind, a, b, n, least):  # pragma: no cover - compiled
 
 
 @outside
-def tally(kind, a, b, n, noted, slack, table, marks, context):  # pragma: no cover - compiled
+def tally(kind, a, b, n, noted, exact_upto, table, marks, context):  # pragma: no cover - compiled
     """Count n operations, given what their block noted of them.
 
-    `marks` are the largest and smallest magnitude so far; `slack` is 1 where a result may lie below its float32.
+    `marks` are the largest and smallest magnitude so far; float32 results beyond `exact_upto` may be inexact, so that
+    the exact one lies below.
     """
     numbers = view(context, CONTEXT, np.int64)
     if numbers[COUNTS] == 0:
@@ -122,7 +124,7 @@ def tally(kind, a, b, n, noted, slack, table, marks, context):  # pragma: no cov
     seen, plan, scratch = view(marks, 2, u32), view(table, PLANNED, np.int64), numbers[SCRATCH_AT:]
     over, under, small, top, bottom = noted
     is_record = top > seen[0] or (bottom != EVERY and u32(bottom + U1) < seen[1])
-    if not is_record and slack and u32(bottom + U1) == seen[1]:
+    if not is_record and seen[1] > exact_upto and u32(bottom + U1) == seen[1]:
         is_record = lies_below(kind, a, b, n, as_float32(seen[1]))
     if is_record or top >= INF32:
         recount(kind, a, b, n, context)
@@ -193,14 +195,23 @@ def rounded(kind, p, q, z, n, style, rule):
 
 
 @device
+def sums_exact_upto(least):
+    """Return the float32 bits of 2^24 quanta, given those of the least one: smaller sums of whole quanta are exact."""
+    return as_uint32(np.float32(as_float32(u32(least)) * np.float32(2.0**24)))
+
+
+@device
 def block(kind, a, b, y, n, table, marks, context):
     """Set y to the rounded and counted results of an operation known when compiled."""
     p, q, z = view(a, n, f32), view(b, n, f32), view(y, n, f32)
     rule = rule32(view(table, PLANNED, np.int64))
     is_magic = rule.style == MAGIC
     noted = rounded(kind, p, q, z, n, MAGIC, rule) if is_magic else rounded(kind, p, q, z, n, INTEGER, rule)
-    slack = 0 if kind == CAST or (kind == MUL and rule.style == MAGIC) else 1
-    tally(kind, a, b, n, noted, slack, table, marks, context)
+    if kind in (ADD, SUB):
+        exact_upto = sums_exact_upto(rule.least)
+    else:
+        exact_upto = EVERY if kind == CAST or (kind == MUL and is_magic) else U0
+    tally(kind, a, b, n, noted, exact_upto, table, marks, context)
 
 
 @outside

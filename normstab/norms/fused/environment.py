@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from normstab.norms.fused.plan_of_layer import FIELDS
-from normstab.numerics.kernels.compiled import device, view
-from normstab.numerics.kernels.steps import CONTEXT
+from normstab.numerics.kernels.bits import INF32
+from normstab.numerics.kernels.compiled import device, kernel, view
+from normstab.numerics.kernels.steps import CONTEXT, ROW
 
-__all__ = ["SLOTS", "context_at", "field", "floats", "index_of", "integers", "mark_at", "slot"]
+__all__ = ["SLOTS", "context_at", "field", "floats", "index_of", "integers", "mark_at", "read_marks", "slot"]
 
 # After the fields: tensors of the layer; what its sites need; buffers of a group, a block, open sums.
 SLOTS = (
@@ -67,3 +68,15 @@ def index_of(env, group, position):
     """Return the row-major index, in the whole tensor, of a value of a group."""
     run, offset = position // field(env, LENGTH), position % field(env, LENGTH)
     return group * field(env, GROUP_STRIDE) + run * field(env, RUN_STRIDE) + offset
+
+
+@kernel
+def read_marks(rows, sites, marks):  # pragma: no cover - compiled
+    """Set the mark of each site to the largest and the smallest magnitude that its ledger row has seen."""
+    table, found = view(rows, ROW * sites, np.int64), view(marks, 2 * sites, np.uint32)
+    for i in range(sites):
+        row = table[ROW * i]
+        found[2 * i], found[2 * i + 1] = np.uint32(0), INF32
+        if row != 0:
+            seen = view(row + 240, 2, np.uint32)
+            found[2 * i], found[2 * i + 1] = seen[0], seen[1]

@@ -52,7 +52,7 @@ def forward_groups(env, first, last):  # pragma: no cover - compiled
             gather(slot(env, AT_X), group, j, m, block, env)
             operate(CAST, block, block, values + 4 * j, group, j, m, INPUT, env)
             if field(env, CENTRES):
-                add_to_sum(OF_MEAN, values + 4 * j, EVERY, group, j, m, n, 1, MEAN_SUM, env)
+                add_to_sum(OF_MEAN, values + 4 * j, EVERY, group, j, m, n, MEAN_SUM, env)
         spread, mu = range_of(group, env), 0.0
         if field(env, CENTRES):
             mu = div_scalars(finish_sum(OF_MEAN, group, n, MEAN_SUM, env), np.float64(n), group, MEAN_DIV, env)
@@ -97,9 +97,9 @@ def centre(mu, group, env):  # pragma: no cover - compiled
             copy(result, d, m)
         if kind == L2:
             operate(MUL, d, d, result, group, j, m, SQUARE, env)
-            add_to_sum(OF_SCALE, result, EVERY, group, j, m, n, 1, TOTAL, env)
+            add_to_sum(OF_SCALE, result, EVERY, group, j, m, n, TOTAL, env)
         elif kind == L1:
-            add_to_sum(OF_SCALE, d, MAGNITUDE32, group, j, m, n, 1, TOTAL, env)
+            add_to_sum(OF_SCALE, d, MAGNITUDE32, group, j, m, n, TOTAL, env)
 
 
 @outside
@@ -135,7 +135,7 @@ def largest(group, env):  # pragma: no cover - compiled
     row = integers(env, len(FIELDS))
     length, stride = row[LENGTH], row[GROUP_STRIDE]
     row[LENGTH], row[GROUP_STRIDE] = k, k
-    add_to_sum(OF_FEW, found, EVERY, group, 0, k, k, 1, TOTAL, env)
+    add_to_sum(OF_FEW, found, EVERY, group, 0, k, k, TOTAL, env)
     total = finish_sum(OF_FEW, group, k, TOTAL, env)
     row[LENGTH], row[GROUP_STRIDE] = length, stride
     return div_scalars(total, np.float64(k), group, SHARE, env)

@@ -10,22 +10,22 @@ import numpy as np
 
 from normstab.norms.fused.blocks import ADD, EVERY, exact, set_marks, widened
 from normstab.numerics.kernels.bits import INF32, MAGNITUDE32, U0, U1, rule64
-from normstab.numerics.kernels.compiled import as_float32, as_float64, as_int64, as_uint32, outside, view
+from normstab.numerics.kernels.compiled import as_float32, as_float64, as_int64, as_uint32, device, outside, view
 from normstab.numerics.kernels.counting import COUNT, round_counted64
 from normstab.numerics.kernels.steps import CONTEXT, COUNTS, SCRATCH_AT
 
-__all__ = ["lane_sum"]
+__all__ = ["fold_quickly", "lane_sum"]
 
 u32, f32 = np.uint32, np.float32
 MIN_NORMAL = u32((1 << 23) - 1)
 
 
 @outside
-def lane_sum(lanes, before, x, mask, n, first, width, slack, marks, context):  # pragma: no cover - compiled
+def lane_sum(lanes, before, x, mask, n, first, width, exact_upto, marks, context):  # pragma: no cover - compiled
     """Add x[:n], addends number first .. of a sum, to the float32 lanes; `mask` keeps all bits or the magnitude's.
 
     Addend p goes to lane p % width; `first` is a multiple of the width, and the first addend of a lane is stored,
-    not added. `before` is room for the lanes as they were; `slack` is 0 where every sum is exact, else 1.
+    not added. `before` is room for the lanes as they were; sums up to `exact_upto` are exact.
     """
     lane, v = view(lanes, width, f32), view(x, n, u32)
     start = min(width, n) if first == 0 else 0
@@ -53,14 +53,49 @@ def lane_sum(lanes, before, x, mask, n, first, width, slack, marks, context):  #
     numbers, seen = view(context, CONTEXT, np.int64), view(marks, 2, u32)
     if numbers[COUNTS] == 0 and top < INF32:
         return
-    is_record = top > seen[0] or (bottom != EVERY and u32(bottom + U1) < seen[1])
-    if not is_record and slack and u32(bottom + U1) == seen[1]:
-        is_record = sum_lies_below(before, x, mask, n, start, width, seen[1])
-    if is_record or top >= INF32 or bottom < MIN_NORMAL:
+    is_odd = is_remarkable(top, bottom, seen)
+    if not is_odd and seen[1] > exact_upto and u32(bottom + U1) == seen[1]:
+        is_odd = sum_lies_below(before, x, mask, n, start, width, seen[1])
+    if is_odd:
         recount_sum(lanes, before, x, mask, n, start, width, context)
         set_marks(marks, context)
     else:
         numbers[SCRATCH_AT + COUNT] += n - start
+
+
+@device
+def is_remarkable(top, bottom, seen):
+    """Whether sums hold a record, an infinity, a NaN or a subnormal, given their extremes and those seen before."""
+    is_record = top > seen[0] or (bottom != EVERY and u32(bottom + U1) < seen[1])
+    return is_record or top >= INF32 or bottom < MIN_NORMAL
+
+
+@outside
+def fold_quickly(lanes, folded, k, exact_upto, marks, context):  # pragma: no cover - compiled
+    """Add k float32 lanes pairwise, level by level, into `folded`, and count it; return whether that was all.
+
+    It is not where there is something to count that `fold_lanes` alone does. `folded` is room for k lanes.
+    """
+    lane, part = view(lanes, k, f32), view(folded, k, f32)
+    for j in range(k):
+        part[j] = lane[j]
+    top, bottom, left = U0, EVERY, k
+    while left > 1:
+        for i in range(left // 2):
+            s = np.float32(part[2 * i] + part[2 * i + 1])
+            part[i] = s
+            m = u32(as_uint32(s) & MAGNITUDE32)
+            top, bottom = max(top, m), min(bottom, u32(m - U1))
+        if left % 2:
+            part[left // 2] = part[left - 1]
+        left = (left + 1) // 2
+    numbers, seen = view(context, CONTEXT, np.int64), view(marks, 2, u32)
+    if numbers[COUNTS] == 0:
+        return top < INF32
+    if is_remarkable(top, bottom, seen) or (seen[1] > exact_upto and u32(bottom + U1) == seen[1]):
+        return False
+    numbers[SCRATCH_AT + COUNT] += k - 1
+    return True
 
 
 @outside

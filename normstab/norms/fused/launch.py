@@ -6,7 +6,8 @@ Importing this needs numba.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,22 +16,21 @@ from torch import Tensor
 
 from normstab.norms.dispersion import Scheme
 from normstab.norms.fused.coverage import BLOCK
-from normstab.norms.fused.environment import SLOTS
+from normstab.norms.fused.environment import SLOTS, read_marks
 from normstab.norms.fused.forward_kernel import forward_groups
 from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD, Sites, groups_of, layer_fields
 from normstab.norms.fused.sums import LEVELS
 from normstab.norms.op_by_op import cast_parameters
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.call import Call
 from normstab.numerics.kernels.plan import LANE32, plan
-from normstab.numerics.kernels.steps import contexts, settle_all
+from normstab.numerics.kernels.steps import contexts, rows_of, settle_all
 from normstab.numerics.kernels.threads import run_chunks
 
 __all__ = ["AGAIN", "Run", "SavedFused", "forward"]
 
 SERIAL_BELOW = 16384
-INFINITY = 0x7F800000
+LINE = 8  # int64 of a cache line
 N, K, WIDTH = (FIELDS.index(name) for name in ("n", "k", "width"))
 STREAMS = 5
 # What the backward pass computes once more: these operations of the forward pass.
@@ -142,48 +142,42 @@ class Run(NamedTuple):
         threads = torch.get_num_threads() if groups * int(self.fields[N]) >= SERIAL_BELOW else 1
         pieces = min(threads, groups)
         bounds = [groups * i // pieces for i in range(pieces + 1)]
-        made, marks = contexts(self.sites.calls, pieces), marks_of(self.sites.calls)
-        environments = [self.environment(tensors, made[i], marks.copy()) for i in range(pieces)]
+        made, rows = contexts(self.sites.calls, pieces), rows_of(self.sites.calls)
+        table = plan(self.ar.precision.format(), self.ar.precision.rounding, LANE32)
+        shared = {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+        shared |= {"table": table.ctypes.data, "constants": self.constants.ctypes.data}
+        environments = [self.environment(shared | {"contexts": made[i].ctypes.data}, rows) for i in range(pieces)]
 
         def work(i: int) -> None:
-            kernel(environments[i][0].ctypes.data, bounds[i], bounds[i + 1])
+            kernel(environments[i].ctypes.data, bounds[i], bounds[i + 1])
 
         run_chunks(work, pieces)
-        settle_all(made, self.sites.calls)
+        settle_all(made, self.sites.calls, rows)
 
-    def environment(
-        self, tensors: Mapping[str, Tensor | None], made: NDArray[np.int64], marks: NDArray[np.uint32]
-    ) -> list[NDArray[Any]]:
-        """Return the row of addresses of one thread, and every array that it points to, to keep them alive."""
-        precision, width = self.ar.precision, max(int(self.fields[WIDTH]), LEVELS)
-        known: dict[str, NDArray[Any]] = {
-            "table": plan(precision.format(), precision.rounding, LANE32),
-            "contexts": made,
-            "marks": marks,
-            "constants": self.constants,
-            "drawn": np.zeros(BLOCK, np.uint32),
-        }
-        sizes = {"values": self.fields[N], "kept": self.fields[N], "block": 6 * BLOCK, "found": BLOCK}
-        sizes |= {"words": BLOCK + 16, "lanes": STREAMS * width, "before": width}
-        wide = {"p": BLOCK, "q": BLOCK, "exact": BLOCK, "rounded": BLOCK, "state": 2 * STREAMS}
-        wide |= {"partial": STREAMS * width, "leaves": STREAMS * width}
-        known |= {name: np.empty(size, np.float32) for name, size in sizes.items()}
-        known |= {name: np.zeros(size, np.int64) for name, size in wide.items()}
-        row = np.concatenate([self.fields, np.zeros(len(SLOTS), np.int64)])
-        for index, name in enumerate(SLOTS, start=len(self.fields)):
-            tensor = tensors.get(name)
-            if name in known:
-                row[index] = known[name].ctypes.data
-            elif tensor is not None:
-                row[index] = tensor.data_ptr()
-        return [row, *known.values()]
+    def environment(self, addresses: Mapping[str, int], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of one thread: the fields, an address in every slot, and after them the buffers."""
+        offsets, size = layout(int(self.fields[N]), int(self.fields[WIDTH]), len(rows))
+        memory = np.empty(size, np.int64)
+        start, slots = memory.ctypes.data, len(self.fields)
+        memory[:slots] = self.fields
+        memory[slots : slots + len(SLOTS)] = [
+            start + 8 * offsets[name] if name in offsets else addresses.get(name, 0) for name in SLOTS
+        ]
+        memory[offsets["drawn"] :][: BLOCK // 2] = 0  # for roundings that draw nothing
+        read_marks(rows.ctypes.data, len(rows), start + 8 * offsets["marks"])
+        return memory
 
 
-def marks_of(calls: list[Call | None]) -> NDArray[np.uint32]:
-    """Return the largest and the smallest magnitude that each site's row has seen, as float32 bits."""
-    marks = np.zeros((len(calls), 2), np.uint32)
-    marks[:, 1] = INFINITY
-    for i, call in enumerate(calls):
-        if call is not None and call.row is not None:
-            marks[i] = call.row.extremes.view(np.uint32)
-    return marks
+@lru_cache(maxsize=256)
+def layout(n: int, width: int, sites: int) -> tuple[dict[str, int], int]:
+    """Return the offset of each buffer in the memory of a thread, and its size, in int64; buffers begin cache lines."""
+    width = max(width, LEVELS)
+    narrow = {"values": n, "kept": n, "block": 6 * BLOCK, "found": BLOCK, "drawn": BLOCK, "words": BLOCK + 16}
+    narrow |= {"lanes": STREAMS * width, "before": width}
+    wide = {"p": BLOCK, "q": BLOCK, "exact": BLOCK, "rounded": BLOCK, "state": 2 * STREAMS}
+    wide |= {"partial": STREAMS * width, "leaves": STREAMS * width, "marks": sites}
+    offsets, end = {}, len(FIELDS) + len(SLOTS)
+    for name, size in ({name: -(-size // 2) for name, size in narrow.items()} | wide).items():
+        offsets[name] = -(-end // LINE) * LINE
+        end = offsets[name] + size
+    return offsets, end

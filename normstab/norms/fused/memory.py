@@ -6,11 +6,13 @@ from __future__ import annotations
 from normstab.norms.fused.coverage import BLOCK
 from normstab.norms.fused.environment import field, floats, index_of
 from normstab.norms.fused.plan_of_layer import FIELDS
-from normstab.numerics.kernels.compiled import outside
+from normstab.numerics.kernels.compiled import device, outside
 
 __all__ = ["copy", "fill", "gather", "gather_parameters", "scatter"]
 
-LENGTH, PERIOD, STEP, REPEAT, N = (FIELDS.index(name) for name in ("length", "period", "step", "repeat", "n"))
+LENGTH, RUN_STRIDE, PERIOD, STEP, REPEAT, N = (
+    FIELDS.index(name) for name in ("length", "run_stride", "period", "step", "repeat", "n")
+)
 
 
 @outside
@@ -30,21 +32,30 @@ def fill(block, value):  # pragma: no cover - compiled
 @outside
 def gather(x, group, first, n, block, env):  # pragma: no cover - compiled
     """Copy values first .. first + n - 1 of a group of the tensor at x into a block."""
-    length, done = field(env, LENGTH), 0
-    while done < n:
-        m = min(length - (first + done) % length, n - done)
-        copy(x + 4 * index_of(env, group, first + done), block + 4 * done, m)
-        done += m
+    move(x, block, group, first, n, True, env)
 
 
 @outside
 def scatter(block, group, first, n, z, env):  # pragma: no cover - compiled
     """Copy a block to values first .. first + n - 1 of a group of the tensor at z."""
-    length, done = field(env, LENGTH), 0
+    move(z, block, group, first, n, False, env)
+
+
+@device
+def move(tensor, block, group, first, n, gathers, env):
+    """Copy between a group's values in the tensor and a block, run by run; a run may be of a few values only."""
+    length, stride, done = field(env, LENGTH), 4 * field(env, RUN_STRIDE), 0
+    skipped = first % length
+    address = tensor + 4 * index_of(env, group, first - skipped)
     while done < n:
-        m = min(length - (first + done) % length, n - done)
-        copy(block + 4 * done, z + 4 * index_of(env, group, first + done), m)
-        done += m
+        m = min(length - skipped, n - done)
+        x, y = floats(address + 4 * skipped, m), floats(block + 4 * done, m)
+        for i in range(m):
+            if gathers:
+                y[i] = x[i]
+            else:
+                x[i] = y[i]
+        done, skipped, address = done + m, 0, address + stride
 
 
 @outside

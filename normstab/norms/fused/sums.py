@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.norms.fused.blocks import ADD
+from normstab.norms.fused.blocks import ADD, sums_exact_upto
 from normstab.norms.fused.environment import SLOTS, context_at, field, floats, index_of, integers, mark_at, slot
-from normstab.norms.fused.lane_sums import lane_sum
+from normstab.norms.fused.lane_sums import fold_quickly, lane_sum
 from normstab.norms.fused.plan_of_layer import FIELDS
 from normstab.norms.fused.scalars import cast_scalar
 from normstab.norms.fused.wide import draw_block, narrowed, round_values
 from normstab.numerics.kernels.compiled import as_float32, as_uint32, device, outside, view
 from normstab.numerics.kernels.cpu_pointwise import sum_to_odd, widen
+from normstab.numerics.kernels.plan import PLAN
 from normstab.numerics.kernels.steps import CONTEXT, DOWN, FOLDS, load_step
 from normstab.numerics.kernels.sum_rows import LEVELS, finish, fold_lanes, take
 
@@ -27,6 +28,7 @@ WIDTH, ORDER, IS_FAST, LANES_FIT = (FIELDS.index(name) for name in ("width", "or
 AT_LANES, AT_BEFORE, AT_PARTIAL, AT_LEAVES, AT_STATE = (
     SLOTS.index(name) for name in ("lanes", "before", "partial", "leaves", "state")
 )
+AT_TABLE, LEAST = SLOTS.index("table"), PLAN.index("least")
 AT_P, AT_Q, AT_EXACT, AT_ROUNDED = (SLOTS.index(name) for name in ("p", "q", "exact", "rounded"))
 # Of a sum, in the contexts: its additions, then the casts of its addends, Kahan's corrections, the cast of the sum.
 LOAD, KAHAN, CAST_SUM = 1, 2, 3
@@ -44,16 +46,19 @@ def lanes_of(env, stream):
     return slot(env, AT_LANES) + 4 * max(field(env, WIDTH), LEVELS) * stream
 
 
-@outside
-def add_to_sum(stream, x, mask, group, first, n, total, slack, site, env):  # pragma: no cover - compiled
-    """Give n addends at x, number first .. of `total`, to a sum; `mask` keeps all bits or the magnitude's.
+@device
+def quanta(env):
+    """Return the float32 bits of the magnitude up to which sums of results are exact."""
+    return sums_exact_upto(view(slot(env, AT_TABLE), LEAST + 1, np.int64)[LEAST])
 
-    `slack` is 0 where every partial sum is exact, else 1.
-    """
+
+@outside
+def add_to_sum(stream, x, mask, group, first, n, total, site, env):  # pragma: no cover - compiled
+    """Give n addends at x, number first .. of `total`, to a sum; `mask` keeps all bits or the magnitude's."""
     width, has_load, context = field(env, WIDTH), is_open(env, site + LOAD), context_at(env, site)
     if field(env, IS_FAST):
         before, marks = slot(env, AT_BEFORE), mark_at(env, site)
-        lane_sum(lanes_of(env, stream), before, x, mask, n, first, width, slack, marks, context)
+        lane_sum(lanes_of(env, stream), before, x, mask, n, first, width, quanta(env), marks, context)
     elif field(env, LANES_FIT) and not has_load:
         wide_lanes(lanes_of(env, stream), x, mask, group, first, n, context, env)
     else:
@@ -110,8 +115,12 @@ def finish_sum(stream, group, total, site, env):  # pragma: no cover - compiled
     partial = view(slot(env, AT_PARTIAL) + 8 * room * stream, room, np.float64)
     leaves = integers(slot(env, AT_LEAVES) + 8 * room * stream, room)
     add = integers(context_at(env, site), CONTEXT)
-    if field(env, IS_FAST) or (field(env, LANES_FIT) and not is_open(env, site + LOAD)):
-        k, lane = min(width, total), view(lanes_of(env, stream), width, u32)
+    before, lanes, marks = slot(env, AT_BEFORE), lanes_of(env, stream), mark_at(env, site)
+    k, context = min(width, total), context_at(env, site)
+    if field(env, IS_FAST) and fold_quickly(lanes, before, k, quanta(env), marks, context):
+        value = widen(view(before, 1, u32)[0])
+    elif field(env, IS_FAST) or (field(env, LANES_FIT) and not is_open(env, site + LOAD)):
+        lane = view(lanes, width, u32)
         for j in range(k):
             partial[j], leaves[j] = widen(lane[j]), index_of(env, group, j)
         fold_lanes(partial, leaves, k, add)

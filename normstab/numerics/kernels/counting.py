@@ -22,6 +22,7 @@ __all__ = [
     "histogram_bin",
     "round_counted64",
     "settle",
+    "settle_scratches",
 ]
 
 COUNT, OVERFLOW, SATURATED, UNDERFLOW, SUBNORMAL = 0, 1, 2, 3, 4
@@ -115,20 +116,26 @@ def _towards_zero32(a):
 
 @kernel
 def settle(scratches, chunks, row, stamp, step, with_inexact):  # pragma: no cover - compiled
-    """Add `chunks` scratches to the ledger row at address `row`, and mark what rose from zero as a first."""
-    parts = view(scratches, chunks * SCRATCH, np.int64)
+    """Add `chunks` scratches, one after the other, to the ledger row at address `row`; see settle_scratches."""
+    settle_scratches(scratches, chunks, SCRATCH, row, stamp, step, with_inexact)
+
+
+@outside
+def settle_scratches(scratches, chunks, apart, row, stamp, step, with_inexact):  # pragma: no cover - compiled
+    """Add `chunks` scratches, `apart` int64 apart, to the ledger row at `row`; mark what rose from zero as a first."""
     counts = view(row, 31, np.int64)
     extremes = view(row + 240, 2, np.uint32)
     for j in range(COUNTED):
         total = 0
         for chunk in range(chunks):
-            total += parts[chunk * SCRATCH + j]
+            total += view(scratches + 8 * apart * chunk, SCRATCH, np.int64)[j]
         if total > 0 and (with_inexact or j != INEXACT):
             if counts[COUNTED + j] < 0:
                 counts[COUNTED + j], counts[2 * COUNTED + j] = stamp, step
             counts[j] += total
     for chunk in range(chunks):
-        largest, smallest = parts[chunk * SCRATCH + LARGEST], parts[chunk * SCRATCH + SMALLEST]
+        part = view(scratches + 8 * apart * chunk, SCRATCH, np.int64)
+        largest, smallest = part[LARGEST], part[SMALLEST]
         if largest != 0:
             extremes[0] = max(extremes[0], np.uint32(_towards_zero32(largest)))
         if smallest != INF64:

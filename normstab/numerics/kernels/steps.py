@@ -8,18 +8,33 @@ what to count, and a scratch (see counting.py). One context per site and chunk o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normstab.numerics.call import Call
+from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.bits import INF64, MAGNITUDE64, round64, rule64
-from normstab.numerics.kernels.compiled import as_float64, as_int64, device, outside, view
-from normstab.numerics.kernels.counting import SCRATCH, histogram_bin, round_counted64, settle
+from normstab.numerics.kernels.compiled import as_float64, as_int64, device, kernel, outside, view
+from normstab.numerics.kernels.counting import SCRATCH, histogram_bin, round_counted64, settle_scratches
 from normstab.numerics.kernels.philox_cpu import field_of
 from normstab.numerics.kernels.plan import LANE64, PLAN, plan
+from normstab.numerics.precision import Rounding
 
-__all__ = ["CONTEXT", "add_step", "contexts", "fma_step", "load_step", "read", "round_step", "settle_all", "write"]
+__all__ = [
+    "CONTEXT",
+    "ROW",
+    "add_step",
+    "contexts",
+    "fma_step",
+    "load_step",
+    "read",
+    "round_step",
+    "rows_of",
+    "settle_all",
+    "write",
+]
 
 # After the plan's fields: Philox key and step; whether a sum's error is folded in by round-to-odd; whether
 # exact zeros are -0 (mode down); whether anything is counted; the address of a histogram or 0; the scratch.
@@ -29,6 +44,7 @@ STEP, FOLDS, DOWN, COUNTS, HISTOGRAM, SCRATCH_AT = KEY + 1, KEY + 2, KEY + 3, KE
 CONTEXT = SCRATCH_AT + SCRATCH
 FIELD_WIDTH = PLAN.index("field_width")
 HISTOGRAM_SIZE = 2101
+ROW = 4  # int64 that say where one call is counted
 
 
 def contexts(calls: Sequence[Call | None], chunks: int) -> NDArray[np.int64]:
@@ -37,26 +53,51 @@ def contexts(calls: Sequence[Call | None], chunks: int) -> NDArray[np.int64]:
     for i, call in enumerate(calls):
         if call is None:
             continue
-        one = made[:, i]
-        one[:, :KEY] = plan(call.format, call.rounding, LANE64)
+        made[0, i] = _context(call.format, call.rounding, call.row is not None)
         if call.draw is not None:
-            one[:, KEY] = np.uint64(call.draw.word).astype(np.int64)
-            one[:, STEP] = np.uint64(call.draw.step).astype(np.int64)
-        one[:, FOLDS] = call.format.precision <= 51
-        one[:, DOWN] = call.rounding.mode == "down"
-        one[:, COUNTS] = call.row is not None
+            made[0, i, KEY] = np.uint64(call.draw.word).astype(np.int64)
+            made[0, i, STEP] = np.uint64(call.draw.step).astype(np.int64)
         if call.row is not None and call.row.histogram is not None:
-            one[:, HISTOGRAM] = call.row.histogram.ctypes.data
-        one[:, SCRATCH_AT + SCRATCH - 1] = INF64
+            made[0, i, HISTOGRAM] = call.row.histogram.ctypes.data
+    made[1:] = made[0]
     return made
 
 
-def settle_all(made: NDArray[np.int64], calls: Sequence[Call | None]) -> None:
-    """Add what the contexts counted to the rows of the calls."""
-    for i, call in enumerate(calls):
-        if call is not None and call.row is not None:
-            scratches = np.ascontiguousarray(made[:, i, SCRATCH_AT:])
-            settle(scratches.ctypes.data, len(made), call.row.address, call.stamp, call.step, call.inexact)
+@lru_cache(maxsize=1024)
+def _context(format: AnyFormat, rounding: Rounding, counts: bool) -> NDArray[np.int64]:
+    """Return the context of a call without random bits or a histogram; do not write to it."""
+    made = np.zeros(CONTEXT, np.int64)
+    made[:KEY] = plan(format, rounding, LANE64)
+    made[FOLDS], made[DOWN], made[COUNTS] = format.precision <= 51, rounding.mode == "down", counts
+    made[SCRATCH_AT + SCRATCH - 1] = INF64
+    made.flags.writeable = False
+    return made
+
+
+def rows_of(calls: Sequence[Call | None]) -> NDArray[np.int64]:
+    """Return (calls, ROW): where each call's row lies (0: nobody counts), its stamp and step, and `inexact`."""
+    none = (0, 0, 0, 0)
+    return np.array(
+        [none if c is None or c.row is None else (c.row.address, c.stamp, c.step, c.inexact) for c in calls], np.int64
+    )
+
+
+def settle_all(made: NDArray[np.int64], calls: Sequence[Call | None], rows: NDArray[np.int64] | None = None) -> None:
+    """Add what the contexts counted to the rows of the calls; `rows` where `rows_of` them is at hand."""
+    rows = rows_of(calls) if rows is None else rows
+    settle_contexts(made.ctypes.data, len(made), len(calls), rows.ctypes.data)
+
+
+@kernel
+def settle_contexts(made, chunks, sites, rows):  # pragma: no cover - compiled
+    """Settle the scratches of `sites` sites in `chunks` chunks, both given by address."""
+    table = view(rows, ROW * sites, np.int64)
+    for i in range(sites):
+        row = table[ROW * i]
+        if row != 0:
+            first = made + 8 * (CONTEXT * i + SCRATCH_AT)
+            step = CONTEXT * sites
+            settle_scratches(first, chunks, step, row, table[ROW * i + 1], table[ROW * i + 2], table[ROW * i + 3])
 
 
 @device
