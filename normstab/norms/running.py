@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.ledger import COUNTERS
+from normstab.numerics.backends import kernels_for
 from normstab.numerics.precision import Precision
 
 __all__ = ["update_running"]
@@ -23,8 +23,6 @@ PRECISION_OF_BUFFERS = {
     torch.float32: Precision.parse("fp32/nearest/fp32"),
     torch.float64: Precision.parse("fp64/nearest/fp64"),
 }
-# Bits of float32: the least normal number, 2^-126, and infinity.
-LEAST_NORMAL_CODE, INFINITY_CODE = 0x00800000, 0x7F800000
 
 
 @torch.no_grad()
@@ -36,7 +34,7 @@ def update_running(
     `new` has one value per channel, or per sample and channel (instance norm); the latter are averaged
     first. m and 1 - m are rounded to the dtype of the buffer.
     """
-    if len(running) == new.numel() and not ar.is_native and _by_numpy(running, new, momentum, ar, operation):
+    if len(running) == new.numel() and not ar.is_native and _by_kernel(running, new, momentum, ar, operation):
         return
     of_buffer = buffer_arithmetic(running.dtype, ar)
     m, rest = (float(torch.tensor(weight, dtype=running.dtype)) for weight in (momentum, 1.0 - momentum))
@@ -49,41 +47,23 @@ def update_running(
     running.copy_(of_buffer.add(old_part, new_part, operation=operation))
 
 
-def _by_numpy(running: Tensor, new: Tensor, momentum: float, ar: Arithmetic, operation: str) -> bool:
+def _by_kernel(running: Tensor, new: Tensor, momentum: float, ar: Arithmetic, operation: str) -> bool:
     """Do the same for float32 on a CPU where all numbers are normal, and say whether it was done.
 
     There float32's own products and sums are the roundings wanted, also under flush-to-zero, and nothing but
     `count` and the magnitudes changes in the ledger.
     """
-    call = ar.call(operation)
     is_plain = running.dtype == torch.float32 == new.dtype and running.device.type == "cpu" and running.is_contiguous()
-    if not is_plain or call.inexact or (call.row is not None and call.row.histogram is not None):
+    has_extras = ar.ledger is not None and (ar.ledger.counts_inexact or ar.ledger.counts_histogram)
+    if not is_plain or has_extras or kernels_for(running) is None:
         return False
-    old, x = running.detach().numpy(), new.detach().flatten().numpy()
-    values = np.empty((5, len(old)), np.float32)
-    values[0], values[1] = old, x
-    np.multiply(old, np.float32(1.0 - momentum), out=values[2])
-    np.multiply(x, np.float32(momentum), out=values[3])
-    np.add(values[2], values[3], out=values[4])
-    magnitudes = np.abs(values)
-    codes = magnitudes.view(np.int32)
-    if not (codes.size and codes.min() >= LEAST_NORMAL_CODE and codes.max() < INFINITY_CODE):
-        return False
-    if call.row is not None:
-        counts = np.zeros(len(COUNTERS), np.int64)
-        counts[0] = values[2:].size
-        exact = np.multiply.outer((np.float32(1.0 - momentum), np.float32(momentum)), values[:2], dtype=np.float64)
-        parts = np.abs(np.stack([exact[0, 0], exact[1, 1], values[2].astype(np.float64) + values[3]]))
-        extremes = [_towards_zero(float(value)) for value in (parts.max(), parts.min())]
-        call.row.add(counts, *extremes, stamp=call.stamp, step=call.step)
-    old[:] = values[4]
-    return True
+    from normstab.norms.fused.running_kernel import move_average
 
-
-def _towards_zero(value: float) -> float:
-    """Return a positive number rounded to float32 toward zero."""
-    nearest = np.float32(value)
-    return float(nearest if float(nearest) <= value else np.nextafter(nearest, np.float32(0.0)))
+    call, x = ar.call(operation), new.detach().contiguous()
+    row = 0 if call.row is None else call.row.address
+    weights = np.float32(1.0 - momentum), np.float32(momentum)
+    done: bool = move_average(running.data_ptr(), x.data_ptr(), len(running), *weights, row, call.stamp, call.step)
+    return done
 
 
 def buffer_arithmetic(dtype: torch.dtype, ar: Arithmetic) -> Arithmetic:

@@ -15,7 +15,7 @@ def test_the_quick_way_equals_the_arithmetics_own(scale, monkeypatch):
     results = []
     for is_quick in (True, False):
         if not is_quick:
-            monkeypatch.setattr(running, "_by_numpy", lambda *arguments: False)
+            monkeypatch.setattr(running, "_by_kernel", lambda *arguments: False)
         generator = torch.Generator().manual_seed(0)
         ledger = Ledger()
         ar = Arithmetic("fp16", ledger=ledger).at("bn")
