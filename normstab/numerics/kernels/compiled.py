@@ -34,9 +34,13 @@ __all__ = [
 ]
 
 
+# Of every kernel and part; the entry that C code would call is left out, as it takes time to compile.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Return `function` compiled on first call and cached on disk; only in memory where no directory is writable."""
-    compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    compiled: Any = numba.njit(**OPTIONS)(function)
     with contextlib.suppress(RuntimeError, OSError):  # no writable cache directory at all
         compiled._cache = SourceCache(function)
     return compiled
@@ -44,7 +48,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 def device(function: Callable[..., Any]) -> Any:
     """Return `function` compiled into whichever kernel calls it."""
-    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+    return _part(function, is_inlined=True)
 
 
 def outside(function: Callable[..., Any]) -> Any:
@@ -52,12 +56,25 @@ def outside(function: Callable[..., Any]) -> Any:
 
     A function that says nothing would inherit being inlined from the first device function that calls it.
     """
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", forceinline=False)(function)
+    return _part(function, is_inlined=False)
+
+
+def _part(function: Callable[..., Any], *, is_inlined: bool) -> Any:
+    """Return a dispatcher for use inside kernels: it has no entry from Python.
+
+    It compiles once per types: a constant argument would make a copy for that constant. Where the function is
+    inlined, LLVM has the constant all the same.
+    """
+    options = OPTIONS | {"forceinline": is_inlined, "no_cpython_wrapper": True}
+    compiled: Any = numba.njit(**options)(function)
     resolve = compiled.get_call_template
 
     def resolve_any(arguments: Any, named: Any) -> Any:
-        # A constant argument would make a copy of the function for that constant.
         return resolve([types.unliteral(argument) for argument in arguments], named)
+
+    def without_machine_code(flags: Any) -> Any:
+        flags.no_compile = True
+        return flags
 
     compiled.get_call_template = resolve_any
     return compiled
