@@ -34,6 +34,7 @@ CONTEXTS: dict[str, Context] = {
     "simulate fp16/stochastic": lambda model, optimizer: ns.simulate(model, "fp16/stochastic"),
     "record(every=10), ten steps": lambda model, optimizer: record(model, every=10),
 }
+# Timed steps of a sample, 2 elsewhere; as many are made before them in the same context.
 STEPS = {"record(every=10), ten steps": 10}
 PLAIN = "plain float32"
 
@@ -54,8 +55,10 @@ class Step:
 
 
 def seconds(step: Step, context: Context, steps: int) -> float:
-    """Return the seconds per step inside a context, entering it not included."""
+    """Return the seconds per step inside a context, as in the middle of a training."""
     with context(step.model, step.optimizer):
+        for _ in range(steps):
+            step()
         start = time.perf_counter()
         for _ in range(steps):
             step()
@@ -67,7 +70,7 @@ def compare(works: dict[str, tuple[Step, Context]], turns: int) -> dict[str, lis
     taken: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(turns + 1):
         for name, (step, context) in works.items():
-            took = seconds(step, context, STEPS.get(name, 1))
+            took = seconds(step, context, STEPS.get(name, 2))
             if turn:
                 taken[name].append(took)
     return taken
