@@ -17,6 +17,7 @@ __all__ = [
     "HISTOGRAM_BINS",
     "INF_BIN",
     "SCRATCH",
+    "ZERO_BIN",
     "clear",
     "count_special",
     "histogram_bin",

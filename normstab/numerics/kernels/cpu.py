@@ -15,6 +15,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.kernels.counting import SCRATCH, settle
 from normstab.numerics.kernels.cpu_operations import pointwise
 from normstab.numerics.kernels.cpu_round import (
+    copied32_counted,
     histogram,
     nearest32,
     nearest32_counted,
@@ -76,12 +77,34 @@ def _round_dense(x: Tensor, out: Tensor, source: int, target: int, n: int, call:
         else:
             _round_counted(source, target, n, dtype, table, style, call)
         return
+    if copies and dtype == FLOAT32:
+        _copy_counted(x, out, source, n, table, call)
+        return
     if row.histogram is not None:
         histogram(source, dtype, n, row.histogram.ctypes.data)
     scratch, pieces = _round_counted(source, 0 if copies else target, n, dtype, table, style, call)
     if copies:
         out.copy_(x)
     settle(scratch.ctypes.data, pieces, row.address, call.stamp, call.step, call.inexact)
+
+
+def _copy_counted(x: Tensor, out: Tensor, source: int, n: int, table: NDArray[np.int64], call: Call) -> None:
+    """Copy float32 that the format holds as they are, and count them."""
+    row = call.row
+    assert row is not None, "somebody counts"
+    bins = 0 if row.histogram is None else row.histogram.ctypes.data
+    pieces = chunks(n, work=1) if bins == 0 else [(0, n)]  # a histogram is shared
+    scratch = np.empty(SCRATCH * len(pieces), np.int64)
+    counts = scratch.ctypes.data
+
+    def work(i: int) -> None:
+        start, length = pieces[i]
+        copied32_counted(source + 4 * start, length, table, counts + 8 * SCRATCH * i, bins)
+
+    run_chunks(work, len(pieces))
+    if x is not out:
+        out.copy_(x)
+    settle(counts, len(pieces), row.address, call.stamp, call.step, call.inexact)
 
 
 def _round_uncounted(source: int, target: int, n: int, table: NDArray[np.int64]) -> None:

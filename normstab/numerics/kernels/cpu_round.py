@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.numerics.kernels.bits import INF32, INF64, MAGNITUDE32, MAGNITUDE64, rule32, rule64
+from normstab.numerics.kernels.bits import INF32, INF64, MAGNITUDE32, MAGNITUDE64, U0, U1, U23, rule32, rule64
 from normstab.numerics.kernels.blocks import BLOCK, round_block32, round_block64, widened32
-from normstab.numerics.kernels.compiled import kernel, view
+from normstab.numerics.kernels.compiled import kernel, outside, right32, view
 from normstab.numerics.kernels.counting import (
+    COUNT,
     HISTOGRAM_BINS,
     INF_BIN,
+    LARGEST,
     SCRATCH,
+    SMALLEST,
+    SUBNORMAL,
+    ZERO_BIN,
     clear,
     count_special,
     histogram_bin,
@@ -31,11 +36,22 @@ from normstab.numerics.kernels.shortcuts import (
     spread_block32,
 )
 
-__all__ = ["histogram", "nearest32", "nearest32_counted", "quick32_chunk", "round32_chunk", "round64_chunk"]
+__all__ = [
+    "copied32_counted",
+    "histogram",
+    "nearest32",
+    "nearest32_counted",
+    "quick32_chunk",
+    "round32_chunk",
+    "round64_chunk",
+]
 
 u32 = np.uint32
 # Length of the scratch of one block of random bits.
 WORDS = BLOCK + 8
+# Counters of float32's biased exponents, four each; the bin of biased exponent 0, were it one of normal numbers.
+EXPONENTS, FIRST_NORMAL_BIN = 4 * 256, 1074 - 127
+MIN_NORMAL32 = u32(1 << 23)
 
 
 @kernel
@@ -134,10 +150,76 @@ def round64_chunk(source, target, n, table, scratch, word, step, first):  # prag
 
 
 @kernel
+def copied32_counted(source, n, table, scratch, bins):  # pragma: no cover - compiled
+    """Count `n` float32 that a format holds as they are; with `bins` (else 0), add them to a histogram too."""
+    rule, counts = rule32(table), view(scratch, SCRATCH, np.int64)
+    clear(counts)
+    exponents, y, fields = np.zeros(EXPONENTS, np.int64), np.empty(BLOCK, u32), np.zeros(BLOCK, u32)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        x = view(source + 4 * start, m, u32)
+        top, bottom, small = survey(x, m, rule.least_normal)
+        if top >= INF32:
+            round_block32(x, fields, y, m, rule, counts)
+        else:
+            counts[COUNT] += m
+            counts[SUBNORMAL] += small
+            add_extremes(top, bottom, counts)
+        if bins != 0:
+            count_exponents(x, m, top, exponents, view(bins, HISTOGRAM_BINS, np.int64))
+    if bins != 0:
+        add_exponents(exponents, view(bins, HISTOGRAM_BINS, np.int64))
+
+
+@outside
+def survey(x, n, least_normal):  # pragma: no cover - compiled
+    """Return the largest magnitude, the smallest less 1 (a zero counts as the greatest), how many are subnormal."""
+    top, bottom, small = U0, ~U0, U0
+    for i in range(n):
+        a = u32(x[i] & MAGNITUDE32)
+        top, bottom = max(top, a), min(bottom, u32(a - U1))
+        small = u32(small + u32(u32(a - U1) < u32(max(least_normal, U1) - U1)))
+    return top, bottom, small
+
+
+@outside
+def add_extremes(top, bottom, counts):  # pragma: no cover - compiled
+    """Raise and lower the extremes of a scratch to those of finite float32."""
+    if top != U0:
+        counts[LARGEST] = max(counts[LARGEST], widened32(top))
+        counts[SMALLEST] = min(counts[SMALLEST], widened32(u32(bottom + U1)))
+
+
+@outside
+def count_exponents(x, n, top, exponents, bins):  # pragma: no cover - compiled
+    """Count a block of float32 by their biased exponent; where some are special or subnormal, by their bin."""
+    odd = u32(top >= INF32)
+    for i in range(n):
+        a = u32(x[i] & MAGNITUDE32)
+        odd = u32(odd + u32(u32(a - U1) < u32(MIN_NORMAL32 - U1)))
+    if odd != U0:
+        for i in range(n):
+            a = u32(x[i] & MAGNITUDE32)
+            bins[histogram_bin(widened32(a)) if a < INF32 else INF_BIN + (a > INF32)] += 1
+        return
+    for i in range(n):  # four counters an exponent: consecutive increments of one would wait for each other
+        exponents[4 * np.int64(right32(u32(x[i] & MAGNITUDE32), U23)) + (i & 3)] += 1
+
+
+@outside
+def add_exponents(exponents, bins):  # pragma: no cover - compiled
+    """Add what count_exponents counted: exponent 0 are zeros."""
+    for e in range(EXPONENTS // 4):
+        found = exponents[4 * e] + exponents[4 * e + 1] + exponents[4 * e + 2] + exponents[4 * e + 3]
+        if found != 0:
+            bins[ZERO_BIN if e == 0 else e + FIRST_NORMAL_BIN] += found
+
+
+@kernel
 def histogram(source, dtype, n, bins):  # pragma: no cover - compiled
     """Add `n` numbers to the histogram of a ledger row: one bin per binade, then zero, infinity, NaN."""
     counts = view(bins, HISTOGRAM_BINS, np.int64)
-    x = np.empty(BLOCK, u32)
+    x, exponents = np.empty(BLOCK, u32), np.zeros(EXPONENTS, np.int64)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
         if dtype == FLOAT64:
@@ -146,6 +228,5 @@ def histogram(source, dtype, n, bins):  # pragma: no cover - compiled
                 counts[histogram_bin(wide[i])] += 1
         else:
             widen_block(source + start * (4 if dtype == FLOAT32 else 2), dtype, x, m)
-            for i in range(m):
-                a = u32(x[i] & MAGNITUDE32)
-                counts[histogram_bin(widened32(a)) if a < INF32 else INF_BIN + (a > INF32)] += 1
+            count_exponents(x, m, survey(x, m, U0)[0], exponents, counts)
+    add_exponents(exponents, counts)
