@@ -202,20 +202,20 @@ def test_the_inner_of_two_nested_simulations_rules():
 def test_two_threads_simulate_without_seeing_each_other():
     (x, y), results = images(), {}
 
-    def work(precision: str) -> None:
-        model = network()
+    def work(precision: str, model) -> None:
         optimizer = sgd(model)
         with simulate(model, precision, optimizer=optimizer) as run:
             results[precision] = [train_step(model, optimizer, x, y) for _ in range(2)], dict(run.ledger), run.step
 
-    threads = [threading.Thread(target=work, args=(p,)) for p in ("fp16", "bf16")]
+    # Made here: they are drawn from torch's global generator.
+    threads = [threading.Thread(target=work, args=(precision, network())) for precision in ("fp16", "bf16")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     together = dict(results)
     for precision in ("fp16", "bf16"):
-        work(precision)
+        work(precision, network())
         assert results[precision] == together[precision]
 
 
