@@ -1,38 +1,23 @@
 """Rounding beside a copy of the same array, and beside the other emulators, in one run.
 
-Samples are interleaved, one of each per turn, so that what disturbs the machine disturbs all alike; a figure is
-the ratio of medians (in brackets: of minima). Nothing is asserted.
+Nothing is asserted.
 """
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 
 import normstab as ns
 from normstab.numerics import backends
+from tests.benchmarks.timing import Work, in_turns, print_table
 
 KEY = ns.Key(seed=1, site="benchmark", step=2)
 TURNS = {10**4: 2000, 10**6: 200, 16 * 10**6: 20}
 PEER_ELEMENTS, PEER_TURNS = 10**6, 7
 
 
-def samples(works: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
-    """Return the seconds of each work, taken in turns after one warm-up."""
-    for work in works.values():
-        work()
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(turns):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            taken[name].append(time.perf_counter() - start)
-    return taken
-
-
-def casts(n: int) -> dict[str, Callable[[], object]]:
+def casts(n: int) -> dict[str, Work]:
     """The casts of `n` float32 by name, `copy_` first."""
     x, out, ledger = torch.randn(n), torch.empty(n), ns.Ledger()
     return {
@@ -51,7 +36,7 @@ def casts(n: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def operations(n: int) -> dict[str, Callable[[], object]]:
+def operations(n: int) -> dict[str, Work]:
     """The operations on `n` float32, each rounded to fp16, by name."""
     x, y, out = torch.randn(n), torch.randn(n), torch.empty(n)
     positive = x.abs()
@@ -70,10 +55,10 @@ def operations(n: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def peers(n: int) -> dict[str, Callable[[], object]]:
+def peers(n: int) -> dict[str, Work]:
     """The same rounding by other libraries, those that are installed."""
     x, out = torch.randn(n), torch.empty(n)
-    works: dict[str, Callable[[], object]] = {
+    works: dict[str, Work] = {
         "copy_": lambda: out.copy_(x),
         "normstab nearest": lambda: ns.cast(x, "fp16", out=out),
         "normstab stochastic": lambda: ns.cast(x, "fp16", rounding="stochastic", key=KEY, out=out),
@@ -112,20 +97,6 @@ def peers(n: int) -> dict[str, Callable[[], object]]:
     return works
 
 
-def table(title: str, columns: dict[str, dict[str, list[float]]], yardstick: str) -> None:
-    """Print a Markdown table: a row per work, a column per size, ratios to the yardstick."""
-    names = list(dict.fromkeys(name for taken in columns.values() for name in taken))
-    print(f"\n### {title}\n\n| work | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
-    for name in names:
-        cells = []
-        for taken in columns.values():
-            median, least = statistics.median(taken[name]), min(taken[name])
-            base = taken[yardstick]
-            text = f"{median / statistics.median(base):.2f}x ({least / min(base):.2f}x)"
-            cells.append(f"{1e6 * median:.1f} us" if name == yardstick else text)
-        print(f"| {name} | " + " | ".join(cells) + " |")
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -135,19 +106,19 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"## Rounding, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
     assert backends.kernels_for(torch.empty(0)) is not None, "the compiled kernels are missing"
-    table("cast", {f"{n:,}": samples(casts(n), turns) for n, turns in TURNS.items()}, "copy_")
-    table(
+    print_table("cast", {f"{n:,}": in_turns(casts(n), turns) for n, turns in TURNS.items()}, "copy_")
+    print_table(
         "operations in fp16",
-        {f"{n:,}": samples(operations(n), max(turns // 2, 5)) for n, turns in TURNS.items()},
+        {f"{n:,}": in_turns(operations(n), max(turns // 2, 5)) for n, turns in TURNS.items()},
         "copy_",
     )
     small = torch.randn(10**4)
-    fresh = samples({"cast": lambda: ns.cast(small, "fp16")}, 3000)["cast"]
+    fresh = in_turns({"cast": lambda: ns.cast(small, "fp16")}, 3000)["cast"]
     print(
         f"\nA cast of 10,000 float32, eagerly: {1e6 * statistics.median(fresh):.1f} us (least {1e6 * min(fresh):.1f})"
     )
     if not options.no_peers:
-        table("peers, fp16", {f"{PEER_ELEMENTS:,}": samples(peers(PEER_ELEMENTS), PEER_TURNS)}, "copy_")
+        print_table("peers, fp16", {f"{PEER_ELEMENTS:,}": in_turns(peers(PEER_ELEMENTS), PEER_TURNS)}, "copy_")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """A simulated training step beside the plain one of the same ResNet-18, in one run; peak memory; qtorch if installed.
 
-Samples are interleaved, so that what disturbs the machine disturbs all alike; a figure is the median of the
-ratios of one turn (in brackets: the ratio of minima). Nothing is asserted.
+Nothing is asserted.
 """
 
 import argparse
 import contextlib
 import ctypes
 import gc
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,6 +20,7 @@ import normstab as ns
 from normstab.experiment.models import MODELS
 from normstab.experiment.networks import Task
 from normstab.simulation import record
+from tests.benchmarks.timing import Samples, print_table
 
 # Width, side of the images, batch: the shapes of the issue's figures.
 SIZES = {"width 16, 16x16, batch 64": (16, 16, 64, 12), "width 64, 32x32, batch 32": (64, 32, 32, 4)}
@@ -65,9 +64,9 @@ def seconds(step: Step, context: Context, steps: int) -> float:
         return (time.perf_counter() - start) / steps
 
 
-def compare(works: dict[str, tuple[Step, Context]], turns: int) -> dict[str, list[float]]:
+def compare(works: dict[str, tuple[Step, Context]], turns: int) -> Samples:
     """Return the seconds per step of each work, in turns, after one warm-up."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
+    taken: Samples = {name: [] for name in works}
     for turn in range(turns + 1):
         for name, (step, context) in works.items():
             took = seconds(step, context, STEPS.get(name, 2))
@@ -111,19 +110,6 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def table(title: str, columns: dict[str, dict[str, list[float]]]) -> None:
-    """Print a Markdown table of ratios to the plain step."""
-    names = list(dict.fromkeys(name for taken in columns.values() for name in taken))
-    print(f"\n### {title}\n\n| step | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
-    for name in names:
-        cells = []
-        for taken in columns.values():
-            ratios = [a / b for a, b in zip(taken[name], taken[PLAIN], strict=True)]
-            ratio = f"{statistics.median(ratios):.2f}x ({min(taken[name]) / min(taken[PLAIN]):.2f}x)"
-            cells.append(f"{1e3 * statistics.median(taken[name]):.1f} ms" if name == PLAIN else ratio)
-        print(f"| {name} | " + " | ".join(cells) + " |")
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,7 +127,7 @@ def main() -> None:
         columns[title] = compare(works, options.turns or turns)
         peaks = {name: peak_bytes(Step(width, side, batch), CONTEXTS[name]) for name in (PLAIN, "simulate fp16")}
         memory.append(f"- {title}: {peaks['simulate fp16'] / peaks[PLAIN]:.2f}x of {peaks[PLAIN] / 2**20:.0f} MB")
-    table("seconds per step", columns)
+    print_table("seconds per step", columns, PLAIN)
     print("\n### peak memory of a step, simulate fp16\n\n" + "\n".join(memory))
 
 

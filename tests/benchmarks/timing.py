@@ -1,0 +1,41 @@
+"""Samples in turns, and tables of their ratios: what every benchmark shares."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+Work = Callable[[], object]
+Samples = dict[str, list[float]]
+
+
+def in_turns(works: dict[str, Work], turns: int) -> Samples:
+    """Return the seconds of each work, one of each per turn after one warm-up: what disturbs one disturbs all."""
+    for work in works.values():
+        work()
+    taken: Samples = {name: [] for name in works}
+    for _ in range(turns):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def print_table(
+    title: str, columns: dict[str, Samples], yardstick: str, to_reach: dict[str, str] | None = None
+) -> None:
+    """Print a Markdown table: a row per work, a column per case, ratios of medians to the yardstick (of minima)."""
+    names = list(dict.fromkeys(name for taken in columns.values() for name in taken))
+    heads = [*columns, *(["to reach"] if to_reach else [])]
+    print(f"\n### {title}\n\n| work | " + " | ".join(heads) + " |\n|---" + "|---" * len(heads) + "|")
+    for name in names:
+        cells = [cell(taken[name], taken[yardstick], name == yardstick) for taken in columns.values()]
+        print(f"| {name} | " + " | ".join(cells + ([to_reach.get(name, "")] if to_reach else [])) + " |", flush=True)
+
+
+def cell(taken: list[float], base: list[float], is_yardstick: bool) -> str:
+    """Return the time of the yardstick, the ratio to it of anything else."""
+    median, least = statistics.median(taken), min(taken)
+    if is_yardstick:
+        return f"{1e3 * median:.2f} ms" if median >= 1e-3 else f"{1e6 * median:.1f} us"
+    return f"{median / statistics.median(base):.2f}x ({least / min(base):.2f}x)"
