@@ -267,14 +267,16 @@ def _copy(style: int) -> Any:
     return _operation(5, emit)
 
 
-@intrinsic
-def word(typing_context, address):
+def _word(typing_context, address):
     """Return the int64 at an address."""
 
     def generate(context, builder, signature, arguments):
         return builder.load(builder.inttoptr(arguments[0], I64.as_pointer()))
 
     return types.int64(types.int64), generate
+
+
+word: Any = intrinsic(_word)  # typed, numba's intrinsic would want the typing context from its callers
 
 
 # The operations: what each does is in the docstring of its maker; the endings say how it rounds and whether it counts.
