@@ -219,6 +219,8 @@ def judge_identical(expectation: IdenticalExpectation, found: Findings) -> Findi
 def _same_bits(a: Any, b: Any) -> dict[str, bool]:
     """Return, per part of two records that tells of the final weights, whether it is the same."""
     same = {"predictions": a.predictions == b.predictions and bool(a.predictions.labels)}
+    if a.weights_sha256 is not None and b.weights_sha256 is not None:
+        same["weights"] = a.weights_sha256 == b.weights_sha256
     if a.epochs and b.epochs:
         same["channel norms"] = a.epochs[-1].weight_norms == b.epochs[-1].weight_norms
         same["test loss"] = a.epochs[-1].test_loss == b.epochs[-1].test_loss

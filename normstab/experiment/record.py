@@ -144,8 +144,8 @@ class SweepPoint:
 class Record:
     """What happened in one cell. `status` is `finished` or `nonfinite`; `cell` is the resolved cell as JSON.
 
-    `steps` were taken, the one that became non-finite included. A swept cell has a `sweep`, by norm layer, and
-    neither steps nor epochs.
+    `steps` were taken, the one that became non-finite included. `weights_sha256` is that of the final parameters
+    and buffers, names and bytes. A swept cell has a `sweep`, by norm layer, and neither steps nor epochs.
     """
 
     id: str
@@ -166,6 +166,7 @@ class Record:
     sweep: Mapping[str, tuple[SweepPoint, ...]] = field(default_factory=dict)
     unrecognised: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    weights_sha256: str | None = None
     version: int = VERSION
 
     @property

@@ -6,11 +6,13 @@ takes no more, raises NormstabError.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from normstab.experiment.checkpoints import INTERVAL_S, Checkpoints
 from normstab.experiment.corrections import RecordedNorms
@@ -209,7 +211,17 @@ class _Running:
             norm_layers=history.norm_layers,
             unrecognised=history.unrecognised,
             notes=tuple(history.notes),
+            weights_sha256=weights_sha256(session.model),
         )
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the sha256 of the names, dtypes, shapes and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def batches(images: int, size: int) -> list[tuple[int, int]]:

@@ -95,6 +95,16 @@ def test_equal_runs_are_identical_and_a_changed_norm_is_not():
     assert outcome(plain, judge_runs(runs(1.0000001)).groups) == "not met"
 
 
+@pytest.mark.parametrize(("other", "wanted"), [("a1", "met"), ("b2", "not met"), (None, "met")])
+def test_equal_runs_have_equal_weights_where_both_records_have_their_hash(other, wanted):
+    made = [make_run(make_cell(variant=name), predicted=predictions(0.8)) for name in ("plain", "scaled")]
+    runs = [
+        replace(run, record=replace(run.record, weights_sha256=digest))
+        for run, digest in zip(made, ("a1", other), strict=True)
+    ]
+    assert outcome({"identical": [{"variant": "plain"}, {"variant": "scaled"}]}, judge_runs(runs).groups) == wanted
+
+
 def test_a_run_that_died_counts_as_chance_in_an_ordering():
     runs = [make_run(make_cell(norm, seed=s)) for norm in ("l2", "l1") for s in (0, 1)]
     runs += [nonfinite_run(make_cell("l2", FP16, s)) for s in (0, 1)]

@@ -31,7 +31,7 @@ from tests.experiment.test_resume import run
 if __name__ == "__main__":
     run(Path(sys.argv[1]), Path(sys.argv[2]))
 """
-KILLS = 3
+KILLS = 20
 
 
 def run(scenario: Path, out: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_native_cell_finds_itself_at_its_reference(tmp_path: Path) -> None:
 
 
 def final_weights(record: Record) -> object:
-    return record.epochs[-1].weight_norms, record.predictions, record.epochs[-1].test_loss
+    return record.weights_sha256, record.predictions, record.epochs[-1].test_loss
 
 
 @pytest.mark.parametrize("precision", ["native", "fp16"])
