@@ -120,7 +120,8 @@ if not TYPE_CHECKING:  # a type checker that saw this function would take every 
     def __getattr__(name: str) -> object:
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'normstab' has no attribute {name!r}{near(name, __all__)}")
-        return getattr(import_module(_MODULE_OF[name]), name)
+        value = globals()[name] = getattr(import_module(_MODULE_OF[name]), name)  # looked up once
+        return value
 
 
 def __dir__() -> list[str]:

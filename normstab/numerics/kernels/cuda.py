@@ -17,7 +17,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.cuda_kernels import BLOCK, CODES, pointwise_kernel, round_kernel
 from normstab.numerics.kernels.plan import LANE64, contains_dtype, plan
-from normstab.numerics.kernels.strides import Axes, align, is_dense, overlaps
+from normstab.numerics.kernels.strides import Axes, align, is_dense, overlaps, result_like
 from normstab.numerics.ledger import COUNTERS, HISTOGRAM_BINS
 from normstab.numerics.philox import field_width
 from normstab.numerics.precision import Rounding
@@ -80,7 +80,7 @@ def pointwise(
     tensors = [_as_tensor(x, device) for x in operands]
     if any(x.dtype not in OPERAND_DTYPES or x.device != device for x in tensors):
         return None
-    result = _result_like(tensors, dtype) if out is None else out.detach()
+    result = result_like(tensors, dtype) if out is None else out.detach()
     target, axes = result, None
     if result.dtype == dtype and (out is None or (is_dense(out) and not any(overlaps(x, out) for x in tensors))):
         is_ordered = not call.rounding.is_stochastic or result.is_contiguous()
@@ -105,15 +105,6 @@ def _as_tensor(x: Operand, device: torch.device) -> Tensor:
     if isinstance(x, Tensor):
         return x.detach().resolve_neg()
     return torch.full((), x, dtype=torch.float64, device=device)
-
-
-def _result_like(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return an empty result of the broadcast shape, laid out as the first operand of that shape."""
-    shape = torch.broadcast_shapes(*[x.shape for x in tensors])
-    for x in tensors:
-        if x.shape == shape and is_dense(x):
-            return torch.empty_strided(shape, x.stride(), dtype=dtype, device=x.device)
-    return torch.empty(shape, dtype=dtype, device=tensors[0].device)
 
 
 def _compute(operation: str, tensors: list[Tensor], axes: Axes, call: Call, target: Tensor) -> None:

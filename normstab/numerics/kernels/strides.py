@@ -84,14 +84,12 @@ def overlaps(x: Tensor, out: Tensor) -> bool:
 
 def result_like(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
     """Return an empty result of the broadcast shape, laid out as the first operand of that shape."""
-    shape = tensors[0].shape
-    if any(x.shape != shape for x in tensors):
-        shape = tensors[0].shape
+    shape, device = tensors[0].shape, tensors[0].device
     if any(x.shape != shape for x in tensors):
         shape = torch.broadcast_shapes(*[x.shape for x in tensors])
     elif tensors[0].is_contiguous():
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device=device)
     for x in tensors:
         if x.shape == shape and is_dense(x):
-            return torch.empty_strided(shape, x.stride(), dtype=dtype)
-    return torch.empty(shape, dtype=dtype)
+            return torch.empty_strided(shape, x.stride(), dtype=dtype, device=device)
+    return torch.empty(shape, dtype=dtype, device=device)
