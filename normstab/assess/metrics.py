@@ -138,14 +138,10 @@ def headroom_down(run: Run) -> float | None:
 
 
 def weight_norm_error(run: Run) -> float | None:
-    """Return the largest relative distance of a channel's final weight norm from the median of its layer.
-
-    In a bounded weight norm every channel of a layer has the same norm rho, so that the median is rho; None for others.
-    """
-    is_bounded = run.record.cell.get("model", {}).get("weight_norm") == "bwn"
-    layers = run.record.epochs[-1].weight_norms.values() if run.record.epochs and is_bounded else ()
-    norms = [(np.asarray(layer), float(np.median(layer))) for layer in layers if len(layer) > 1]
-    return max((float(np.max(np.abs(layer / rho - 1.0))) for layer, rho in norms if rho > 0), default=None)
+    """Return the largest relative distance of a channel's final weight norm from rho; None without bounded layers."""
+    rho = run.record.rho
+    norms = run.record.epochs[-1].weight_norms if run.record.epochs else {}
+    return max((abs(norm / rho[name] - 1.0) for name in rho for norm in norms.get(name, ())), default=None)
 
 
 def scale_low(run: Run) -> float | None:
@@ -198,7 +194,7 @@ METRICS: dict[str, Metric] = {
     "gradient_cosine": _alone(gradient_cosine, "least cosine of the gradient to the reference's", more_is_better=True),
     "weight_distance": _alone(weight_distance, "relative distance of the weights to the reference's"),
     "weight_norm_error": _alone(
-        weight_norm_error, "largest relative distance of a channel's weight norm from its layer's", is_counted=True
+        weight_norm_error, "largest relative distance of a channel's weight norm from its layer's rho", is_counted=True
     ),
     "zero_updates": _alone(zero_updates, "weight updates that rounded to nothing", "share", is_counted=True),
     "headroom_up": _alone(

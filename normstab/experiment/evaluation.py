@@ -19,7 +19,7 @@ from normstab.norms.catalogue import parse_norm
 from normstab.norms.modules import BatchForward
 from normstab.norms.weight import BoundedWeightNorm, WeightNorm
 
-__all__ = ["Evaluation", "count_values", "evaluate", "norm_layer_records", "weight_norms"]
+__all__ = ["Evaluation", "bounds", "count_values", "evaluate", "norm_layer_records", "weight_norms"]
 
 BATCH = 256
 
@@ -68,6 +68,16 @@ def weight_norms(model: nn.Module, simulated: Simulated) -> dict[str, tuple[floa
             with simulated.paused():
                 found[name] = tuple(channel_norms(weight, _p_of(layer)).tolist())
     return found
+
+
+def bounds(model: nn.Module) -> dict[str, float]:
+    """Return rho of every layer under a bounded weight norm."""
+    return {
+        name: float(module.rho)
+        for name, layer in weight_layers(model).items()
+        for module in layer.modules()
+        if isinstance(module, BoundedWeightNorm)
+    }
 
 
 def _p_of(layer: nn.Module) -> float:

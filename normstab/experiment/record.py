@@ -145,7 +145,8 @@ class Record:
     """What happened in one cell. `status` is `finished` or `nonfinite`; `cell` is the resolved cell as JSON.
 
     `steps` were taken, the one that became non-finite included. `weights_sha256` is that of the final parameters
-    and buffers, names and bytes. A swept cell has a `sweep`, by norm layer, and neither steps nor epochs.
+    and buffers, names and bytes; `rho` is the constant of every layer under a bounded weight norm. A swept cell
+    has a `sweep`, by norm layer, and neither steps nor epochs.
     """
 
     id: str
@@ -167,6 +168,7 @@ class Record:
     unrecognised: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     weights_sha256: str | None = None
+    rho: Mapping[str, float] = field(default_factory=dict)
     version: int = VERSION
 
     @property

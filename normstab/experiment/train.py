@@ -17,7 +17,7 @@ from torch import nn
 from normstab.experiment.checkpoints import INTERVAL_S, Checkpoints
 from normstab.experiment.corrections import RecordedNorms
 from normstab.experiment.datasets import load_dataset
-from normstab.experiment.evaluation import count_values
+from normstab.experiment.evaluation import bounds, count_values
 from normstab.experiment.history import History
 from normstab.experiment.images import Dataset
 from normstab.experiment.machine import environment, settled
@@ -212,6 +212,7 @@ class _Running:
             unrecognised=history.unrecognised,
             notes=tuple(history.notes),
             weights_sha256=weights_sha256(session.model),
+            rho=bounds(session.model),
         )
 
 
