@@ -127,6 +127,23 @@ def zero_updates(run: Run) -> float | None:
     return sum(epoch.updates_zero for epoch in run.record.epochs) / updates if updates else None
 
 
+def weight_gradient_zeros(run: Run) -> float | None:
+    """Return the share of the convolutions' weight gradients that are zero; None without exponent histograms.
+
+    What is computed from gradients that were flushed is exactly zero, and counts as no underflow.
+    """
+    tallies = [
+        tally
+        for epoch in run.record.epochs
+        for site, tally in epoch.sites.items()
+        if site.endswith("convolution_backward.weight[backward]")
+    ]
+    count = sum(tally.count for tally in tallies)
+    if not count or any(tally.histogram is None for tally in tallies):
+        return None
+    return sum(tally.underflow + (tally.histogram.zero if tally.histogram else 0) for tally in tallies) / count
+
+
 def headroom_up(run: Run) -> float | None:
     """Return the binades by which the inputs of the tightest norm layer could still grow."""
     return min((layer.up for layer in headroom(run) if layer.up is not None), default=None)
@@ -195,6 +212,9 @@ METRICS: dict[str, Metric] = {
     "weight_distance": _alone(weight_distance, "relative distance of the weights to the reference's"),
     "weight_norm_error": _alone(
         weight_norm_error, "largest relative distance of a channel's weight norm from its layer's rho", is_counted=True
+    ),
+    "weight_gradient_zeros": _alone(
+        weight_gradient_zeros, "weight gradients of convolutions that are zero", "share", is_counted=True
     ),
     "zero_updates": _alone(zero_updates, "weight updates that rounded to nothing", "share", is_counted=True),
     "headroom_up": _alone(

@@ -27,6 +27,7 @@ METRIC_NAMES: tuple[str, ...] = (
     "collapsed_channels",
     "gradient_cosine",
     "weight_distance",
+    "weight_gradient_zeros",
     "weight_norm_error",
     "zero_updates",
     "headroom_up",

@@ -11,7 +11,7 @@ from normstab.assess.metrics import METRICS
 from normstab.assess.sweep import SWEPT
 from normstab.experiment.metric_names import METRIC_NAMES, SWEEP_METRICS
 from normstab.experiment.record import EpochRecord, Nonfinite, NormLayerRecord, Predictions, Probe
-from normstab.numerics.ledger import Tally
+from normstab.numerics.ledger import Histogram, Tally
 from tests.assess.synthetic import FP16, STEPS, make_cell, make_run, predictions
 
 
@@ -78,6 +78,13 @@ def test_rates_are_shares_of_all_rounded_results_and_of_one_direction():
     assert {name: found[name] * 400 for name in expected} == pytest.approx(expected)
     assert found["gradient_underflow_rate"] == pytest.approx(0.1)
     assert found["gradient_overflow_rate"] == pytest.approx(0.01)
+
+
+def test_weight_gradients_computed_from_flushed_ones_count_as_zero():
+    site = "conv.convolution_backward.weight[backward]"
+    sites = {site: Tally(count=100, underflow=10, histogram=Histogram({-20: 30}, zero=60)), "a.b[backward]": Tally(50)}
+    assert measured(half(sites=sites))["weight_gradient_zeros"] == pytest.approx(0.7)
+    assert measured(half(sites={site: Tally(count=100, underflow=10)}))["weight_gradient_zeros"] is None
 
 
 def test_channels_probes_updates_and_scales():
