@@ -106,6 +106,8 @@ def loss_scale(run: Run, precision: Precision) -> Remedy | None:
     if not count or flushed / count < constant("flushed_share") or any(t.overflow for t in backward):
         return None
     limit, largest = precision.format(), max(t.largest for t in backward)
+    if not largest:  # all below float32's least number
+        return None
     room = math.floor(math.log2(limit.max) - math.log2(largest)) - 1
     if room < 1:
         return None
