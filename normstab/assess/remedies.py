@@ -51,6 +51,19 @@ def wide_squares(run: Run, precision: Precision) -> Remedy | None:
     return Remedy("wide squares", "keep the squares in fp32", evidence, {"precision": str(changed)})
 
 
+def wide_variances(run: Run, precision: Precision) -> Remedy | None:
+    """Return: keep variances in fp32, where squares fit and their mean overflows on its way to the compute format."""
+    site, tally = _worst(run, "dispersion.div", "overflow")
+    if not tally.overflow or _worst(run, "square", "overflow")[1].overflow:
+        return None
+    if not any(layer.norm == "l2" for layer in run.record.norm_layers.values()):
+        return None
+    largest = f"the largest 2^{math.log2(tally.largest):.1f}"
+    evidence = f"{tally.overflow:,} of {tally.count:,} variances overflowed at `{site}`, {largest}"
+    changed = replace(precision, square=precision.square or FORMATS["fp32"], variance=FORMATS["fp32"])
+    return Remedy("wide variances", "keep the variances in fp32", evidence, {"precision": str(changed)})
+
+
 def blocked_means(run: Run, precision: Precision) -> Remedy | None:
     """Return: form means in blocks, divided block by block, where a sum overflows."""
     found = [
@@ -153,6 +166,7 @@ def stochastic_updates(run: Run, precision: Precision) -> Remedy | None:
 
 REMEDIES: dict[str, Callable[[Run, Precision], Remedy | None]] = {
     "wide squares": wide_squares,
+    "wide variances": wide_variances,
     "blocked means": blocked_means,
     "L1 norm": l1_for_l2,
     "larger eps": larger_eps,

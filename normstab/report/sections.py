@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 MOST_MATRICES, MOST_ROWS, MOST_SITE_ROWS = 12, 200, 15
+WIDEST_HEADING = 80  # characters of all column names of a matrix
 
 
 def alert(found: Assessment) -> str:
@@ -108,6 +109,10 @@ def _matrix(groups: Sequence[GroupJudgement], rows_axis: str, columns_axis: str)
     columns = list(dict.fromkeys(_at(group, columns_axis) for group in groups))
     columns.sort(key=lambda name: "native" not in name)
     cells = {(_at(group, rows_axis), _at(group, columns_axis)): _verdict_cell(group) for group in groups}
+    if len("".join(columns)) > WIDEST_HEADING and len(rows) <= len(columns):
+        # Turned, the long names stand below each other, and the page stays as wide as it is.
+        rows, columns, rows_axis = columns, rows, columns_axis
+        cells = {(column, row): text for (row, column), text in cells.items()}
     table = [[f"**{row}**", *(cells.get((row, column), "") for column in columns)] for row in rows]
     return aligned((rows_axis or " ", *(column or "verdict" for column in columns)), table)
 

@@ -25,6 +25,7 @@ def offered(sites, *, precision="fp16", norm="l2", **record):
 
 
 SQUARES = {"bn1.square[forward]": Tally(1000, overflow=250, largest=2.0**20)}
+VARIANCES = {"bn1.dispersion.div[forward]": Tally(16, overflow=3, largest=2.0**17)}
 SUMS = {"bn1.dispersion.sum[forward]": Tally(16, overflow=4, largest=2.0**18)}
 EPS = {"bn1.eps.const[forward]": Tally(1, underflow=1, smallest=1e-12, largest=1e-12)}
 GRADIENTS = Histogram({-30: 100, -26: 100, -10: 800})
@@ -32,6 +33,7 @@ FLUSHED = {"bn1.grad[backward]": Tally(1000, underflow=200, largest=2.0**-9, his
 
 EVIDENCE = {
     "wide squares": (SQUARES, ["250 of 1,000 squares overflowed", "`bn1.square[forward]`", "2^20.0"]),
+    "wide variances": (VARIANCES, ["3 of 16 variances overflowed", "`bn1.dispersion.div[forward]`", "2^17.0"]),
     "blocked means": (SUMS, ["4 sums overflowed", "`bn1.dispersion.sum[forward]`", "2^18.0"]),
     "L1 norm": (SQUARES, ["2^20.0", "1024"]),
     "larger eps": (EPS, ["eps = 1e-12 is zero in fp16", "6.1e-05"]),
@@ -81,6 +83,8 @@ def test_a_stable_cell_needs_no_remedy():
         ("loss scale", {**FLUSHED, "fc.grad[backward]": Tally(9, overflow=1)}, {}),
         ("bf16", SQUARES, {"precision": "bf16"}),
         ("wide squares", {"bn1.square[forward]": Tally(100_000, underflow=99)}, {}),
+        ("wide variances", {**SQUARES, **VARIANCES}, {}),
+        ("wide variances", VARIANCES, {"norm": "l1"}),
     ],
 )
 def test_what_would_not_help_is_not_offered(name, sites, keywords):
