@@ -29,4 +29,4 @@ def test_a_last_smaller_batch_is_a_step():
 def test_references_are_told_from_the_cells_that_need_them():
     scenario = load_scenario("quickstart")
     roles = [cell.role for cell in outline_of(scenario, expand(scenario, hash_data=False)).cells]
-    assert roles.count("reference") == roles.count("cell") == 4
+    assert roles.count("reference") == roles.count("cell") == 8
