@@ -144,7 +144,8 @@ def _tell(voice: Voice, published: Published, *, strict: bool) -> int:
 
     judged = list(published.found.values())
     for assessment in judged:
-        voice.say(f"\n{summary(assessment)}")
+        heading = f"{assessment.scenario.name}\n\n" if len(judged) > 1 else ""
+        voice.say(f"\n{heading}{summary(assessment)}")
     voice.say("\n" + "\n".join(f"report: {path}" for path in published.written))
     if published.answer:
         voice.give(published.answer)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,18 @@ def test_report_judges_again_without_training_and_to_the_same_bytes(finished, mo
     first = (folder / "out" / "report.md").read_bytes()
     main(["report", "out"])
     assert (folder / "out" / "report.md").read_bytes() == first
+
+
+def test_several_runs_are_told_apart(finished, monkeypatch, capsys, tmp_path):
+    folder, _ = finished
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        shutil.copytree(folder / "out", tmp_path / name)
+        kept = tmp_path / name / "scenario.json"
+        kept.write_text(kept.read_text().replace('"tiny"', f'"{name}"'))
+    main(["report", "one", "two"])
+    headings = [line for line in capsys.readouterr().err.splitlines() if line in ("one", "two")]
+    assert headings == ["one", "two"]
 
 
 def test_report_of_no_run_is_bad_input(tmp_path, capsys):

@@ -139,12 +139,14 @@ class Scenario:
     """A validated scenario: `document` is the file's content with profiles and overrides applied.
 
     `profiles` and `overrides` are what was applied, `path` where the file was: together they reproduce it.
+    `written` is the content before: its expectations may name cells that a profile leaves out.
     """
 
     path: str
     document: Mapping[str, Any]
     profiles: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    written: Mapping[str, Any] = field(kw_only=True)
     parsed: Document = field(compare=False, repr=False, kw_only=True)
 
     @property
@@ -195,6 +197,7 @@ class Scenario:
             "profiles": list(self.profiles),
             "overrides": list(self.overrides),
             "document": dict(self.document),
+            **({} if self.written == self.document else {"written": dict(self.written)}),
         }
 
 

@@ -52,7 +52,7 @@ def load_scenario(
         apply_set(text, dotted, value)
     parsed = _validated(text, written, allow_import=allow_import)
     spelled = tuple(f"{dotted}={value}" for dotted, value in sets)
-    scenario = Scenario(str(path), text.document, profiles, spelled, parsed=parsed)
+    scenario = Scenario(str(path), text.document, profiles, spelled, written=written, parsed=parsed)
     raise_problems(list(vacuous_expectations(scenario, expand(scenario, hash_data=False))), text)
     return scenario
 
@@ -89,9 +89,10 @@ def read_scenario(path: Path) -> Scenario:
     if not isinstance(plain, dict) or plain.get("version") != 1 or not isinstance(plain.get("document"), dict):
         raise ScenarioError(f"{path}: not a scenario.json of version 1; make it anew with `normstab run`")
     text = ScenarioText(str(path), plain["document"])
-    parsed = _validated(text, plain["document"], allow_import=True)
+    written = plain["written" if "written" in plain else "document"]
+    parsed = _validated(text, written, allow_import=True)
     applied = (tuple(plain.get("profiles", ())), tuple(plain.get("overrides", ())))
-    return Scenario(str(plain.get("path", path)), plain["document"], *applied, parsed=parsed)
+    return Scenario(str(plain.get("path", path)), plain["document"], *applied, written=written, parsed=parsed)
 
 
 def scenario_paths() -> dict[str, Path]:

@@ -24,6 +24,8 @@ __all__ = ["MOST_PANELS", "Panel", "accuracy_plot", "loss_plot", "panels_of", "s
 
 # What still reads at the width of a page.
 MOST_PANELS, MOST_LINES, MOST_SITES, MOST_COLUMNS = 6, 6, 24, 12
+# Of the heat map: the width of a letter at the style's size and of the whole, in inches; the slant of its labels.
+CHARACTER, WIDEST, SLANT = 0.075, 14.0, math.radians(60)
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ def sites_plot(groups: Sequence[GroupJudgement]) -> str | None:
             shown = np.ma.masked_less_equal(rates, 0.0)
             mesh = place.pcolormesh(shown, cmap="YlOrRd", norm=LogNorm(1e-7, 1.0), edgecolor="white", lw=0.5)
             place.set_title(counter, loc="left")
-            place.set_xticks(np.arange(len(columns)) + 0.5, labels, rotation=60, ha="right", rotation_mode="anchor")
+            slanted = {"rotation": math.degrees(SLANT), "rotation_mode": "anchor", "ha": "right"}
+            place.set_xticks(np.arange(len(columns)) + 0.5, labels, **slanted)
             place.set_yticks(np.arange(len(sites)) + 0.5, sites)
             place.tick_params(length=0)
             place.invert_yaxis() if place is axes[0] else None
@@ -184,7 +187,9 @@ def sites_plot(groups: Sequence[GroupJudgement]) -> str | None:
             _numbers(place, rates)
         figure.colorbar(mesh, ax=axes, label="share of results", fraction=0.03, pad=0.01)
 
-    return draw(min(12.0, 4.6 + 0.9 * len(columns)), 1.9 + 0.24 * len(sites), fill)
+    names, below = (max(map(len, texts)) * CHARACTER for texts in (sites, labels))
+    width = 1.4 + names + 2 * max(0.45 * len(columns), below * math.cos(SLANT))
+    return draw(min(width, WIDEST), 0.8 + 0.24 * len(sites) + below * math.sin(SLANT), fill)
 
 
 def _rates(groups: Sequence[GroupJudgement], counter: str) -> dict[str, list[float]]:
@@ -209,5 +214,5 @@ def _numbers(axes: Axes, rates: Any) -> None:
     for row, column in np.argwhere(rates > 0):
         value = float(rates[row, column])
         text = f"{100 * value:.0f} %" if value >= 0.01 else f"1e{math.floor(math.log10(value))}"
-        colour = "white" if value > 0.05 else "#1f2328"
+        colour = "white" if value > 0.005 else "#1f2328"
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=6.5, color=colour)

@@ -3,14 +3,13 @@
 Nothing is asserted.
 """
 
-import argparse
 import statistics
 
 import torch
 
 import normstab as ns
 from normstab.numerics import backends
-from tests.benchmarks.timing import Work, in_turns, print_table
+from tests.benchmarks.timing import Work, begin, in_turns, print_table
 
 KEY = ns.Key(seed=1, site="benchmark", step=2)
 TURNS = {10**4: 2000, 10**6: 200, 16 * 10**6: 20}
@@ -99,12 +98,7 @@ def peers(n: int) -> dict[str, Work]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-peers", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"## Rounding, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    options = begin("Rounding", "--no-peers", turns=None)
     assert backends.kernels_for(torch.empty(0)) is not None, "the compiled kernels are missing"
     print_table("cast", {f"{n:,}": in_turns(casts(n), turns) for n, turns in TURNS.items()}, "copy_")
     print_table(

@@ -3,13 +3,11 @@
 Where qtorch is installed, the same l1 layer built from its quantizers runs beside them. Nothing is asserted.
 """
 
-import argparse
-
 import torch
 from torch import Tensor, nn
 
 import normstab as ns
-from tests.benchmarks.timing import Work, in_turns, print_table
+from tests.benchmarks.timing import Work, begin, in_turns, print_table
 
 Chosen = dict[str, tuple[str, str, str]]
 STOCK = "torch.nn.BatchNorm2d"
@@ -81,12 +79,7 @@ def passes(layers: dict[str, nn.Module], shape: tuple[int, ...]) -> dict[str, Wo
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=15)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"## Norm layers, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    options = begin("Norm layers")
     for title, chosen in (("forward and backward", LAYERS), ("other rounding and accumulation", SLOWER_LAYERS)):
         columns = {
             "x".join(map(str, shape)): in_turns(passes(layers_of(shape[1], chosen), shape), options.turns)

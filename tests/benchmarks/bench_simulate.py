@@ -3,7 +3,6 @@
 Nothing is asserted.
 """
 
-import argparse
 import contextlib
 import ctypes
 import gc
@@ -20,7 +19,7 @@ import normstab as ns
 from normstab.experiment.models import MODELS
 from normstab.experiment.networks import Task
 from normstab.simulation import record
-from tests.benchmarks.timing import Samples, print_table
+from tests.benchmarks.timing import Samples, begin, print_table
 
 # Width, side of the images, batch: the shapes of the issue's figures.
 SIZES = {"width 16, 16x16, batch 64": (16, 16, 64, 12), "width 64, 32x32, batch 32": (64, 32, 32, 4)}
@@ -112,19 +111,14 @@ def _status(name: str) -> int:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=0, help="samples of each work (0: as many as usual)")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"## A training step of ResNet-18, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    begin("A training step of ResNet-18", turns=None)
     columns, memory = {}, []
     for title, (width, side, batch, turns) in SIZES.items():
         works = {name: (Step(width, side, batch), context) for name, context in CONTEXTS.items()}
         peer = with_qtorch(Step(width, side, batch))
         if peer is not None:
             works["qtorch at the borders of the norms only"] = (peer, CONTEXTS[PLAIN])
-        columns[title] = compare(works, options.turns or turns)
+        columns[title] = compare(works, turns)
         peaks = {name: peak_bytes(Step(width, side, batch), CONTEXTS[name]) for name in (PLAIN, "simulate fp16")}
         memory.append(f"- {title}: {peaks['simulate fp16'] / peaks[PLAIN]:.2f}x of {peaks[PLAIN] / 2**20:.0f} MB")
     print_table("seconds per step", columns, PLAIN)

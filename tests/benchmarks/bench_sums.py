@@ -1,12 +1,11 @@
 """Sums and matrix products with an emulated accumulator, beside torch's float32 ones of the same arrays, in one run."""
 
-import argparse
 from collections.abc import Iterable
 
 import torch
 
 import normstab as ns
-from tests.benchmarks.timing import Work, in_turns, print_table
+from tests.benchmarks.timing import Work, begin, in_turns, print_table
 
 # Accumulator -> what is to be reached for a sum of 512 x 4096.
 SUMS = {
@@ -52,12 +51,7 @@ def products() -> dict[str, Work]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=15)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"## Sums and products, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    options = begin("Sums and products")
     for title, accumulators in (("sums of rows", SUMS), ("careful sums of rows", CAREFUL_SUMS)):
         case = {f"{ROWS} x {COLUMNS}": in_turns(sums(accumulators), options.turns)}
         print_table(title, case, "torch.sum, float32", accumulators)

@@ -1,11 +1,28 @@
-"""Samples in turns, and tables of their ratios: what every benchmark shares."""
+"""Options, samples in turns, and tables of their ratios: what every benchmark shares."""
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
 
+import torch
+
 Work = Callable[[], object]
 Samples = dict[str, list[float]]
+
+
+def begin(title: str, *flags: str, turns: int | None = 15) -> argparse.Namespace:
+    """Read the options, set the threads, print the heading; `turns` None: each work has a number of its own."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--threads", type=int, default=2)
+    if turns is not None:
+        parser.add_argument("--turns", type=int, default=turns, help="samples of each work")
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"## {title}, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    return options
 
 
 def in_turns(works: dict[str, Work], turns: int) -> Samples:
