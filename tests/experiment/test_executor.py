@@ -177,6 +177,7 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path, monkeypat
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
@@ -184,6 +185,7 @@ from normstab.experiment.executor import Execution, run_cells
 from tests.experiment.fake_cells import RUN_CELL, cell
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     cells = [cell(number=1), cell("sleep", 2), cell(number=3)]
     outcome = run_cells(cells, Path({out!r}), execution=Execution(run_cell=RUN_CELL))
     print(outcome.is_interrupted, len(outcome.finished), flush=True)
