@@ -1,11 +1,11 @@
 """Which layers the fused kernels compute, and which of them in float32; everything else is computed op by op.
 
 Covered, forward and backward: l2 l1 linf topK range and mean-only; float and fixed-point formats of p <= 24 in
-every role, every rounding, sums in every order in a format of p <= 24, means of one sum. In float32: nearest
-rounding in fp16, bf16, the fp8 formats and their like in every role, and sums in lanes of fp32.
+every role, every rounding, sums in every order in a format of p <= 24, means of one sum. In float32 on a CPU:
+nearest rounding in fp16, bf16, the fp8 formats and their like in every role, and sums in lanes of fp32.
 
-Left out where it is slower than op by op: sums one after another, which have a vector kernel of their own
-(numerics.kernels.sum_tiles) in narrow formats.
+Left out on a CPU where it is slower than op by op: sums one after another, which have a vector kernel of their own
+(numerics.kernels.sum_tiles) in narrow formats. Left out on CUDA: pairwise sums and Kahan's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = ["BLOCK", "covers", "is_fast"]
 
 # How many values a kernel works on at a time: the buffers of a block stay in the first-level cache.
 BLOCK = 1024
+WIDEST_ON_CUDA = 1024  # lanes of a sum, which one program holds
 LARGEST_K = 64  # members of a top k are kept sorted by insertion
 LARGEST_WIDE_PRECISION = 8  # with subnormals as small as float32's, a longer product is not exact there (tf32)
 COVERED_KINDS = ("l2", "l1", "linf", "topk", "range")
@@ -40,26 +41,33 @@ def covers(x: Tensor, scheme: Scheme, ar: Arithmetic) -> bool:
     """Whether the fused kernels compute this layer, forward and backward."""
     spec = scheme.spec
     return (
-        x.device.type == "cpu"
+        x.device.type in ("cpu", "cuda")
         and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and 0 < x.numel() < 2**31
         and (spec is None or (spec.kind in COVERED_KINDS and spec.k <= LARGEST_K))
         and (ar.ledger is None or not ar.ledger.counts_histogram)
         and ar.role is None
-        and covers_precision(ar.precision)
+        and covers_precision(ar.precision, x.device.type)
     )
 
 
 @lru_cache(maxsize=256)
-def covers_precision(precision: Precision) -> bool:
-    """Whether float32 tensors hold every result of this precision, and its sums have an order."""
+def covers_precision(precision: Precision, device_type: str) -> bool:
+    """Whether float32 tensors hold every result of this precision, and the device's kernels have its sums."""
+    has_sums = has_sums_on_cuda(precision) if device_type == "cuda" else not has_faster_sums(precision)
     formats = [precision.compute, precision.accumulation.format, *(getattr(precision, role) for role in ROLES)]
     return (
         precision.accumulation.kind == "rounded"
         and all(format is None or format.precision <= 24 for format in formats)
         and precision.mean == "sum"
-        and not has_faster_sums(precision)
+        and has_sums
     )
+
+
+def has_sums_on_cuda(precision: Precision) -> bool:
+    """Whether a program of the Triton kernels holds the open sums of a group."""
+    sums = precision.accumulation
+    return sums.order in ("lanes", "blocked", "sequential") and sums.width <= WIDEST_ON_CUDA and not sums.kahan
 
 
 def has_faster_sums(precision: Precision) -> bool:

@@ -1,13 +1,13 @@
-"""Run the fused forward kernel on tensors: its arguments, threads, and the ledger.
+"""The fused forward pass of a layer: its tensors, the calls of its sites, and what the backward pass needs.
 
-Importing this needs numba.
+The kernels are those of the device: numba's (`cpu_run`) or Triton's (`cuda_run`), which take the same `Layer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Mapping
+from importlib import import_module
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,26 +15,43 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.norms.dispersion import Scheme
-from normstab.norms.fused.coverage import BLOCK
-from normstab.norms.fused.environment import SLOTS, read_marks
-from normstab.norms.fused.forward_kernel import forward_groups
 from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD, Sites, groups_of, layer_fields
-from normstab.norms.fused.sums import LEVELS
 from normstab.norms.op_by_op import cast_parameters
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.kernels.plan import LANE32, plan
-from normstab.numerics.kernels.steps import contexts, rows_of, settle_all
-from normstab.numerics.kernels.threads import run_chunks
 
-__all__ = ["AGAIN", "Run", "SavedFused", "forward"]
+__all__ = ["AGAIN", "RUNNERS", "Layer", "SavedFused", "forward", "runner_of"]
 
-SERIAL_BELOW = 16384
-LINE = 8  # int64 of a cache line
-N, K, WIDTH = (FIELDS.index(name) for name in ("n", "k", "width"))
-STREAMS = 5
+# Type of a device -> the module that runs the kernels there.
+RUNNERS = {"cpu": "normstab.norms.fused.cpu_run", "cuda": "normstab.norms.fused.cuda_run"}
+K = FIELDS.index("k")
 # What the backward pass computes once more: these operations of the forward pass.
 AGAIN = ("input", "centre", "divide")
+
+
+class Layer(NamedTuple):
+    """What the kernels of a pass are told: the calls of its sites, its arithmetic, its fields, and C and eps."""
+
+    sites: Sites
+    ar: Arithmetic
+    fields: NDArray[np.int64]
+    constants: NDArray[np.float64]
+
+
+class Runner(Protocol):
+    """What a module of RUNNERS offers: both run every group of the layer's `tensors`, and settle what is counted."""
+
+    def run_forward(self, layer: Layer, groups: int, tensors: Mapping[str, Tensor | None]) -> None:
+        """Fill z, mean, scale, reciprocal, stored, members and signs from x, gamma and beta."""
+
+    def run_backward(self, layer: Layer, groups: int, tensors: Mapping[str, Tensor | None]) -> None:
+        """Fill dx, d_gamma and d_beta, or product and grad_cast, from grad and what the forward pass left."""
+
+
+def runner_of(x: Tensor) -> Runner:
+    """Return the module that runs the kernels on the device of `x`."""
+    found: Runner = import_module(RUNNERS[x.device.type])
+    return found
 
 
 class SavedFused(NamedTuple):
@@ -65,12 +82,13 @@ def forward(
     fields = layer_fields(scheme, reduction, ar, has_gamma=gamma is not None, has_beta=beta is not None)
     groups = groups_of(reduction)
     k = max(int(fields[K]), 1)
-    z = torch.empty(x.shape)
-    mean, scale, reciprocal, stored = (torch.zeros(groups) for _ in range(4))
-    members, signs = torch.zeros(groups, k, dtype=torch.int64), torch.zeros(groups, k)
+    device = x.device
+    z = torch.empty(x.shape, device=device)
+    mean, scale, reciprocal, stored = (torch.zeros(groups, device=device) for _ in range(4))
+    members, signs = (torch.zeros(groups, k, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
     tensors = {"x": source, "z": z, "gamma": gamma_cast, "beta": beta_cast, "mean": mean, "scale": scale}
     tensors |= {"reciprocal": reciprocal, "stored": stored, "members": members, "signs": signs}
-    Run(sites, ar, fields, constants).over(forward_groups, groups, tensors)
+    runner_of(x).run_forward(Layer(sites, ar, fields, constants), groups, tensors)
     saved = SavedFused(source, mean, scale, reciprocal, gamma_cast, members, signs, draws_of(sites))
     spec = scheme.spec
     has_stored = spec is not None and (scheme.tracks or spec.kind != "l2")
@@ -127,57 +145,3 @@ def draws_of(sites: Sites) -> Tensor:
         if call is not None and call.draw is not None:
             draws[i] = torch.from_numpy(np.array(call.draw[:2], np.uint64).astype(np.int64))
     return draws
-
-
-class Run(NamedTuple):
-    """One launch of a kernel over all groups: its environment per thread, and what it counted, settled at the end."""
-
-    sites: Sites
-    ar: Arithmetic
-    fields: NDArray[np.int64]
-    constants: NDArray[np.float64]
-
-    def over(self, kernel: Callable[[int, int, int], None], groups: int, tensors: Mapping[str, Tensor | None]) -> None:
-        """Run `kernel` on every group of the layer's `tensors`, named as SLOTS."""
-        threads = torch.get_num_threads() if groups * int(self.fields[N]) >= SERIAL_BELOW else 1
-        pieces = min(threads, groups)
-        bounds = [groups * i // pieces for i in range(pieces + 1)]
-        made, rows = contexts(self.sites.calls, pieces), rows_of(self.sites.calls)
-        table = plan(self.ar.precision.format(), self.ar.precision.rounding, LANE32)
-        shared = {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
-        shared |= {"table": table.ctypes.data, "constants": self.constants.ctypes.data}
-        environments = [self.environment(shared | {"contexts": made[i].ctypes.data}, rows) for i in range(pieces)]
-
-        def work(i: int) -> None:
-            kernel(environments[i].ctypes.data, bounds[i], bounds[i + 1])
-
-        run_chunks(work, pieces)
-        settle_all(made, self.sites.calls, rows)
-
-    def environment(self, addresses: Mapping[str, int], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the row of one thread: the fields, an address in every slot, and after them the buffers."""
-        offsets, size = layout(int(self.fields[N]), int(self.fields[WIDTH]), len(rows))
-        memory = np.empty(size, np.int64)
-        start, slots = memory.ctypes.data, len(self.fields)
-        memory[:slots] = self.fields
-        memory[slots : slots + len(SLOTS)] = [
-            start + 8 * offsets[name] if name in offsets else addresses.get(name, 0) for name in SLOTS
-        ]
-        memory[offsets["drawn"] :][: BLOCK // 2] = 0  # for roundings that draw nothing
-        read_marks(rows.ctypes.data, len(rows), start + 8 * offsets["marks"])
-        return memory
-
-
-@lru_cache(maxsize=256)
-def layout(n: int, width: int, sites: int) -> tuple[dict[str, int], int]:
-    """Return the offset of each buffer in the memory of a thread, and its size, in int64; buffers begin cache lines."""
-    width = max(width, LEVELS)
-    narrow = {"values": n, "kept": n, "block": 6 * BLOCK, "found": BLOCK, "drawn": BLOCK, "words": BLOCK + 16}
-    narrow |= {"lanes": STREAMS * width, "before": width}
-    wide = {"p": BLOCK, "q": BLOCK, "exact": BLOCK, "rounded": BLOCK, "state": 2 * STREAMS}
-    wide |= {"partial": STREAMS * width, "leaves": STREAMS * width, "marks": sites}
-    offsets, end = {}, len(FIELDS) + len(SLOTS)
-    for name, size in ({name: -(-size // 2) for name, size in narrow.items()} | wide).items():
-        offsets[name] = -(-end // LINE) * LINE
-        end = offsets[name] + size
-    return offsets, end

@@ -1,7 +1,4 @@
-"""Run the fused backward kernel on tensors, and sum the gradients of parameters that many groups share.
-
-Importing this needs numba.
-"""
+"""The fused backward pass of a layer, and the sums of the gradients of parameters that many groups share."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.norms.dispersion import Scheme, slopes
-from normstab.norms.fused.backward_kernel import backward_groups
-from normstab.norms.fused.launch import AGAIN, Run, SavedFused
+from normstab.norms.fused.launch import AGAIN, Layer, SavedFused, runner_of
 from normstab.norms.fused.plan_of_layer import BACKWARD, Sites, SumCallsOf, groups_of, layer_fields, sum_calls_of
 from normstab.norms.op_by_op import Gradients
 from normstab.norms.reduction import Reduction
@@ -52,10 +48,11 @@ def backward(
     sites = Sites(BACKWARD, ar)
     slope, constants = backward_sites(sites, of, saved, scheme, reduction, ar, needs_input=needs_input)
     groups = groups_of(reduction)
-    dx = torch.empty(grad.shape) if needs_input else None
+    dx = torch.empty(grad.shape, device=grad.device) if needs_input else None
     tensors = {"grad": source, "x": saved.input, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
     tensors |= {"reciprocal": saved.reciprocal, "members": saved.members, "slope": slope, "dx": dx}
-    Run(sites, ar, fields, constants).over(backward_groups, groups, tensors | of.room(groups))
+    tensors |= of.room(groups, grad.device)
+    runner_of(grad).run_backward(Layer(sites, ar, fields, constants), groups, tensors)
     return Gradients(dx, *of.gradients())
 
 
@@ -70,9 +67,9 @@ def backward_sites(
     needs_input: bool,
 ) -> tuple[Tensor, NDArray[np.float64]]:
     """Make the calls of the backward pass in the order of `op_by_op`; return ds/dx of the members, and C."""
-    slope, constants = torch.zeros(1, 1), np.zeros(1)
+    slope, constants = torch.zeros(1, 1, device=saved.input.device), np.zeros(2)
     kind, gradient = None if scheme.spec is None else scheme.spec.kind, ar.format
-    call_again(sites, saved, ar)
+    call_again(sites, saved, scheme, ar)
     sites.call("grad")
     of.make_calls(sites)
     if not needs_input:
@@ -109,9 +106,12 @@ def backward_sites(
 SIGNS = Format("sign", 1, 0, 0, 1.0, has_subnormals=False)
 
 
-def call_again(sites: Sites, saved: SavedFused, ar: Arithmetic) -> None:
+def call_again(sites: Sites, saved: SavedFused, scheme: Scheme, ar: Arithmetic) -> None:
     """Make the uncounted calls of what was computed before, with its random bits."""
+    was_computed = {"input": True, "centre": scheme.centres, "divide": scheme.spec is not None}
     for name, (word, step) in zip(AGAIN, saved.draws.numpy().astype(np.uint64).tolist(), strict=True):
+        if not was_computed[name]:
+            continue
         draw = Draw(word, step) if ar.precision.rounding.is_stochastic else None
         sites[f"silent.{name}"] = Call(ar.precision.format(), ar.precision.rounding, draw=draw)
 
@@ -139,10 +139,11 @@ class Parameters:
             else:
                 self.calls[name] = sum_calls_of(self.ar, f"{name}.sum"), self.ar.call(name)
 
-    def room(self, groups: int) -> dict[str, Tensor | None]:
+    def room(self, groups: int, device: torch.device) -> dict[str, Tensor | None]:
         """Return where the kernel writes: the gradients, or the terms of those that it does not sum."""
         for name, is_needed in self.needs.items():
-            self.values[name] = torch.empty(groups if self.in_kernel else self.reduction.view) if is_needed else None
+            shape = (groups,) if self.in_kernel else self.reduction.view
+            self.values[name] = torch.empty(shape, device=device) if is_needed else None
         names = ("d_gamma", "d_beta") if self.in_kernel else ("product", "grad_cast")
         return dict(zip(names, (self.values["dgamma"], self.values["dbeta"]), strict=True))
 

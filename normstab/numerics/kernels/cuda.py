@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.numerics.call import Call
@@ -23,7 +24,7 @@ from normstab.numerics.philox import field_width
 from normstab.numerics.precision import Rounding
 from normstab.numerics.reference import layout
 
-__all__ = ["pointwise", "round_into"]
+__all__ = ["add_found", "pointwise", "round_into", "signed"]
 
 NAMES = {
     torch.float16: "float16",
@@ -152,7 +153,7 @@ def _launch(n: int, call: Call, device: torch.device) -> Launch:
         assert draw is not None, "stochastic rounding needs a draw"
         width = field_width(rounding.bits)
         block, skipped = divmod(draw.first_index, 128 // width)
-        begin, word, step = -skipped, _signed(draw.word), _signed(draw.step)
+        begin, word, step = -skipped, signed(draw.word), signed(draw.step)
     counts = None if row is None else torch.zeros(len(COUNTERS) + 2, dtype=torch.int64, device=device)
     has_histogram = row is not None and row.histogram is not None
     bins = torch.zeros(HISTOGRAM_BINS, dtype=torch.int64, device=device) if has_histogram else None
@@ -169,14 +170,20 @@ def _settle(launch: Launch, n: int, call: Call) -> None:
     if row is None or launch.counts is None:
         return
     found = launch.counts.cpu().numpy()
+    found[0] = n
+    add_found(call, found)
+    if row.histogram is not None and launch.bins is not None:
+        row.histogram += launch.bins.cpu().numpy()
+
+
+def add_found(call: Call, found: NDArray[np.int64]) -> None:
+    """Add to the row of a call what a kernel found: ten counters, the greatest magnitude, and that below infinity."""
+    assert call.row is not None, "nobody counts"
     counts, largest, below_inf = found[: len(COUNTERS)], int(found[-2]), int(found[-1])
-    counts[0] = n
     if not call.inexact:
         counts[-1] = 0
     smallest = _towards_zero32(INF64 - below_inf) if below_inf else np.inf
-    row.add(counts, _towards_zero32(largest), smallest, stamp=call.stamp, step=call.step)
-    if row.histogram is not None and launch.bins is not None:
-        row.histogram += launch.bins.cpu().numpy()
+    call.row.add(counts, _towards_zero32(largest), smallest, stamp=call.stamp, step=call.step)
 
 
 def _towards_zero32(bits: int) -> float:
@@ -196,6 +203,6 @@ def _table(format: AnyFormat, rounding: Rounding, copies: bool, device: torch.de
     return torch.tensor(plan(format, rounding, LANE64, copies=copies), device=device)
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """Return a 64-bit word as the int64 of the same bits."""
     return word - 2**64 if word >= 2**63 else word

@@ -57,7 +57,8 @@ WRAP_BITS = tl.constexpr(PLAN.index("wrap_bits"))
 FRACTION_BITS = tl.constexpr(PLAN.index("fraction_bits"))
 SATURATES = tl.constexpr(PLAN.index("saturates"))
 # Where the counters of the ledger lie that a run of events begins at, then the two magnitudes.
-OVERFLOW, NAN_PROPAGATED = tl.constexpr(COUNTERS.index("overflow")), tl.constexpr(COUNTERS.index("nan_propagated"))
+OVERFLOW, NUMBER_OF_EVENTS = tl.constexpr(COUNTERS.index("overflow")), tl.constexpr(len(COUNTERS) - 1)
+FIELDS_OF_FIRST = tl.constexpr(COUNTERS.index("nan_propagated") - COUNTERS.index("overflow"))
 LARGEST, BELOW_INF = tl.constexpr(len(COUNTERS)), tl.constexpr(len(COUNTERS) + 1)
 # Bits of the field of one event: a program rounds fewer than 2^FIELD elements, and five fields fit.
 FIELD = tl.constexpr(12)
@@ -206,12 +207,10 @@ def count_events(counts, x, y, is_beyond, has_nan, has_inf, by_zero, inside, tab
     second |= (is_nonzero & (y != x)).to(tl.int64) << (3 * FIELD)
     first = tl.sum(tl.where(inside, first, 0), axis=0)
     second = tl.sum(tl.where(inside, second, 0), axis=0)
-    for place in tl.static_range(5):
-        often = (first >> (place * FIELD)) & (2**FIELD - 1)
-        tl.atomic_add(counts + OVERFLOW + place, often, mask=often > 0, sem="relaxed")
-    for place in tl.static_range(4):
-        often = (second >> (place * FIELD)) & (2**FIELD - 1)
-        tl.atomic_add(counts + NAN_PROPAGATED + place, often, mask=often > 0, sem="relaxed")
+    place = tl.arange(0, 16)
+    packed = tl.where(place < FIELDS_OF_FIRST, first >> (place * FIELD), second >> ((place - FIELDS_OF_FIRST) * FIELD))
+    often = tl.where(place < NUMBER_OF_EVENTS, packed & (2**FIELD - 1), 0)
+    tl.atomic_add(counts + OVERFLOW + place, often, mask=often > 0, sem="relaxed")
     seen = inside & is_nonzero
     largest = tl.max(tl.where(seen, a, 0), axis=0)
     below_inf = tl.max(tl.where(seen, -a + INF64, 0), axis=0)

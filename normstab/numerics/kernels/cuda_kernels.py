@@ -24,7 +24,7 @@ from normstab.numerics.kernels.cuda_bits import (
     widened,
 )
 
-__all__ = ["BLOCK", "CODES", "pointwise_kernel", "round_kernel"]
+__all__ = ["BLOCK", "CODES", "classes", "computed", "pointwise_kernel", "read", "round_kernel"]
 
 # Elements per program; the counters of cuda_bits need fewer than 2^12.
 BLOCK = 1024
