@@ -12,10 +12,10 @@ from normstab.norms.fused.blocks import ADD, CAST, DIV, MUL, SUB
 from normstab.norms.fused.coverage import BLOCK
 from normstab.norms.fused.environment import SLOTS, field, floats, index_of, slot
 from normstab.norms.fused.plan_of_layer import FIELDS
-from normstab.numerics.kernels.bits import ALIGN64, FRACTION64, INF64, MAGNITUDE64, SIGN64, rule64
+from normstab.numerics.kernels.bits import ALIGN64, FRACTION64, INF64, MAGNITUDE64, SIGN64, magnitude64, rule64
 from normstab.numerics.kernels.blocks import round_block64
 from normstab.numerics.kernels.compiled import as_float32, as_float64, as_uint32, device, outside, view
-from normstab.numerics.kernels.counting import COUNT, LARGEST, SMALLEST, count_special
+from normstab.numerics.kernels.counting import COUNT, LARGEST, SMALLEST, SUBNORMAL, UNDERFLOW, count_special
 from normstab.numerics.kernels.cpu_pointwise import sum_to_odd, widen
 from normstab.numerics.kernels.philox_cpu import draw_fields
 from normstab.numerics.kernels.steps import CONTEXT, DOWN, FOLDS, KEY, SCRATCH_AT, STEP
@@ -85,9 +85,12 @@ def round_values(kind, n, drawn_from, context, env):  # pragma: no cover - compi
     numbers = view(context, CONTEXT, np.int64)
     rule, scratch = rule64(numbers), numbers[SCRATCH_AT:]
     drawn = view(slot(env, AT_DRAWN) + 4 * drawn_from, n, u32)
-    is_ordinary = rule.least_normal != 0 and rule.zero_sign != 0 and rule.shift != 0
-    if is_ordinary and field(env, COUNTS_INEXACT) == 0 and round_ordinary(x, drawn, rounded, n, rule, scratch):
-        return
+    if field(env, COUNTS_INEXACT) == 0:
+        is_ordinary = rule.least_normal != 0 and rule.zero_sign != 0 and rule.shift != 0
+        if is_ordinary and round_ordinary(x, drawn, rounded, n, rule, scratch):
+            return
+        if round_finite(x, drawn, rounded, n, rule, scratch):
+            return
     if not round_block64(x, drawn, rounded, n, rule, scratch):
         return
     for i in range(n):
@@ -118,10 +121,38 @@ def round_ordinary(x, drawn, rounded, n, rule, scratch):  # pragma: no cover - c
         top, bottom, result = max(top, a), min(bottom, (a - 1) & MAGNITUDE64), max(result, r)
     if top >= INF64 or result > rule.limit_positive or bottom < rule.least_normal - 1:
         return False
+    add_ordinary(scratch, n, top, bottom)
+    return True
+
+
+@outside
+def round_finite(x, drawn, rounded, n, rule, scratch):  # pragma: no cover - compiled
+    """Round a block and count it, if all results are finite and in range; else return False."""
+    top, bottom, result = 0, MAGNITUDE64, 0
+    zeros, zeros_in, small = 0, 0, 0
+    for i in range(n):
+        a, negative = x[i] & MAGNITUDE64, x[i] >> 63
+        r = magnitude64(a, negative, np.int64(drawn[i]) << 30, rule)
+        sign = x[i] & SIGN64
+        rounded[i] = (sign & rule.zero_sign) if r == 0 else (r | sign)
+        zeros += np.int64(r == 0)
+        zeros_in += np.int64(a == 0)
+        small += np.int64(r < rule.least_normal)
+        top, bottom, result = max(top, a), min(bottom, (a - 1) & MAGNITUDE64), max(result, r)
+    if top >= INF64 or result > min(rule.limit_positive, rule.limit_negative):
+        return False
+    add_ordinary(scratch, n, top, bottom)
+    scratch[UNDERFLOW] += zeros - zeros_in
+    scratch[SUBNORMAL] += small - zeros if rule.least_normal != 0 else 0
+    return True
+
+
+@device
+def add_ordinary(scratch, n, top, bottom):
+    """Count n results, none of them an event, and the extremes of their magnitudes."""
     scratch[COUNT] += n
     if top != 0:
         scratch[LARGEST], scratch[SMALLEST] = max(scratch[LARGEST], top), min(scratch[SMALLEST], bottom + 1)
-    return True
 
 
 MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149

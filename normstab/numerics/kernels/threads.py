@@ -110,6 +110,8 @@ def _team(process: int, size: int) -> _Team:
 
 def _serve(jobs: Jobs) -> None:
     """Run jobs until told to end."""
+    # A thread is born with its parent's flush-to-zero; where a kernel asks, it asks the caller's.
+    torch.set_flush_denormal(False)
     while (job := jobs.get()) is not None:
         batch, i = job
         batch.run(i)
