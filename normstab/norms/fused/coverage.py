@@ -23,7 +23,7 @@ from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.kernels.plan import GENERIC, INTEGER, LANE32, PLAN, plan
 from normstab.numerics.precision import Precision, Rounding
 
-__all__ = ["BLOCK", "covers", "is_fast"]
+__all__ = ["BLOCK", "covers", "flushes_subnormals", "is_fast"]
 
 # How many values a kernel works on at a time: the buffers of a block stay in the first-level cache.
 BLOCK = 1024

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normstab.norms.dispersion import Scheme
-from normstab.norms.fused.coverage import BLOCK, is_fast
+from normstab.norms.fused.coverage import BLOCK, flushes_subnormals, is_fast
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
@@ -40,6 +40,7 @@ FIELDS = (
     "n", "runs", "run_stride", "length", "group_stride", "period", "step", "repeat", "kind", "k", "centres",
     "tracks", "reciprocal", "has_gamma", "has_beta", "width", "has_eps", "sums_parameters", "needs_input",
     "needs_gamma", "needs_beta", "order", "is_fast", "lanes_fit", "counts_inexact",
+    "flushes",
 )  # fmt: skip
 
 
@@ -141,6 +142,7 @@ def layer_fields(scheme: Scheme, reduction: Reduction, ar: Arithmetic, **flags: 
         "width": sums.width,
         "order": ORDERS[sums.order],
         "is_fast": is_fast(ar),
+        "flushes": flushes_subnormals(),
         "counts_inexact": ar.ledger is not None and ar.ledger.counts_inexact,
         "lanes_fit": sums.order == "lanes" and BLOCK % sums.width == 0,
     }

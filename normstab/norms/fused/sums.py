@@ -14,8 +14,8 @@ from normstab.norms.fused.environment import SLOTS, context_at, field, floats, i
 from normstab.norms.fused.lane_sums import fold_quickly, lane_sum
 from normstab.norms.fused.plan_of_layer import FIELDS
 from normstab.norms.fused.scalars import cast_scalar
-from normstab.norms.fused.wide import draw_block, narrowed, round_values
-from normstab.numerics.kernels.compiled import as_float32, as_uint32, device, outside, view
+from normstab.norms.fused.wide import draw_block, narrow, round_values, widen_both
+from normstab.numerics.kernels.compiled import as_float32, device, outside, view
 from normstab.numerics.kernels.cpu_pointwise import sum_to_odd, widen
 from normstab.numerics.kernels.plan import PLAN
 from normstab.numerics.kernels.steps import CONTEXT, DOWN, FOLDS, load_step
@@ -24,12 +24,14 @@ from normstab.numerics.kernels.sum_rows import LEVELS, finish, fold_lanes, take
 __all__ = ["LEVELS", "add_to_sum", "finish_sum"]
 
 u32 = np.uint32
-WIDTH, ORDER, IS_FAST, LANES_FIT = (FIELDS.index(name) for name in ("width", "order", "is_fast", "lanes_fit"))
+WIDTH, ORDER, IS_FAST, LANES_FIT, FLUSHES = (
+    FIELDS.index(name) for name in ("width", "order", "is_fast", "lanes_fit", "flushes")
+)
 AT_LANES, AT_BEFORE, AT_PARTIAL, AT_LEAVES, AT_STATE = (
     SLOTS.index(name) for name in ("lanes", "before", "partial", "leaves", "state")
 )
 AT_TABLE, LEAST = SLOTS.index("table"), PLAN.index("least")
-AT_P, AT_Q, AT_EXACT, AT_ROUNDED = (SLOTS.index(name) for name in ("p", "q", "exact", "rounded"))
+AT_P, AT_Q, AT_EXACT = (SLOTS.index(name) for name in ("p", "q", "exact"))
 # Of a sum, in the contexts: its additions, then the casts of its addends, Kahan's corrections, the cast of the sum.
 LOAD, KAHAN, CAST_SUM = 1, 2, 3
 
@@ -92,19 +94,17 @@ def wide_lanes(lanes, x, mask, group, first, n, context, env):  # pragma: no cov
         for j in range(start):
             lane[j] = as_float32(u32(v[j] & mask))
     numbers = integers(context, CONTEXT)
-    folds, down = numbers[FOLDS] != 0, numbers[DOWN] != 0
+    folds, down, flushes = numbers[FOLDS] != 0, numbers[DOWN] != 0, field(env, FLUSHES) != 0
     draw_block(env, group, first, n, context)
     p, q = view(slot(env, AT_P), width, np.float64), view(slot(env, AT_Q), width, np.float64)
-    c, rounded = view(slot(env, AT_EXACT), width, np.float64), integers(slot(env, AT_ROUNDED), width)
+    c = view(slot(env, AT_EXACT), width, np.float64)
     for base in range(start, n, width):
         m = min(width, n - base)
-        row = view(x + 4 * base, m, u32)
+        widen_both(lanes, x + 4 * base, mask, m, flushes, env)
         for j in range(m):
-            p[j], q[j] = widen(as_uint32(lane[j])), widen(u32(row[j] & mask))
             c[j] = sum_to_odd(p[j], q[j], folds, down)
         round_values(ADD, m, base, context, env)
-        for j in range(m):
-            lane[j] = narrowed(rounded[j])
+        narrow(lanes, m, flushes, env)
 
 
 @outside

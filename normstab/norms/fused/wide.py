@@ -12,7 +12,7 @@ from normstab.norms.fused.blocks import ADD, CAST, DIV, MUL, SUB
 from normstab.norms.fused.coverage import BLOCK
 from normstab.norms.fused.environment import SLOTS, field, floats, index_of, slot
 from normstab.norms.fused.plan_of_layer import FIELDS
-from normstab.numerics.kernels.bits import ALIGN64, FRACTION64, INF64, MAGNITUDE64, SIGN64, magnitude64, rule64
+from normstab.numerics.kernels.bits import ALIGN64, INF64, MAGNITUDE64, SIGN64, magnitude64, rule64
 from normstab.numerics.kernels.blocks import round_block64
 from normstab.numerics.kernels.compiled import as_float32, as_float64, as_uint32, device, outside, view
 from normstab.numerics.kernels.counting import COUNT, LARGEST, SMALLEST, SUBNORMAL, UNDERFLOW, count_special
@@ -20,10 +20,11 @@ from normstab.numerics.kernels.cpu_pointwise import sum_to_odd, widen
 from normstab.numerics.kernels.philox_cpu import draw_fields
 from normstab.numerics.kernels.steps import CONTEXT, DOWN, FOLDS, KEY, SCRATCH_AT, STEP
 
-__all__ = ["draw_block", "narrowed", "round_values", "wide_block"]
+__all__ = ["draw_block", "narrow", "round_values", "wide_block", "widen_both"]
 
 u32 = np.uint32
-LENGTH, COUNTS_INEXACT = FIELDS.index("length"), FIELDS.index("counts_inexact")
+LENGTH, COUNTS_INEXACT, FLUSHES = (FIELDS.index(name) for name in ("length", "counts_inexact", "flushes"))
+ALL = u32(0xFFFFFFFF)
 AT_DRAWN, AT_WORDS, AT_P, AT_Q, AT_EXACT, AT_ROUNDED = (
     SLOTS.index(name) for name in ("drawn", "words", "p", "q", "exact", "rounded")
 )
@@ -48,17 +49,15 @@ def draw_block(env, group, first, n, context):  # pragma: no cover - compiled
 
 @outside
 def wide_block(kind, a, b, y, group, first, n, context, env):  # pragma: no cover - compiled
-    """Set y to the rounded results of an operation, and count them."""
+    """Set y to the rounded results of an operation, and count them; a cast has its operand twice."""
     p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
-    c, result = view(slot(env, AT_EXACT), n, np.float64), view(slot(env, AT_ROUNDED), n, np.int64)
-    numbers = view(context, CONTEXT, np.int64)
+    c, numbers = view(slot(env, AT_EXACT), n, np.float64), view(context, CONTEXT, np.int64)
     folds, down = numbers[FOLDS] != 0, numbers[DOWN] != 0
-    left, right, out = view(a, n, u32), view(b, n, u32), floats(y, n)
-    for i in range(n):
-        p[i], q[i] = widen(left[i]), widen(right[i])
+    flushes = field(env, FLUSHES) != 0
+    widen_both(a, b, ALL, n, flushes, env)
     if kind == CAST:
         for i in range(n):
-            c[i], q[i] = p[i], 1.0
+            c[i] = p[i]
     elif kind == ADD:
         for i in range(n):
             c[i] = sum_to_odd(p[i], q[i], folds, down)
@@ -73,26 +72,52 @@ def wide_block(kind, a, b, y, group, first, n, context, env):  # pragma: no cove
             c[i] = p[i] / q[i]
     draw_block(env, group, first, n, context)
     round_values(kind, n, 0, context, env)
-    for i in range(n):
-        out[i] = narrowed(result[i])
+    narrow(y, n, flushes, env)
+
+
+@outside
+def widen_both(a, b, mask, n, flushes, env):  # pragma: no cover - compiled
+    """Widen the operands at a and b into their buffers; `mask` keeps all bits of b or the magnitude's.
+
+    Only where the processor flushes subnormals are integers needed for it.
+    """
+    p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
+    left, right = view(a, n, u32), view(b, n, u32)
+    if flushes:
+        for i in range(n):
+            p[i], q[i] = widen(left[i]), widen(u32(right[i] & mask))
+    else:
+        for i in range(n):
+            p[i], q[i] = np.float64(as_float32(left[i])), np.float64(as_float32(u32(right[i] & mask)))
+
+
+@outside
+def narrow(at, n, flushes, env):  # pragma: no cover - compiled
+    """Write the rounded results, which float32 represents, to the block at `at`."""
+    y, bits = floats(at, n), view(slot(env, AT_ROUNDED), n, np.int64)
+    if flushes:
+        for i in range(n):
+            y[i] = narrowed(bits[i])
+    else:
+        for i in range(n):
+            y[i] = np.float32(as_float64(bits[i]))
 
 
 @outside
 def round_values(kind, n, drawn_from, context, env):  # pragma: no cover - compiled
     """Round the n exact results in the wide buffers, and count them, given their operands there."""
-    p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
-    x, rounded = view(slot(env, AT_EXACT), n, np.int64), view(slot(env, AT_ROUNDED), n, np.int64)
+    exact_at, drawn_at, rounded_at = slot(env, AT_EXACT), slot(env, AT_DRAWN) + 4 * drawn_from, slot(env, AT_ROUNDED)
+    if field(env, COUNTS_INEXACT) == 0 and (
+        round_ordinary(exact_at, drawn_at, rounded_at, n, context)
+        or round_finite(exact_at, drawn_at, rounded_at, n, context)
+    ):
+        return
+    x, rounded, drawn = view(exact_at, n, np.int64), view(rounded_at, n, np.int64), view(drawn_at, n, u32)
     numbers = view(context, CONTEXT, np.int64)
     rule, scratch = rule64(numbers), numbers[SCRATCH_AT:]
-    drawn = view(slot(env, AT_DRAWN) + 4 * drawn_from, n, u32)
-    if field(env, COUNTS_INEXACT) == 0:
-        is_ordinary = rule.least_normal != 0 and rule.zero_sign != 0 and rule.shift != 0
-        if is_ordinary and round_ordinary(x, drawn, rounded, n, rule, scratch):
-            return
-        if round_finite(x, drawn, rounded, n, rule, scratch):
-            return
     if not round_block64(x, drawn, rounded, n, rule, scratch):
         return
+    p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
     for i in range(n):
         exact, result = x[i] & MAGNITUDE64, rounded[i] & MAGNITUDE64
         if exact < INF64:
@@ -104,37 +129,50 @@ def round_values(kind, n, drawn_from, context, env):  # pragma: no cover - compi
 
 
 @outside
-def round_ordinary(x, drawn, rounded, n, rule, scratch):  # pragma: no cover - compiled
-    """Round a block and count it, if all results are zero or normal numbers in range; else return False.
+def round_ordinary(exact, drawn, rounded, n, context):  # pragma: no cover - compiled
+    """Round a block and count it, if all values are zero or normal numbers in range; else return False.
 
-    Then every result loses the same number of bits, and nothing but the extremes has to be counted.
+    Then every result loses the same number of bits, and nothing but the extremes has to be counted. The block and
+    its random bits are given by address, as is the context.
     """
-    top, bottom, result, s = 0, MAGNITUDE64, 0, rule.shift
-    for i in range(n):
-        a = x[i] & MAGNITUDE64
-        fraction = (a << (ALIGN64 - s)) & FRACTION64
-        k = a >> s
-        total = (fraction & rule.fraction_kept) + ((np.int64(drawn[i]) << 30) & rule.drawn)
-        total += rule.add + (rule.add_odd & -(k & 1)) + (rule.add_negative & (x[i] >> 63))
-        r = (k + (total >> ALIGN64)) << s
-        rounded[i] = r | (x[i] & SIGN64)
-        top, bottom, result = max(top, a), min(bottom, (a - 1) & MAGNITUDE64), max(result, r)
-    if top >= INF64 or result > rule.limit_positive or bottom < rule.least_normal - 1:
+    numbers = view(context, CONTEXT, np.int64)
+    rule = rule64(numbers)
+    if rule.least_normal == 0 or rule.zero_sign == 0 or rule.shift == 0:
         return False
-    add_ordinary(scratch, n, top, bottom)
+    x, y, fields = view(exact, n, np.int64), view(rounded, n, np.int64), view(drawn, n, u32)
+    top, bottom, s = 0, MAGNITUDE64, rule.shift
+    kept, down = -1 << s, ALIGN64 - s
+    # What is added carries into the bits that stay where the rounding is away from zero; random bits come alone.
+    if rule.drawn != 0:
+        for i in range(n):
+            a = x[i] & MAGNITUDE64
+            y[i] = ((a + (((np.int64(fields[i]) << 30) & rule.drawn) >> down)) & kept) | (x[i] & SIGN64)
+            top, bottom = max(top, a), min(bottom, (a - 1) & MAGNITUDE64)
+    else:
+        for i in range(n):
+            a = x[i] & MAGNITUDE64
+            addend = rule.add + (rule.add_odd & -((a >> s) & 1)) + (rule.add_negative & (x[i] >> 63))
+            y[i] = ((a + (addend >> down)) & kept) | (x[i] & SIGN64)
+            top, bottom = max(top, a), min(bottom, (a - 1) & MAGNITUDE64)
+    if top > rule.limit_positive or bottom < rule.least_normal - 1:
+        return False
+    add_ordinary(numbers[SCRATCH_AT:], n, top, bottom)
     return True
 
 
 @outside
-def round_finite(x, drawn, rounded, n, rule, scratch):  # pragma: no cover - compiled
+def round_finite(exact, drawn, rounded, n, context):  # pragma: no cover - compiled
     """Round a block and count it, if all results are finite and in range; else return False."""
+    numbers = view(context, CONTEXT, np.int64)
+    rule, scratch = rule64(numbers), numbers[SCRATCH_AT:]
+    x, y, fields = view(exact, n, np.int64), view(rounded, n, np.int64), view(drawn, n, u32)
     top, bottom, result = 0, MAGNITUDE64, 0
     zeros, zeros_in, small = 0, 0, 0
     for i in range(n):
         a, negative = x[i] & MAGNITUDE64, x[i] >> 63
-        r = magnitude64(a, negative, np.int64(drawn[i]) << 30, rule)
+        r = magnitude64(a, negative, np.int64(fields[i]) << 30, rule)
         sign = x[i] & SIGN64
-        rounded[i] = (sign & rule.zero_sign) if r == 0 else (r | sign)
+        y[i] = (sign & rule.zero_sign) if r == 0 else (r | sign)
         zeros += np.int64(r == 0)
         zeros_in += np.int64(a == 0)
         small += np.int64(r < rule.least_normal)
