@@ -19,7 +19,6 @@ from normstab.numerics.philox import Key
 
 pytest.importorskip("numba")
 from normstab.norms.fused import coverage
-from normstab.numerics.kernels import threads
 
 FAST = ["fp16", "bf16", "e4m3fn", "e5m2:saturate", "fp16/nearest/fp32:lanes8", "fp16;divide=reciprocal"]
 WIDE = [
@@ -178,20 +177,3 @@ def test_flushing_subnormals_takes_bfloat16_out_of_float32() -> None:
         assert coverage.is_fast(Arithmetic("fp16"))
     finally:
         torch.set_flush_denormal(False)
-
-
-def test_threads_that_begin_under_flush_to_zero_do_not_keep_it() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        threads._team.cache_clear()
-        if not torch.set_flush_denormal(True):
-            pytest.skip("the processor does not flush subnormals")
-        threads.run_chunks(lambda i: None, 2)
-        torch.set_flush_denormal(False)
-        x = torch.randn(8, 5, 24, 24, generator=torch.Generator().manual_seed(1)) * 1e-38
-        reduction, _ = reduction_of("batch", x.shape)
-        assert_same(x, x.flip(0), (torch.ones(5), torch.zeros(5)), Scheme(parse_norm("l1"), 0.0), reduction, "bf16")
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(before)

@@ -1,6 +1,8 @@
 """The rounding kernels of the CPU have the bits and the counters of the readable reference."""
 
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ pytest.importorskip("numba")
 
 from normstab import FORMATS, parse_format
 from normstab.numerics.call import Call
-from normstab.numerics.kernels import cpu
+from normstab.numerics.kernels import cpu, openmp
+from normstab.numerics.kernels import threads as threads_module
 from normstab.numerics.kernels.cpu_round import round32_chunk
 from normstab.numerics.kernels.plan import GENERIC, LANE32, PLAN, plan
 from normstab.numerics.kernels.threads import SERIAL_BELOW, chunks, run_chunks
@@ -143,13 +146,50 @@ def test_chunks_cover_everything_once_at_starts_that_share_no_random_block(threa
         assert all(start % 1024 == 0 for start, _ in pieces)
 
 
-def test_an_error_in_a_thread_is_raised_to_the_caller():
+@pytest.fixture(params=["torch's", "ours"])
+def whose(request, monkeypatch):
+    """The threads of torch's runtime, and our own that serve where it is not found."""
+    if request.param == "ours":
+        monkeypatch.setattr(openmp, "team", lambda: None)
+    elif openmp.team() is None:
+        pytest.skip("torch's runtime is not to be found here")
+    return request.param
+
+
+def test_an_error_in_a_thread_is_raised_to_the_caller(whose):
     def work(i):
         if i == 1:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         run_chunks(work, 3)
+
+
+def test_every_chunk_is_computed_once(whose):
+    done = []
+    run_chunks(done.append, 7)
+    assert sorted(done) == list(range(7))
+
+
+def test_threads_that_flush_subnormals_do_not_flush_ours(whose):
+    found = []
+
+    def work(i):
+        found.append((threading.get_ident(), openmp.flushes_subnormals()))
+        time.sleep(0.05)
+
+    def begin():
+        if torch.set_flush_denormal(True):
+            threads_module._team.cache_clear()
+            run_chunks(lambda i: None, 2)  # the team of this very thread is born here
+            torch.set_flush_denormal(False)
+            run_chunks(work, 2)
+
+    beginner = threading.Thread(target=begin)
+    beginner.start()
+    beginner.join()
+    assert len({thread for thread, _ in found}) == 2 or not found
+    assert not any(flushes for _, flushes in found)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +19,11 @@ from normstab.norms.dispersion import Scheme
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.formats import FORMATS, Format
 from normstab.numerics.kernels.nearest import spec_table
+from normstab.numerics.kernels.openmp import flushes_subnormals
 from normstab.numerics.kernels.plan import GENERIC, INTEGER, LANE32, PLAN, plan
 from normstab.numerics.precision import Precision, Rounding
 
-__all__ = ["BLOCK", "covers", "flushes_subnormals", "is_fast"]
+__all__ = ["BLOCK", "covers", "is_fast"]
 
 # How many values a kernel works on at a time: the buffers of a block stay in the first-level cache.
 BLOCK = 1024
@@ -34,7 +34,6 @@ COVERED_KINDS = ("l2", "l1", "linf", "topk", "range")
 STYLE = PLAN.index("style")
 ROLES = ("square", "sum", "variance", "reciprocal", "gradient")
 NEAREST = Rounding("nearest")
-LEAST_NORMAL = np.float32(2.0**-126)
 
 
 def covers(x: Tensor, scheme: Scheme, ar: Arithmetic) -> bool:
@@ -108,8 +107,3 @@ def is_wide_ranged(precision: Precision) -> bool:
     """Whether subnormals of the format are subnormals of float32, as in bf16."""
     assert precision.compute is not None
     return bool(plan(precision.compute, NEAREST, LANE32)[STYLE] == INTEGER)
-
-
-def flushes_subnormals() -> bool:
-    """Whether this thread's float32 operations flush subnormals to zero (torch.set_flush_denormal)."""
-    return bool(LEAST_NORMAL * np.float32(0.5) == 0)

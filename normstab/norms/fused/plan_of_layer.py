@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normstab.norms.dispersion import Scheme
-from normstab.norms.fused.coverage import BLOCK, flushes_subnormals, is_fast
+from normstab.norms.fused.coverage import BLOCK, is_fast
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat, Format
+from normstab.numerics.kernels.openmp import flushes_subnormals
 
 __all__ = [
     "BACKWARD",

@@ -167,7 +167,7 @@ def round_finite(exact, drawn, rounded, n, context):  # pragma: no cover - compi
     rule, scratch = rule64(numbers), numbers[SCRATCH_AT:]
     x, y, fields = view(exact, n, np.int64), view(rounded, n, np.int64), view(drawn, n, u32)
     top, bottom, result = 0, MAGNITUDE64, 0
-    zeros, zeros_in, small = 0, 0, 0
+    zeros, zeros_in, small = np.int64(0), np.int64(0), np.int64(0)
     for i in range(n):
         a, negative = x[i] & MAGNITUDE64, x[i] >> 63
         r = magnitude64(a, negative, np.int64(fields[i]) << 30, rule)

@@ -1,7 +1,7 @@
-"""A few threads of our own that run one compiled kernel on chunks of a tensor.
+"""Threads that run one compiled kernel on chunks of a tensor: torch's own where they can be had, else a few of ours.
 
 torch says how many. A chunk's results do not depend on how many chunks there are; the calling thread
-computes the first one itself. Small work is not split.
+computes one itself. Small work is not split.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from functools import lru_cache
 from queue import SimpleQueue
 
 import torch
+
+from normstab.numerics.kernels import openmp
 
 __all__ = ["SERIAL_BELOW", "chunks", "run_chunks"]
 
@@ -44,6 +46,10 @@ def run_chunks(work: Callable[[int], None], n: int) -> None:
     """
     if n == 1:
         work(0)
+        return
+    entry = openmp.team()
+    if entry is not None:
+        openmp.run_on_team(entry, work, n)
         return
     batch = _Batch(work, n - 1)
     queue = _team(os.getpid(), n - 1)

@@ -1,0 +1,93 @@
+"""torch's own OpenMP threads, to run kernels that are not torch's.
+
+torch's threads go on spinning for milliseconds after each of its parallel operations. Threads of our own would
+compete with them for the cores, and have to be woken besides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import re
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["flushes_subnormals", "run_on_team", "team"]
+
+# What compilers call for a parallel region. Source: libgomp's interface, which LLVM's and Intel's runtimes have too.
+ENTRY = "GOMP_parallel"
+RUNTIME = re.compile(r"lib(gomp|omp|iomp5)\b[^/]*\.so[^/]*$")
+Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+LEAST_NORMAL = np.float32(2.0**-126)
+
+
+def team() -> Any:
+    """Return the entry of the OpenMP runtime that torch runs on, or None where that cannot be told.
+
+    None too in a forked child of a process that used it: the runtime's threads are not there.
+    """
+    return _entry() if os.getpid() == _first_process() else None
+
+
+@lru_cache(maxsize=1)
+def _first_process() -> int:
+    """Return the process that asked first; its forked children inherit the answer."""
+    return os.getpid()
+
+
+@lru_cache(maxsize=1)
+def _entry() -> Any:
+    """Find the runtime among the libraries of this process: torch's own copy, or the only one there is."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    files = {fields[5] for fields in (line.split(maxsplit=5) for line in lines) if len(fields) == 6}
+    runtimes = {file for file in files if RUNTIME.search(file)}
+    place = str(Path(torch.__file__).parent)
+    chosen = {file for file in runtimes if file.startswith(place)} or runtimes
+    if len(chosen) != 1:
+        return None
+    entry = getattr(ctypes.CDLL(chosen.pop()), ENTRY, None)
+    if entry is not None:
+        entry.argtypes, entry.restype = (Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return entry
+
+
+def run_on_team(entry: Any, work: Callable[[int], None], n: int) -> None:
+    """Call work(0) .. work(n - 1) on up to `n` threads of the runtime; return when all are done.
+
+    The first error is raised then. A thread takes one number after another, for the runtime may give fewer threads
+    than are asked for.
+    """
+    numbers, errors, caller = itertools.count(), list[BaseException](), threading.get_ident()
+
+    def region(_: int) -> None:
+        # Its threads may flush subnormals where the caller does not: theirs is the mode of when they were born.
+        flushes = threading.get_ident() != caller and flushes_subnormals()
+        try:
+            if flushes:
+                torch.set_flush_denormal(False)
+            while (i := next(numbers)) < n:
+                work(i)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            if flushes:
+                torch.set_flush_denormal(True)
+
+    entry(Region(region), None, n, 0)
+    if errors:
+        raise errors[0]
+
+
+def flushes_subnormals() -> bool:
+    """Whether this thread's float32 operations flush subnormals to zero (torch.set_flush_denormal)."""
+    return bool(LEAST_NORMAL * np.float32(0.5) == 0)
