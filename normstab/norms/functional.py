@@ -59,7 +59,7 @@ def normalize_forward(
     if not ar.is_native and kernels_for(x) is not None:
         from normstab.norms.fused import coverage, launch
 
-        if coverage.covers(x, scheme, ar):
+        if coverage.covers(x, scheme, ar, parameters=(gamma, beta)):
             z, mean, scale, stored, saved = launch.forward(x, gamma, beta, scheme, reduction, ar)
             return Forward(z, mean, scale, stored, saved)
     done = op_by_op.forward(x, gamma, beta, scheme, reduction, ar)

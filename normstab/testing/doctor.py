@@ -69,9 +69,12 @@ def _device() -> dict[str, str]:
 def _kernels() -> dict[str, str]:
     import torch
 
+    from normstab.numerics.kernels import openmp
+
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     found = {device: _kernels_of(device) for device in devices}
-    return found | {"compiled code": _numba_cache(), "threading": "a pool of our own, torch's number of threads"}
+    whose = "a pool of our own" if openmp.team() is None else "torch's own OpenMP threads"
+    return found | {"compiled code": _numba_cache(), "threading": f"{whose}, torch's number of them"}
 
 
 def _kernels_of(device: str) -> str:

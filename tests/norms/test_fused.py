@@ -177,3 +177,14 @@ def test_flushing_subnormals_takes_bfloat16_out_of_float32() -> None:
         assert coverage.is_fast(Arithmetic("fp16"))
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_parameters_in_float64_are_used_as_they_come() -> None:
+    x, gamma = torch.randn(4, 3, 5), torch.rand(3, dtype=torch.float64) + 1.0
+    scheme, reduction = Scheme(parse_norm("l1")), Reduction.of_batch(x.shape)
+    found = normalize_forward(x, gamma, gamma, scheme, reduction, Arithmetic("fp16"))
+    expected = op_by_op.forward(x, gamma, gamma, scheme, reduction, Arithmetic("fp16"))
+    assert torch.equal(found.output, expected.output)
+    assert torch.equal(
+        found.output, normalize_forward(x, *[gamma.float()] * 2, scheme, reduction, Arithmetic("fp16")).output
+    )

@@ -188,21 +188,26 @@ def ptx_of(kernel: Any, layer: launch.Layer, folder: Path, monkeypatch: pytest.M
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="interpreted, so not compiled")
 @pytest.mark.parametrize(
-    ("precision", "kind"),
-    [("fp16", "l1"), ("fp16/stochastic;divide=reciprocal", "top10"), ("fp16/stochastic/fp16:blocked64", None)],
+    ("precision", "kind", "layout"),
+    [
+        ("fp16", "l1", "batch"),
+        ("fp16/stochastic;divide=reciprocal", "top3", "batch"),
+        ("fp16/stochastic/fp16:blocked64", None, "layer"),
+    ],
 )
 def test_the_kernels_compile_without_a_float32_operation(
-    precision: str, kind: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, kind: str | None, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers: dict[str, launch.Layer] = {}
     monkeypatch.setattr(launch, "runner_of", lambda x: Caught(layers))
     monkeypatch.setattr(launch_backward, "runner_of", lambda x: Caught(layers))
     x, ar = torch.randn(3, 2, 7), Arithmetic(precision, ledger=Ledger(), key=Key(seed=5))
-    reduction, scheme = Reduction.of_batch(x.shape), scheme_of(kind)
-    *_, saved = launch.forward(x, torch.ones(2), torch.zeros(2), scheme, reduction, ar)
+    (reduction, channels), scheme = reduction_of(layout, x.shape), scheme_of(kind)
+    *_, saved = launch.forward(x, torch.ones(channels), torch.zeros(channels), scheme, reduction, ar)
     launch_backward.backward(x, saved, scheme, reduction, ar, (True, True, True))
     forward = ptx_of(cuda_run.forward_kernel, layers["forward"], tmp_path, monkeypatch)
-    backward = ptx_of(cuda_run.backward_kernel, layers["backward"], tmp_path, monkeypatch, "product", "grad_cast")
+    absent = ("product", "grad_cast") if layout == "batch" else ("d_gamma", "d_beta")
+    backward = ptx_of(cuda_run.backward_kernel, layers["backward"], tmp_path, monkeypatch, *absent)
     for ptx in (forward, backward):
         assert "st.global" in ptx and not re.search(r"\bfma\.|\.approx|\.ftz|\.full|\.f32", ptx)
 

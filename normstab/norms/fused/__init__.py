@@ -1,1 +1,1 @@
-"""The fused CPU kernels of the norm layers: the bits and the ledger of `op_by_op`, in a few passes over a cache."""
+"""The fused kernels of the norm layers, for CPUs and CUDA: the bits and the ledger of `op_by_op`, in a few passes."""

@@ -18,7 +18,6 @@ from torch import Tensor
 from normstab.norms.dispersion import Scheme
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.formats import FORMATS, Format
-from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.kernels.openmp import flushes_subnormals
 from normstab.numerics.kernels.plan import GENERIC, INTEGER, LANE32, PLAN, plan
 from normstab.numerics.precision import Precision, Rounding
@@ -34,14 +33,15 @@ COVERED_KINDS = ("l2", "l1", "linf", "topk", "range")
 STYLE = PLAN.index("style")
 ROLES = ("square", "sum", "variance", "reciprocal", "gradient")
 NEAREST = Rounding("nearest")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def covers(x: Tensor, scheme: Scheme, ar: Arithmetic) -> bool:
-    """Whether the fused kernels compute this layer, forward and backward."""
+def covers(x: Tensor, scheme: Scheme, ar: Arithmetic, *, parameters: tuple[Tensor | None, ...] = ()) -> bool:
+    """Whether the fused kernels compute this layer of `x` and of gamma and beta, forward and backward."""
     spec = scheme.spec
     return (
         x.device.type in ("cpu", "cuda")
-        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and all(tensor is None or tensor.dtype in DTYPES for tensor in (x, *parameters))
         and 0 < x.numel() < 2**31
         and (spec is None or (spec.kind in COVERED_KINDS and spec.k <= LARGEST_K))
         and (ar.ledger is None or not ar.ledger.counts_histogram)
@@ -66,11 +66,14 @@ def covers_precision(precision: Precision, device_type: str) -> bool:
 def has_sums_on_cuda(precision: Precision) -> bool:
     """Whether a program of the Triton kernels holds the open sums of a group."""
     sums = precision.accumulation
-    return sums.order in ("lanes", "blocked", "sequential") and sums.width <= WIDEST_ON_CUDA and not sums.kahan
+    has_order = sums.order in ("sequential", "blocked") or (sums.order == "lanes" and sums.width <= WIDEST_ON_CUDA)
+    return has_order and not sums.kahan
 
 
 def has_faster_sums(precision: Precision) -> bool:
     """Whether sums go one after another here, and many rows at once on their own."""
+    from normstab.numerics.kernels.nearest import spec_table  # which needs numba, as CUDA does not
+
     sums = precision.accumulation
     if sums.order == "lanes" or sums.kahan or precision.rounding != NEAREST:
         return False

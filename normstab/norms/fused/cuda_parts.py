@@ -43,7 +43,6 @@ __all__ = [
     "share",
     "tile",
     "tiling",
-    "value_of",
     "write",
 ]
 
@@ -107,12 +106,6 @@ def parameter_of(source, group, position, inside, layer):
     """Return the bits of gamma or beta at `position` of a group."""
     first = (group % field(layer, PERIOD)) * field(layer, PARAMETER_STEP)
     return read(source, first + position // field(layer, REPEAT), inside)
-
-
-@triton.jit
-def value_of(source, index):
-    """Return the bits of one number per group."""
-    return read(source, index, index >= 0)
 
 
 @triton.jit

@@ -40,8 +40,7 @@ ORDERS = {"sequential": 0, "pairwise": 1, "blocked": 2, "lanes": 3}
 FIELDS = (
     "n", "runs", "run_stride", "length", "group_stride", "period", "step", "repeat", "kind", "k", "centres",
     "tracks", "reciprocal", "has_gamma", "has_beta", "width", "has_eps", "sums_parameters", "needs_input",
-    "needs_gamma", "needs_beta", "order", "is_fast", "lanes_fit", "counts_inexact",
-    "flushes",
+    "needs_gamma", "needs_beta", "order", "is_fast", "lanes_fit", "counts_inexact", "flushes",
 )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -18,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from normstab.numerics.process import is_forked
 
 __all__ = ["flushes_subnormals", "run_on_team", "team"]
 
@@ -31,15 +32,9 @@ LEAST_NORMAL = np.float32(2.0**-126)
 def team() -> Any:
     """Return the entry of the OpenMP runtime that torch runs on, or None where that cannot be told.
 
-    None too in a forked child of a process that used it: the runtime's threads are not there.
+    None too in a forked child: where its parent used the runtime, that waits for threads that are not there.
     """
-    return _entry() if os.getpid() == _first_process() else None
-
-
-@lru_cache(maxsize=1)
-def _first_process() -> int:
-    """Return the process that asked first; its forked children inherit the answer."""
-    return os.getpid()
+    return None if is_forked() else _entry()
 
 
 @lru_cache(maxsize=1)
@@ -51,13 +46,15 @@ def _entry() -> Any:
         return None
     files = {fields[5] for fields in (line.split(maxsplit=5) for line in lines) if len(fields) == 6}
     runtimes = {file for file in files if RUNTIME.search(file)}
-    place = str(Path(torch.__file__).parent)
-    chosen = {file for file in runtimes if file.startswith(place)} or runtimes
+    place = Path(torch.__file__).parent
+    chosen = {file for file in runtimes if place in Path(file).parents} or runtimes
     if len(chosen) != 1:
         return None
-    entry = getattr(ctypes.CDLL(chosen.pop()), ENTRY, None)
-    if entry is not None:
-        entry.argtypes, entry.restype = (Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    try:
+        entry = getattr(ctypes.CDLL(chosen.pop()), ENTRY)
+    except (OSError, AttributeError):
+        return None
+    entry.argtypes, entry.restype = (Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
     return entry
 
 
@@ -67,11 +64,14 @@ def run_on_team(entry: Any, work: Callable[[int], None], n: int) -> None:
     The first error is raised then. A thread takes one number after another, for the runtime may give fewer threads
     than are asked for.
     """
-    numbers, errors, caller = itertools.count(), list[BaseException](), threading.get_ident()
+    numbers, caller = itertools.count(), threading.get_ident()
+    errors: list[BaseException] = []
+    left: list[int] = []
 
     def region(_: int) -> None:
         # Its threads may flush subnormals where the caller does not: theirs is the mode of when they were born.
-        flushes = threading.get_ident() != caller and flushes_subnormals()
+        thread = threading.get_ident()
+        flushes = thread != caller and flushes_subnormals()
         try:
             if flushes:
                 torch.set_flush_denormal(False)
@@ -82,10 +82,14 @@ def run_on_team(entry: Any, work: Callable[[int], None], n: int) -> None:
         finally:
             if flushes:
                 torch.set_flush_denormal(True)
+        left.append(thread)
 
     entry(Region(region), None, n, 0)
     if errors:
         raise errors[0]
+    if caller not in left:
+        # Ctrl-C came before the first or behind the last of the caller's work, where ctypes can do no more than say so.
+        raise KeyboardInterrupt
 
 
 def flushes_subnormals() -> bool:

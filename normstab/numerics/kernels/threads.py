@@ -39,7 +39,7 @@ def chunks(n: int, *, work: int = 1) -> list[tuple[int, int]]:
 
 
 def run_chunks(work: Callable[[int], None], n: int) -> None:
-    """Call work(0) .. work(n - 1), all at once where `n` > 1; return when all are done.
+    """Call work(0) .. work(n - 1), on several threads where `n` > 1; return when all are done.
 
     `work` must release the interpreter lock for the others to run, as kernels do. The first error is raised
     here, after all have ended.
