@@ -159,16 +159,14 @@ def _wrapped(title: str, most: int = 40) -> str:
 def sites_plot(groups: Sequence[GroupJudgement]) -> str | None:
     """Return the heat map of overflow and underflow by site and grid point, or None where nothing was lost.
 
-    Rows are the sites with the worst rates, in the network's order; columns the gravest grid points.
+    Rows are the sites with the worst rates of either, in the network's order; columns the gravest grid points.
     """
     gravest = sorted(groups, key=lambda g: -_gravity(g))[:MOST_COLUMNS]
     columns = [group for group in groups if group in gravest]
     tables = {counter: _rates(columns, counter) for counter in ("overflow", "underflow")}
-    worst = {site: max(max(table[site]) for table in tables.values()) for site in tables["overflow"]}
-    sites = sorted((site for site in worst if worst[site] > 0), key=lambda s: (-worst[s], s))[:MOST_SITES]
+    sites = _worst_sites(**tables)
     if not sites:
         return None
-    sites = [site for site in worst if site in sites]
     labels = _column_labels(columns)
 
     def fill(figure: Figure) -> None:
@@ -190,6 +188,20 @@ def sites_plot(groups: Sequence[GroupJudgement]) -> str | None:
     names, below = (max(map(len, texts)) * CHARACTER for texts in (sites, labels))
     width = 1.4 + names + 2 * max(0.45 * len(columns), below * math.cos(SLANT))
     return draw(min(width, WIDEST), 0.8 + 0.24 * len(sites) + below * math.sin(SLANT), fill)
+
+
+def _worst_sites(overflow: dict[str, list[float]], underflow: dict[str, list[float]]) -> list[str]:
+    """Return at most MOST_SITES sites with the highest rates, in the network's order.
+
+    An overflow in few of the results does more harm than underflow in many: it has half of the rows to itself.
+    """
+    ranked = []
+    for table in (overflow, underflow):
+        highest = {site: max(rates) for site, rates in table.items()}
+        ranked.append(sorted((site for site in highest if highest[site] > 0), key=lambda s: (-highest[s], s)))
+    half = MOST_SITES // 2
+    chosen = list(dict.fromkeys([*ranked[0][:half], *ranked[1], *ranked[0][half:]]))[:MOST_SITES]
+    return [site for site in overflow if site in chosen]
 
 
 def _rates(groups: Sequence[GroupJudgement], counter: str) -> dict[str, list[float]]:
