@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -173,12 +172,13 @@ def test_every_chunk_is_computed_once(whose):
     assert sorted(done) == list(range(7))
 
 
-def test_threads_that_flush_subnormals_do_not_flush_ours(whose):
-    found = []
+def test_threads_that_flush_subnormals_do_not_flush_ours(whose, threads):
+    threads(2)
+    found, both = [], threading.Barrier(2, timeout=60)
 
     def work(i):
+        both.wait()  # one thread cannot do it all
         found.append((threading.get_ident(), openmp.flushes_subnormals()))
-        time.sleep(0.05)
 
     def begin():
         if torch.set_flush_denormal(True):

@@ -59,10 +59,10 @@ def _entry() -> Any:
 
 
 def run_on_team(entry: Any, work: Callable[[int], None], n: int) -> None:
-    """Call work(0) .. work(n - 1) on up to `n` threads of the runtime; return when all are done.
+    """Call work(0) .. work(n - 1) on the threads of the runtime; return when all are done.
 
-    The first error is raised then. A thread takes one number after another, for the runtime may give fewer threads
-    than are asked for.
+    The first error is raised then. A thread takes one number after another, be there fewer threads or more; torch
+    always asks for all of its threads too, for the runtime ends those that a smaller team leaves out.
     """
     numbers, caller = itertools.count(), threading.get_ident()
     errors: list[BaseException] = []
@@ -84,7 +84,7 @@ def run_on_team(entry: Any, work: Callable[[int], None], n: int) -> None:
                 torch.set_flush_denormal(True)
         left.append(thread)
 
-    entry(Region(region), None, n, 0)
+    entry(Region(region), None, torch.get_num_threads(), 0)
     if errors:
         raise errors[0]
     if caller not in left:
