@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from normstab.errors import near
-from normstab.numerics import process as _process  # noqa: F401  (which notes the process, before anything forks)
+from normstab.numerics.kernels import process as _process  # noqa: F401  (which notes the process, before anything forks)
 
 __version__ = "0.1.0"
 

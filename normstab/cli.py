@@ -17,9 +17,9 @@ import typer
 
 if TYPE_CHECKING:
     from normstab.assess.assessment import Assessment
-    from normstab.experiment.executor import Execution
-    from normstab.experiment.scenario import Scenario
-    from normstab.report.produce import Published
+    from normstab.experiment.execution.executor import Execution
+    from normstab.experiment.scenario.reader import Scenario
+    from normstab.study import Published
 
 __all__ = ["BAD_INPUT", "CRASHED", "FAILED", "GLOBAL_OPTIONS", "INTERNAL", "INTERRUPTED", "Voice", "app"]
 
@@ -99,9 +99,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train every cell of scenarios beside its wide reference, judge, and write the report."""
-    from normstab.experiment.executor import Execution
-    from normstab.experiment.gather import directories_of, load_scenarios
-    from normstab.report.produce import write_reports
+    from normstab.experiment.execution.executor import Execution
+    from normstab.experiment.scenario.gather import directories_of, load_scenarios
+    from normstab.study import write_reports
 
     voice: Voice = context.obj
     scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
@@ -125,8 +125,8 @@ def run(
 
 def _run(voice: Voice, scenario: Scenario, directory: Path, execution: Execution) -> tuple[int, Assessment | None]:
     """Run one scenario; return the exit code that its cells ask for, and the judgement unless interrupted."""
-    from normstab.report.live import watching
-    from normstab.report.produce import run_scenario
+    from normstab.study import run_scenario
+    from normstab.terminal.live import watching
 
     with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
         outcome, assessment = run_scenario(scenario, directory, execution, on_event)
@@ -138,9 +138,9 @@ def _run(voice: Voice, scenario: Scenario, directory: Path, execution: Execution
 
 def _tell(voice: Voice, published: Published, *, strict: bool) -> int:
     """Tell the verdicts and the files written; return 2 for unreadable records, 1 for failed expectations, else 0."""
-    from normstab.assess.outcome import Outcome
-    from normstab.report.step_summary import step_summary
-    from normstab.report.summary import summary
+    from normstab.assess.expected.outcome import Outcome
+    from normstab.terminal.step_summary import step_summary
+    from normstab.terminal.summary import summary
 
     judged = list(published.found.values())
     for assessment in judged:
@@ -165,7 +165,7 @@ def report(
     strict: Strict = False,
 ) -> None:
     """Judge the records of a run again, without training, and render them."""
-    from normstab.report.produce import publish
+    from normstab.study import publish
 
     published = publish([Path(directory) for directory in directories], form)
     raise typer.Exit(_tell(context.obj, published, strict=strict))
@@ -182,7 +182,7 @@ def compare(
     """Compare two runs cell by cell, and fail where a gate does."""
     from normstab.assess.compare import parse_gate
     from normstab.report.comparison import comparison_json, comparison_text
-    from normstab.report.produce import compare_directories
+    from normstab.study import compare_directories
 
     gates = [parse_gate(text) for text in fail_on or ()]
     found, problems = compare_directories(Path(before), Path(after), gates)
@@ -226,8 +226,8 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check scenario files: every problem at once, with its line and a suggestion."""
-    from normstab.experiment.expand import expand
-    from normstab.experiment.gather import load_scenarios
+    from normstab.experiment.scenario.expand import expand
+    from normstab.experiment.scenario.gather import load_scenarios
 
     voice: Voice = context.obj
     scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
@@ -248,7 +248,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show what scenarios ask, the cells they would run, and their cost."""
-    from normstab.experiment.gather import load_scenarios
+    from normstab.experiment.scenario.gather import load_scenarios
 
     scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
     _show(context.obj, scenarios, as_json=as_json)
@@ -257,7 +257,7 @@ def show(
 @app.command()
 def schema(context: typer.Context) -> None:
     """Print the JSON Schema of a scenario file."""
-    from normstab.experiment.document import schema as scenario_schema
+    from normstab.experiment.scenario.document import schema as scenario_schema
 
     context.obj.give(scenario_schema())
 
@@ -269,8 +269,8 @@ def list_catalogue(
     as_json: Json = False,
 ) -> None:
     """List the names that a scenario may use."""
-    from normstab.experiment.listing import LISTINGS, listing
-    from normstab.report.plain import table_text
+    from normstab.experiment.scenario.listing import LISTINGS, listing
+    from normstab.terminal.plain import table_text
 
     found = {kind: listing(kind) for kind in ([catalogue] if catalogue else LISTINGS)}
     context.obj.give(found.get(catalogue, found) if as_json else "\n\n".join(map(table_text, found.values())))
@@ -279,7 +279,7 @@ def list_catalogue(
 @app.command()
 def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Show versions, device, kernels in use and data sets found."""
-    from normstab.report.plain import facts_text
+    from normstab.terminal.plain import facts_text
     from normstab.testing.doctor import examine
 
     facts = examine()
@@ -289,8 +289,8 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def selftest(context: typer.Context, device: Device = "cpu", as_json: Json = False) -> None:
     """Check, on this machine and device, that the numbers are those of every machine; under a minute."""
-    from normstab.numerics.selftest import run_selftest
-    from normstab.report.plain import table_text
+    from normstab.terminal.plain import table_text
+    from normstab.testing.selftest import run_selftest
 
     voice: Voice = context.obj
     checks = run_selftest(device, progress=lambda check: voice.say(f"checked {check.subject}"))
@@ -304,9 +304,9 @@ def selftest(context: typer.Context, device: Device = "cpu", as_json: Json = Fal
 
 def _show(voice: Voice, scenarios: Sequence[Scenario], *, as_json: bool) -> None:
     """Give the outline of each scenario."""
-    from normstab.experiment.expand import expand
-    from normstab.experiment.outline import outline_of
-    from normstab.report.plain import facts_text, table_text
+    from normstab.experiment.scenario.expand import expand
+    from normstab.experiment.scenario.outline import outline_of
+    from normstab.terminal.plain import facts_text, table_text
 
     outlines = [outline_of(scenario, expand(scenario, hash_data=False)) for scenario in scenarios]
     shown = [f"{facts_text(outline.name, outline.facts)}\n\n{table_text(outline.rows)}" for outline in outlines]

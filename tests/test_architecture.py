@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,19 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in SOURCES if path.name not in ("__init__.py", "__main__.py")]
 
 # Imports point down only: each part may use those after it. `testing` may use everything but `cli`.
-ORDER = ["cli", "report", "assess", "experiment", "simulation", "norms", "numerics", "errors"]
+ORDER = [
+    "cli",
+    "study",
+    "terminal",
+    "report",
+    "search",
+    "assess",
+    "experiment",
+    "simulation",
+    "norms",
+    "numerics",
+    "errors",
+]
 LAYERS = {part: set(ORDER[index:]) for index, part in enumerate(ORDER)}
 LAYERS["cli"] |= {"testing"}
 LAYERS["testing"] = {"testing", *ORDER} - {"cli"}
@@ -24,7 +37,18 @@ LAYERS["testing"] = {"testing", *ORDER} - {"cli"}
 LONGEST_FILE = 320
 LONGEST_FUNCTION = 50
 TOP_LEVEL = {"normstab", "tests", "scenarios", "reports", ".ci", ".github"}
-PARTS = {"numerics", "norms", "simulation", "experiment", "assess", "report", "testing", "docs"}
+PARTS = {
+    "numerics",
+    "norms",
+    "simulation",
+    "experiment",
+    "assess",
+    "search",
+    "report",
+    "terminal",
+    "testing",
+    "docs",
+}
 
 
 def name_of(path: Path) -> str:
@@ -139,6 +163,22 @@ def test_the_house_has_its_rooms_and_no_others():
     assert {path.parts[0] for path in paths if len(path.parts) > 1} <= TOP_LEVEL
     rooms = {path.parts[1] for path in paths if path.parts[0] == "normstab" and len(path.parts) > 2}
     assert rooms <= PARTS
+
+
+def test_a_file_name_occurs_once():
+    names = Counter(path.name for path in MODULES)
+    assert {name for name, count in names.items() if count > 1} == set()
+
+
+MOST_ROOMS = 16  # modules of one folder
+
+
+def test_a_folder_has_few_rooms():
+    folders = {path.parent for path in SOURCES}
+    rooms = {
+        name_of(folder): len([p for p in folder.iterdir() if p.suffix == ".py" or p.is_dir()]) for folder in folders
+    }
+    assert {folder: count for folder, count in rooms.items() if count > MOST_ROOMS} == {}
 
 
 def test_import_costs_neither_torch_nor_numba():

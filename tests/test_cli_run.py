@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from normstab import study as produce
 from normstab.__main__ import main
-from normstab.experiment.progress import Failure, Outcome
-from normstab.report import produce
+from normstab.experiment.execution.progress import Failure, Outcome
 
 ROOT = Path(__file__).parents[1]
 TINY = """\

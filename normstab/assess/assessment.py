@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from normstab.assess.expectations import ExpectationResult, Findings, judge_expectation
+from normstab.assess.expected.expectations import ExpectationResult, Findings, judge_expectation
+from normstab.assess.expected.outcome import Outcome
 from normstab.assess.judgement import GroupJudgement, Judgement, judge_runs
-from normstab.assess.outcome import Outcome
 from normstab.assess.runs import Group, Run, group_runs
 from normstab.assess.verdicts import Verdict
-from normstab.experiment.checks import canonical, path_of
-from normstab.experiment.document import Scenario
-from normstab.experiment.spec import Cell
+from normstab.experiment.scenario.checking.checks import canonical, path_of
+from normstab.experiment.scenario.document import Scenario
+from normstab.experiment.scenario.spec import Cell
 
 __all__ = ["Assessment", "assess"]
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from normstab.assess.constants import constant
-from normstab.assess.contrast import worded
+from normstab.assess.expected.contrast import worded
 from normstab.assess.judgement import GroupJudgement
 from normstab.assess.metrics import METRICS
 from normstab.assess.points import point_words
 from normstab.assess.runs import Run, gap_of
 from normstab.assess.statistics import Interval
 from normstab.errors import NormstabError, lookup
-from normstab.experiment.expectation import Quantity
+from normstab.experiment.scenario.expectation import Quantity
 
 __all__ = ["Comparison", "Gate", "PairedCell", "compare_judged", "parse_gate"]
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from normstab.assess.blame import Blame, blame
+from normstab.assess.causes.blame import Blame, blame
+from normstab.assess.causes.remedies import Remedy, Tested, remedies_for
 from normstab.assess.constants import constant
 from normstab.assess.metrics import measure
-from normstab.assess.remedies import Remedy, Tested, remedies_for
 from normstab.assess.runs import Group, Run, group_runs
 from normstab.assess.statistics import PairedGap
 from normstab.assess.verdicts import Verdict, gravest, verdict_of

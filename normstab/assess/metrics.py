@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from normstab.assess.causes.headroom import headroom
 from normstab.assess.curves import end_steps, first_divergence
-from normstab.assess.headroom import headroom
 from normstab.assess.runs import Group, Run
 
 __all__ = ["METRICS", "Metric", "measure"]

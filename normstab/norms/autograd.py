@@ -21,7 +21,7 @@ from normstab.norms.functional import (
     normalize_with,
 )
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.reference import holds
+from normstab.numerics.readable.reference import holds
 from normstab.numerics.rounding import check_operand
 
 __all__ = ["Normalized", "normalize"]

@@ -15,7 +15,7 @@ from normstab.norms.op_by_op import Gradients, Saved
 from normstab.norms.reduction import Reduction
 from normstab.norms.running import update_running
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.backends import kernels_for
+from normstab.numerics.dispatch import kernels_for
 
 if TYPE_CHECKING:
     from normstab.norms.fused.launch import SavedFused

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.backends import kernels_for
+from normstab.numerics.dispatch import kernels_for
 from normstab.numerics.precision import Precision
 
 __all__ = ["update_running"]
@@ -57,7 +57,7 @@ def _by_kernel(running: Tensor, new: Tensor, momentum: float, ar: Arithmetic, op
     has_extras = ar.ledger is not None and (ar.ledger.counts_inexact or ar.ledger.counts_histogram)
     if not is_plain or has_extras or kernels_for(running) is None:
         return False
-    from normstab.norms.fused.running_kernel import move_average
+    from normstab.norms.cpu.running_kernel import move_average
 
     call, x = ar.call(operation), new.detach().contiguous()
     row = 0 if call.row is None else call.row.address

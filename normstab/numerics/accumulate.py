@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from normstab.errors import NormstabError
-from normstab.numerics import backends
+from normstab.numerics import dispatch as backends
 from normstab.numerics.call import Call
-from normstab.numerics.exact_sum import exact_sum
 from normstab.numerics.execute import add_counts, carrier_dtype
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.operations import Carried, carry, widened
 from normstab.numerics.philox import random_fields
 from normstab.numerics.precision import Accumulation
-from normstab.numerics.reference import encode, round_reference
+from normstab.numerics.readable.exact_sum import exact_sum
+from normstab.numerics.readable.operations import Carried, carry, widened
+from normstab.numerics.readable.reference import encode, round_reference
 
 __all__ = [
     "Calls",
@@ -116,7 +116,7 @@ def kernels_for(x: Tensor, what: str = "sums") -> ModuleType | None:
 @cache
 def _kernels_of(what: str) -> ModuleType:
     """Import the CPU kernels of sums or matmul."""
-    return import_module(f"normstab.numerics.kernels.cpu_{what}")
+    return import_module(f"normstab.numerics.kernels.cpu.sums.cpu_{what}")
 
 
 def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from normstab.errors import NormstabError
-from normstab.numerics import exact, native
 from normstab.numerics.accumulate import accumulate as accumulate_over
 from normstab.numerics.call import Call
 from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Row, site_of
-from normstab.numerics.operations import Carried, Operand, carry_function, exact_root
 from normstab.numerics.philox import Draw, Key, key_word
 from normstab.numerics.precision import NEAREST, Accumulation, Precision, Rounding
-from normstab.numerics.reference import Counts, count, round_reference
+from normstab.numerics.readable import exact, native
+from normstab.numerics.readable.operations import Carried, Operand, carry_function, exact_root
+from normstab.numerics.readable.reference import Counts, count, round_reference
 
 __all__ = ["Arithmetic", "Clock"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from normstab.numerics import backends
+from normstab.numerics import dispatch as backends
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.operations import Carried, Operand, carry
 from normstab.numerics.philox import random_fields
-from normstab.numerics.reference import Rounded, count, encode, round_reference
+from normstab.numerics.readable.operations import Carried, Operand, carry
+from normstab.numerics.readable.reference import Rounded, count, encode, round_reference
 
 __all__ = ["add_counts", "carrier_dtype", "compute", "finish", "round_tensor"]
 

@@ -25,12 +25,12 @@ from normstab.numerics.accumulate import (
     sum_terms,
 )
 from normstab.numerics.call import Call
-from normstab.numerics.exact_sum import exact_sum
 from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.operations import carry, widened
 from normstab.numerics.precision import Accumulation
-from normstab.numerics.reference import encode
+from normstab.numerics.readable.exact_sum import exact_sum
+from normstab.numerics.readable.operations import carry, widened
+from normstab.numerics.readable.reference import encode
 
 if TYPE_CHECKING:
     from normstab.numerics.arithmetic import Arithmetic

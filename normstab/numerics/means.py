@@ -29,9 +29,9 @@ from normstab.numerics.accumulate import (
 from normstab.numerics.call import Call
 from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import FORMATS, AnyFormat
-from normstab.numerics.operations import carry
 from normstab.numerics.precision import Accumulation
-from normstab.numerics.reference import encode
+from normstab.numerics.readable.operations import carry
+from normstab.numerics.readable.reference import encode
 
 if TYPE_CHECKING:
     from normstab.numerics.arithmetic import Arithmetic

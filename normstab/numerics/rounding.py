@@ -17,7 +17,7 @@ from normstab.numerics.formats import AnyFormat, parse_format
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Rounding
-from normstab.numerics.reference import LAYOUTS, contains, holds
+from normstab.numerics.readable.reference import LAYOUTS, contains, holds
 
 __all__ = ["cast", "check_operand", "check_out"]
 

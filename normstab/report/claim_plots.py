@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from normstab.assess.assessment import Assessment
-from normstab.assess.contrast import EVERY, contrast
+from normstab.assess.expected.contrast import EVERY, contrast
+from normstab.assess.expected.group_selection import selected
 from normstab.assess.points import value_words, varying_axes
 from normstab.assess.runs import Group
-from normstab.assess.selection import selected
-from normstab.assess.sweep import ACCURATE
-from normstab.experiment.document import Claim, Plot
+from normstab.assess.swept import ACCURATE
+from normstab.experiment.scenario.document import Claim, Plot
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.ledger import Histogram
 from normstab.report.svg import COLOURS, draw

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 
 from normstab.assess.compare import SHOWN, Comparison, Gate, PairedCell
-from normstab.assess.contrast import worded
+from normstab.assess.expected.contrast import worded
 from normstab.assess.points import point_words
-from normstab.experiment.files import jsonable
+from normstab.experiment.records.files import jsonable
 from normstab.report.words import aligned
 
 __all__ = ["comparison_json", "comparison_text"]

@@ -10,11 +10,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 from normstab.assess.assessment import Assessment
-from normstab.assess.blame import Blame
+from normstab.assess.causes.blame import Blame
+from normstab.assess.expected.outcome import Outcome
 from normstab.assess.judgement import GroupJudgement, Judgement
-from normstab.assess.outcome import Outcome
 from normstab.assess.points import point_words
-from normstab.experiment.files import jsonable
+from normstab.experiment.records.files import jsonable
 from normstab.report.words import command_for
 
 __all__ = ["to_json", "to_junit"]

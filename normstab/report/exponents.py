@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from normstab.assess.headroom import precision_at, site_format
+from normstab.assess.causes.headroom import precision_at, site_format
+from normstab.assess.causes.sites import in_order
 from normstab.assess.judgement import GroupJudgement
 from normstab.assess.runs import Run
-from normstab.assess.sites import in_order
 from normstab.numerics.formats import AnyFormat, Format
 from normstab.numerics.ledger import Histogram, Tally
 from normstab.report.svg import draw

@@ -18,7 +18,7 @@ from normstab.assess.judgement import GroupJudgement, Judgement
 from normstab.assess.points import point_words, value_words
 from normstab.assess.runs import SEED_AXES
 from normstab.assess.verdicts import Verdict
-from normstab.experiment.files import jsonable, write_atomically
+from normstab.experiment.records.files import jsonable, write_atomically
 from normstab.report import sections
 from normstab.report.exponents import exponent_plot
 from normstab.report.markdown import fill_template

@@ -14,11 +14,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from normstab.assess.assessment import Assessment
+from normstab.assess.causes.whatif import forecast
 from normstab.assess.judgement import GroupJudgement
 from normstab.assess.points import point_words
 from normstab.assess.verdicts import Verdict
-from normstab.assess.whatif import forecast
-from normstab.experiment.files import write_atomically
+from normstab.experiment.records.files import write_atomically
 from normstab.report import sections
 from normstab.report.exponents import exponent_plot
 from normstab.report.plots import MOST_PANELS, accuracy_plot, loss_plot, panels_of, sites_plot

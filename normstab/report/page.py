@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from normstab.assess.assessment import Assessment
-from normstab.assess.expectations import ExpectationResult
-from normstab.assess.outcome import Outcome, all_of
-from normstab.experiment.document import Claim
-from normstab.experiment.files import write_atomically
+from normstab.assess.expected.expectations import ExpectationResult
+from normstab.assess.expected.outcome import Outcome, all_of
+from normstab.experiment.records.files import write_atomically
+from normstab.experiment.scenario.document import Claim
 from normstab.report.claim_plots import claim_plot
 from normstab.report.markdown import Rendered, fill_template, quoted
 from normstab.report.sections import alert_word

@@ -13,10 +13,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from normstab.assess.blame import rate
+from normstab.assess.causes.blame import rate
+from normstab.assess.causes.sites import in_order
 from normstab.assess.judgement import GroupJudgement
 from normstab.assess.points import point_words, value_words, varying_axes
-from normstab.assess.sites import in_order
 from normstab.assess.verdicts import Verdict
 from normstab.report.svg import COLOURS, draw, thinned
 

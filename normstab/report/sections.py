@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from normstab.assess.assessment import Assessment
-from normstab.assess.blame import rate
+from normstab.assess.causes.blame import rate
+from normstab.assess.causes.headroom import headroom
+from normstab.assess.causes.whatif import WHATIF_FORMATS, forecast
 from normstab.assess.constants import CONSTANTS
-from normstab.assess.headroom import headroom
+from normstab.assess.expected.outcome import Outcome
 from normstab.assess.judgement import GroupJudgement, Judgement
-from normstab.assess.outcome import Outcome
 from normstab.assess.points import point_words, value_words, varying_axes
 from normstab.assess.runs import Run
 from normstab.assess.verdicts import RULES, Verdict
-from normstab.assess.whatif import WHATIF_FORMATS, forecast
 from normstab.report.words import (
     OUTCOME_MARKS,
     VERDICT_MARKS,

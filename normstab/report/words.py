@@ -12,10 +12,10 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from normstab.assess.outcome import Outcome
+from normstab.assess.expected.outcome import Outcome
 from normstab.assess.verdicts import Verdict
-from normstab.experiment.checks import canonical, path_of
-from normstab.experiment.document import AXES, VARIANT, Scenario
+from normstab.experiment.scenario.checking.checks import canonical, path_of
+from normstab.experiment.scenario.document import AXES, VARIANT, Scenario
 
 __all__ = [
     "OUTCOME_MARKS",

@@ -16,14 +16,14 @@ from normstab.errors import NormstabError
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.ledger import Ledger
-from normstab.simulation.compilation import keep_uncompiled
-from normstab.simulation.hooks import hook_modules, hook_optimizers
+from normstab.simulation.around.compilation import keep_uncompiled
+from normstab.simulation.around.hooks import hook_modules, hook_optimizers
+from normstab.simulation.around.observation import Observation
+from normstab.simulation.around.parameters import Held
+from normstab.simulation.around.places import OUTSIDE, Place, Whereabouts
+from normstab.simulation.around.session import held_tensors, rounds_itself
 from normstab.simulation.loss_scale import LossScaler
-from normstab.simulation.observation import Observation
-from normstab.simulation.parameters import Held
-from normstab.simulation.places import OUTSIDE, Place, Whereabouts
 from normstab.simulation.run import Run
-from normstab.simulation.session import held_tensors, rounds_itself
 
 __all__ = ["Log", "record"]
 

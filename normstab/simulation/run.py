@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import First, Ledger
+from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.loss_scale import LossScaler
-from normstab.simulation.sources import Sources
 
 __all__ = ["OFFENCES", "Run"]
 

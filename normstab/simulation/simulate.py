@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import Precision
+from normstab.simulation.around.session import Arithmetics, Session
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.rules import Rules
 from normstab.simulation.run import Run
-from normstab.simulation.session import Arithmetics, Session
 
 __all__ = ["simulate"]
 

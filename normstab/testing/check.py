@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normstab.assess.blame import Blame, blame
-from normstab.assess.headroom import Headroom, headroom
-from normstab.assess.remedies import REMEDIES, Remedy
+from normstab.assess.causes.blame import Blame, blame
+from normstab.assess.causes.headroom import Headroom, headroom
+from normstab.assess.causes.remedies import REMEDIES, Remedy
+from normstab.assess.causes.whatif import predicted
 from normstab.assess.runs import Run
-from normstab.assess.whatif import predicted
 from normstab.errors import NormstabError
 from normstab.norms.replace import replace_norms_
 from normstab.numerics.formats import FORMATS, AnyFormat

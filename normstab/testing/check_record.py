@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from normstab.assess.runs import Run
-from normstab.experiment.record import DataFacts, Environment, EpochRecord, Nonfinite, NormLayerRecord, Offence, Record
+from normstab.experiment.records.cell_record import (
+    DataFacts,
+    Environment,
+    EpochRecord,
+    Nonfinite,
+    NormLayerRecord,
+    Offence,
+    Record,
+)
 from normstab.numerics.ledger import COUNTERS, Ledger, Site
 from normstab.numerics.precision import Precision
 from normstab.numerics.version import NUMERICS_VERSION

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from normstab.numerics.formats import AnyFormat, FixedFormat
-from normstab.numerics.reference import holds
+from normstab.numerics.readable.reference import holds
 from normstab.numerics.rounding import cast
 from normstab.testing.tolerances import Tolerance
 

@@ -69,7 +69,7 @@ def _device() -> dict[str, str]:
 def _kernels() -> dict[str, str]:
     import torch
 
-    from normstab.numerics.kernels import openmp
+    from normstab.numerics.kernels.cpu import openmp
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     found = {device: _kernels_of(device) for device in devices}
@@ -83,7 +83,7 @@ def _kernels_of(device: str) -> str:
 
     import torch
 
-    from normstab.numerics.backends import kernels_for
+    from normstab.numerics.dispatch import kernels_for
     from normstab.numerics.rounding import cast
 
     with warnings.catch_warnings(record=True) as caught:
@@ -101,10 +101,8 @@ def _kernels_of(device: str) -> str:
 
 def _numba_cache() -> str:
     """Say where the compiled kernels are kept, and how many are there."""
-    from normstab.numerics import __file__ as numerics
-
     chosen = os.environ.get("NUMBA_CACHE_DIR")
-    place = Path(chosen) if chosen else Path(numerics).parent / "kernels" / "__pycache__"
+    place = Path(chosen) if chosen else Path(__file__).parents[1]
     count = len(list(place.rglob("*.nbc"))) if place.is_dir() else 0
     writable = "" if os.access(place if place.exists() else place.parent, os.W_OK) else ", read-only"
     return f"{place} ({count} compiled{writable})"
@@ -112,8 +110,8 @@ def _numba_cache() -> str:
 
 def _datasets() -> dict[str, str]:
     """Say of every data set that needs no folder from the user whether it is here, with its hash."""
-    from normstab.experiment.datasets import DATASETS, data_sha256
-    from normstab.experiment.spec import DatasetSpec
+    from normstab.experiment.data.datasets import DATASETS, data_sha256
+    from normstab.experiment.scenario.spec import DatasetSpec
 
     found = {}
     for name, row in DATASETS.items():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from normstab.assess.runs import Run
-from normstab.experiment.record import (
+from normstab.experiment.records.cell_record import (
     DataFacts,
     Environment,
     EpochRecord,
@@ -16,8 +16,8 @@ from normstab.experiment.record import (
     Probe,
     Record,
 )
-from normstab.experiment.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, TrainSpec
-from normstab.experiment.steps import Step
+from normstab.experiment.records.step_log import Step
+from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, TrainSpec
 from normstab.numerics.ledger import Histogram, Tally
 from normstab.numerics.precision import Precision
 

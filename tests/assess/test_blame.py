@@ -1,6 +1,6 @@
 """The producer of the first inf or NaN is blamed, not the operation where it surfaced."""
 
-from normstab.assess.blame import blame
+from normstab.assess.causes.blame import blame
 from normstab.numerics.ledger import Tally
 from tests.assess.synthetic import FP16, make_cell, make_run, nonfinite_run
 

@@ -7,7 +7,7 @@ import pytest
 from normstab.assess.compare import compare_judged, parse_gate
 from normstab.assess.judgement import judge_runs
 from normstab.errors import NormstabError
-from normstab.experiment.record import Nonfinite
+from normstab.experiment.records.cell_record import Nonfinite
 from normstab.numerics.ledger import Tally
 from tests.assess.synthetic import FP16, make_cell, make_run
 from tests.assess.test_verdicts import labelled

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from normstab.assess.expectations import FORMS, Findings, judge_expectation
+from normstab.assess.expected.expectations import FORMS, Findings, judge_expectation
+from normstab.assess.expected.outcome import Finding, Outcome, all_of, any_of
 from normstab.assess.judgement import judge_runs
-from normstab.assess.outcome import Finding, Outcome, all_of, any_of
 from normstab.assess.runs import group_runs
-from normstab.experiment.expectation import ExpectationField
-from normstab.experiment.record import EpochRecord, SweepPoint
-from normstab.experiment.spec import SweepSpec
+from normstab.experiment.records.cell_record import EpochRecord, SweepPoint
+from normstab.experiment.scenario.expectation import ExpectationField
+from normstab.experiment.scenario.spec import SweepSpec
 from normstab.numerics.ledger import Tally
 from tests.assess.synthetic import FP16, make_cell, make_run, nonfinite_run, predictions, story
 

@@ -8,9 +8,9 @@ import pytest
 
 from normstab.assess.judgement import judge_runs
 from normstab.assess.metrics import METRICS
-from normstab.assess.sweep import SWEPT
-from normstab.experiment.metric_names import METRIC_NAMES, SWEEP_METRICS
-from normstab.experiment.record import EpochRecord, Nonfinite, NormLayerRecord, Predictions, Probe
+from normstab.assess.swept import SWEPT
+from normstab.experiment.records.cell_record import EpochRecord, Nonfinite, NormLayerRecord, Predictions, Probe
+from normstab.experiment.scenario.metric_names import METRIC_NAMES, SWEEP_METRICS
 from normstab.numerics.ledger import Histogram, Tally
 from tests.assess.synthetic import FP16, STEPS, make_cell, make_run, predictions
 

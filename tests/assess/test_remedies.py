@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from normstab.assess.causes.remedies import REMEDIES
 from normstab.assess.judgement import judge_runs
-from normstab.assess.remedies import REMEDIES
-from normstab.experiment.record import NormLayerRecord
+from normstab.experiment.records.cell_record import NormLayerRecord
 from normstab.numerics.ledger import Histogram, Tally
 from normstab.numerics.precision import Precision
 from tests.assess.synthetic import FP16, make_cell, make_run, predictions, story

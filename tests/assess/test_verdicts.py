@@ -7,7 +7,7 @@ import pytest
 
 from normstab.assess.judgement import judge_runs
 from normstab.assess.verdicts import RULES, Verdict, gravest
-from normstab.experiment.record import Nonfinite, Predictions
+from normstab.experiment.records.cell_record import Nonfinite, Predictions
 from tests.assess.synthetic import FP16, STEPS, falling, make_cell, make_run, predictions
 
 IMAGES = 2000

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normstab.assess.whatif import WHATIF_FORMATS, forecast, predicted, smallest_range
+from normstab.assess.causes.whatif import WHATIF_FORMATS, forecast, predicted, smallest_range
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.ledger import Histogram, Tally
 from tests.assess.synthetic import make_cell, make_run

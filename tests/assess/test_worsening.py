@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from normstab.assess.judgement import judge_runs
 from normstab.assess.verdicts import Verdict
-from normstab.experiment.record import Nonfinite, Predictions
+from normstab.experiment.records.cell_record import Nonfinite, Predictions
 from tests.assess.synthetic import FP16, falling, make_cell, make_run
 
 IMAGES, STEPS, CLASSES = 300, 80, 10

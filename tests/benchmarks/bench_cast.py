@@ -8,7 +8,7 @@ import statistics
 import torch
 
 import normstab as ns
-from normstab.numerics import backends
+from normstab.numerics import dispatch as backends
 from tests.benchmarks.timing import Work, begin, in_turns, print_table
 
 KEY = ns.Key(seed=1, site="benchmark", step=2)

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional
 
 import normstab as ns
-from normstab.experiment.models import MODELS
-from normstab.experiment.networks import Task
+from normstab.experiment.network.models import MODELS
+from normstab.experiment.network.networks import Task
 from normstab.simulation import record
 from tests.benchmarks.timing import Samples, begin, print_table
 

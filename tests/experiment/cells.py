@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from normstab.experiment.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, OptimizerSpec, TrainSpec
+from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, OptimizerSpec, TrainSpec
 
 
 def small_cell(precision: str = "native", **changes: Any) -> Cell:

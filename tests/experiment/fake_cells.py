@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from normstab.errors import NormstabError
-from normstab.experiment.progress import Progress
-from normstab.experiment.record import DataFacts, Environment, Record, write_record
-from normstab.experiment.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, TrainSpec
+from normstab.experiment.execution.progress import Progress
+from normstab.experiment.records.cell_record import DataFacts, Environment, Record, write_record
+from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, TrainSpec
 
 RUN_CELL = "tests.experiment.fake_cells:run_cell"
 
@@ -58,6 +58,6 @@ def run_real_cell(
     cell: Cell, directory: Path, *, threads: int, device: str, report: Callable[[Progress], None]
 ) -> Record:
     """Train in earnest, with a checkpoint after every step."""
-    from normstab.experiment.train import run_cell as train
+    from normstab.experiment.training.train_cell import run_cell as train
 
     return train(cell, directory, threads=threads, device=device, report=report, checkpoint_s=0.0)

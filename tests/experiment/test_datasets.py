@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from normstab.errors import NormstabError
-from normstab.experiment.datasets import DATASETS, data_sha256, load_dataset
-from normstab.experiment.resizing import resize
-from normstab.experiment.samples.make_sample import SHA256, make_sample
-from normstab.experiment.sampling import epoch_order, moves, stratified
-from normstab.experiment.sources import DEBIAN_ROOT, SAMPLE
-from normstab.experiment.spec import DatasetSpec
+from normstab.experiment.data.datasets import DATASETS, data_sha256, load_dataset
+from normstab.experiment.data.image_sources import DEBIAN_ROOT, SAMPLE
+from normstab.experiment.data.resizing import resize
+from normstab.experiment.data.samples.make_sample import SHA256, make_sample
+from normstab.experiment.data.sampling import epoch_order, moves, stratified
+from normstab.experiment.scenario.spec import DatasetSpec
 
 RNG = np.random.default_rng(0)
 NEEDS_FULL_SET = pytest.mark.skipif(not DEBIAN_ROOT.exists(), reason="dataset-fashion-mnist is not installed")

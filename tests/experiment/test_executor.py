@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from normstab.errors import NormstabError, RecordError
-from normstab.experiment.executor import Execution, run_cells
-from normstab.experiment.lock import lock_directory
-from normstab.experiment.progress import Event, Outcome
-from normstab.experiment.record import read_record
-from normstab.experiment.spec import Cell
+from normstab.experiment.execution.executor import Execution, run_cells
+from normstab.experiment.execution.lock import lock_directory
+from normstab.experiment.execution.progress import Event, Outcome
+from normstab.experiment.records.cell_record import read_record
+from normstab.experiment.scenario.spec import Cell
 from tests.experiment.fake_cells import RUN_CELL, cell
 
 
@@ -147,7 +147,7 @@ def test_a_directory_that_turns_read_only_loses_nothing_finished(tmp_path: Path)
 def test_a_full_disk_is_one_clear_error_that_loses_nothing_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import normstab.experiment.run_log as run_log
+    import normstab.experiment.execution.run_log as run_log
 
     written = run_log.write_atomically
     calls = 0
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_clear_error_that_loses_nothing_finished(
 
 
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import normstab.experiment.lock as lock
+    import normstab.experiment.execution.lock as lock
 
     monkeypatch.setattr(lock, "LONGEST_WAIT_S", 0.1)
     with lock_directory(tmp_path), pytest.raises(NormstabError, match="another run is writing"):
@@ -181,7 +181,7 @@ import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from normstab.experiment.executor import Execution, run_cells
+from normstab.experiment.execution.executor import Execution, run_cells
 from tests.experiment.fake_cells import RUN_CELL, cell
 
 if __name__ == "__main__":

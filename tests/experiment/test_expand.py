@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normstab.errors import ScenarioError
-from normstab.experiment import spec
-from normstab.experiment.checks import canonical
-from normstab.experiment.document import Scenario
-from normstab.experiment.expand import expand
-from normstab.experiment.scenario import load_scenario, scenario_paths
-from normstab.experiment.selection import selects
-from normstab.experiment.spec import Cell, NumericsSpec
+from normstab.experiment.scenario import spec
+from normstab.experiment.scenario.cell_selection import selects
+from normstab.experiment.scenario.checking.checks import canonical
+from normstab.experiment.scenario.document import Scenario
+from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.reader import load_scenario, scenario_paths
+from normstab.experiment.scenario.spec import Cell, NumericsSpec
 from normstab.numerics.precision import Precision
 
 HEAD = "version: 1\nname: small\ndataset: {name: synthetic}\nmodel: {name: mlp}\n"

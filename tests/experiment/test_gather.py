@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from normstab.errors import ScenarioError
-from normstab.experiment.gather import directories_of, load_scenarios
-from normstab.experiment.scenario import scenario_paths
+from normstab.experiment.scenario.gather import directories_of, load_scenarios
+from normstab.experiment.scenario.reader import scenario_paths
 
 QUICKSTART = scenario_paths()["quickstart"]
 

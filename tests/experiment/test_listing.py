@@ -3,10 +3,10 @@
 import pytest
 
 from normstab.errors import NormstabError
-from normstab.experiment.datasets import DATASETS
-from normstab.experiment.listing import LISTINGS, SCALES, listing
-from normstab.experiment.models import MODELS
-from normstab.experiment.scenario import load_scenario, scenario_paths
+from normstab.experiment.data.datasets import DATASETS
+from normstab.experiment.network.models import MODELS
+from normstab.experiment.scenario.listing import LISTINGS, SCALES, listing
+from normstab.experiment.scenario.reader import load_scenario, scenario_paths
 from normstab.norms.catalogue import KINDS, NORMS
 from normstab.numerics.formats import FORMATS
 

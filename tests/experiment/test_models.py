@@ -10,10 +10,16 @@ import torch
 from torch import nn
 
 from normstab.errors import NormstabError
-from normstab.experiment.layers import channel_norms, hidden_layers, last_layer, norm_layers, weight_layers
-from normstab.experiment.models import MODELS, build_model
-from normstab.experiment.networks import Task
-from normstab.experiment.spec import ModelSpec
+from normstab.experiment.network.models import MODELS, build_model
+from normstab.experiment.network.networks import Task
+from normstab.experiment.network.weighted_layers import (
+    channel_norms,
+    hidden_layers,
+    last_layer,
+    norm_layers,
+    weight_layers,
+)
+from normstab.experiment.scenario.spec import ModelSpec
 
 SMALL = Task(channels=1, side=16, classes=10)
 WIDTH = {"mlp": 32, "lenet": 4, "resnet50": 4, "vgg11": 8}
@@ -156,7 +162,7 @@ def test_channel_norms_are_the_definitions(p: float) -> None:
 
 
 def test_the_catalogue_reads_without_torch() -> None:
-    code = "import sys; from normstab.experiment.models import MODELS; sys.exit('torch' in sys.modules)"
+    code = "import sys; from normstab.experiment.network.models import MODELS; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

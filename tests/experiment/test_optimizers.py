@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 import normstab as ns
 from normstab.errors import NormstabError
-from normstab.experiment.corrections import RecordedNorms, correct_rates, follow_norms
-from normstab.experiment.layers import channel_norms, hidden_layers, last_layer
-from normstab.experiment.models import build_model
-from normstab.experiment.networks import Task
-from normstab.experiment.optimizers import (
+from normstab.experiment.network.models import build_model
+from normstab.experiment.network.networks import Task
+from normstab.experiment.network.weighted_layers import channel_norms, hidden_layers, last_layer
+from normstab.experiment.scenario.spec import ModelSpec, NumericsSpec, OptimizerSpec
+from normstab.experiment.training.corrections import RecordedNorms, correct_rates, follow_norms
+from normstab.experiment.training.optimizers import (
     OPTIMIZERS,
     CompensatedAdamW,
     CompensatedSGD,
@@ -22,8 +23,7 @@ from normstab.experiment.optimizers import (
     parameter_groups,
     set_rate,
 )
-from normstab.experiment.spec import ModelSpec, NumericsSpec, OptimizerSpec
-from normstab.experiment.storage import Storage
+from normstab.experiment.training.storage import Storage
 
 TASK = Task(channels=2, side=8, classes=5)
 STEPS = 5
@@ -141,7 +141,7 @@ def test_a_norm_schedule_sets_every_channel_to_its_norm() -> None:
 
 
 def test_recorded_norms_of_another_network_or_of_too_few_epochs_are_refused(tmp_path: Path) -> None:
-    from normstab.experiment.train import run_cell
+    from normstab.experiment.training.train_cell import run_cell
     from tests.experiment.cells import small_cell
 
     run_cell(small_cell(), tmp_path)

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from normstab.experiment.expand import expand
-from normstab.experiment.outline import outline_of
-from normstab.experiment.scenario import load_scenario, scenario_paths
+from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.outline import outline_of
+from normstab.experiment.scenario.reader import load_scenario, scenario_paths
 
 
 @pytest.mark.parametrize("name", scenario_paths())

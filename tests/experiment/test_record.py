@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from normstab.errors import RecordError
-from normstab.experiment.record import (
+from normstab.experiment.records.cell_record import (
     DataFacts,
     Environment,
     EpochRecord,
@@ -23,7 +23,7 @@ from normstab.experiment.record import (
     read_records,
     write_record,
 )
-from normstab.experiment.steps import Step, StepLog, read_steps
+from normstab.experiment.records.step_log import Step, StepLog, read_steps
 from normstab.numerics.ledger import Histogram, Tally
 
 TALLY = Tally(count=7, overflow=2, largest=70000.0, smallest=2.0**-30, histogram=Histogram({-3: 5, 16: 2}, zero=1))
@@ -173,5 +173,6 @@ def test_reading_records_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, normstab.experiment.record, normstab.experiment.steps; sys.exit('torch' in sys.modules)"
+    records = "normstab.experiment.records"
+    code = f"import sys, {records}.cell_record, {records}.step_log; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

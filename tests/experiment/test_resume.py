@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from normstab.experiment.executor import Execution, run_cells
-from normstab.experiment.expand import expand
-from normstab.experiment.scenario import load_scenario
+from normstab.experiment.execution.executor import Execution, run_cells
+from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.reader import load_scenario
 
 SCENARIO = """\
 version: 1

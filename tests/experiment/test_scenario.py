@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from normstab.errors import ScenarioError
-from normstab.experiment.document import AXES, PATHS, schema
-from normstab.experiment.expand import expand
-from normstab.experiment.scenario import load_scenario, read_scenario, scenario_paths
+from normstab.experiment.scenario.document import AXES, PATHS, schema
+from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.reader import load_scenario, read_scenario, scenario_paths
 
 CONTRACT = """\
 version: 1
@@ -277,8 +277,8 @@ def test_the_committed_schema_is_the_current_one() -> None:
 
 def test_loading_imports_neither_torch_nor_numba() -> None:
     code = (
-        "import sys\nfrom normstab.experiment.scenario import load_scenario\n"
-        "from normstab.experiment.expand import expand\n"
+        "import sys\nfrom normstab.experiment.scenario.reader import load_scenario\n"
+        "from normstab.experiment.scenario.expand import expand\n"
         "expand(load_scenario('quickstart'), hash_data=False)\n"
         "print([name for name in ('torch', 'numba', 'matplotlib') if name in sys.modules])"
     )

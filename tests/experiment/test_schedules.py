@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from normstab.experiment.schedules import SCHEDULES, Span, rate_factor
-from normstab.experiment.spec import ScheduleSpec
+from normstab.experiment.scenario.spec import ScheduleSpec
+from normstab.experiment.training.schedules import SCHEDULES, Span, rate_factor
 
 SPAN = Span(steps=60, steps_per_epoch=10)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from normstab.experiment.record import Record, read_record
-from normstab.experiment.spec import SweepSpec
-from normstab.experiment.train import run_cell
+from normstab.experiment.records.cell_record import Record, read_record
+from normstab.experiment.scenario.spec import SweepSpec
+from normstab.experiment.training.train_cell import run_cell
 from tests.experiment.cells import small_cell
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from normstab.errors import NormstabError
-from normstab.experiment.machine import environment
-from normstab.experiment.progress import Progress
-from normstab.experiment.record import Record, read_record
-from normstab.experiment.spec import Cell, ScheduleSpec
-from normstab.experiment.steps import read_steps
-from normstab.experiment.train import batches, run_cell
+from normstab.experiment.execution.progress import Progress
+from normstab.experiment.records.cell_record import Record, read_record
+from normstab.experiment.records.machine import environment
+from normstab.experiment.records.step_log import read_steps
+from normstab.experiment.scenario.spec import Cell, ScheduleSpec
+from normstab.experiment.training.train_cell import batches, run_cell
 from tests.experiment.cells import small_cell
 
 STEPS = 14

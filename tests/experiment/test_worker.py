@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from normstab.experiment.worker import interrupts_held
+from normstab.experiment.execution.worker import interrupts_held
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block_also_where_another_thread_gets_it():

@@ -27,8 +27,9 @@ import triton
 
 from normstab.norms import op_by_op
 from normstab.norms.catalogue import parse_norm
+from normstab.norms.cuda import cuda_run
 from normstab.norms.functional import Reduction, Scheme
-from normstab.norms.fused import coverage, cuda_run, launch, launch_backward
+from normstab.norms.fused import coverage, launch, launch_backward
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key

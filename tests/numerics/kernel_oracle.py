@@ -8,12 +8,12 @@ import torch
 from normstab import FORMATS, Format, parse_format
 from normstab.numerics.call import Call
 from normstab.numerics.execute import add_counts
-from normstab.numerics.kernels import cpu
+from normstab.numerics.kernels.cpu import cpu_tensors as cpu
 from normstab.numerics.ledger import Row
-from normstab.numerics.operations import Carried
 from normstab.numerics.philox import Draw, random_fields
 from normstab.numerics.precision import ROUNDINGS, Rounding
-from normstab.numerics.reference import round_reference
+from normstab.numerics.readable.operations import Carried
+from normstab.numerics.readable.reference import round_reference
 
 GRAMMAR = ["e6m9", "e7m23", "e8m1", "e5m2:nan", "e5m10:saturate", "e4m3fn:saturate", "e2m1:inf"]
 FIXED = ["q7.8", "q0.4", "q0.24", "q24.0:wrap", "q7.8:wrap"]

@@ -9,8 +9,8 @@ import normstab as ns
 from normstab.numerics import accumulate, matmul, means
 
 pytest.importorskip("numba")
-cpu_matmul = pytest.importorskip("normstab.numerics.kernels.cpu_matmul")
-cpu_sums = pytest.importorskip("normstab.numerics.kernels.cpu_sums")
+cpu_matmul = pytest.importorskip("normstab.numerics.kernels.cpu.sums.cpu_matmul")
+cpu_sums = pytest.importorskip("normstab.numerics.kernels.cpu.sums.cpu_sums")
 
 ORDERS = ("sequential", "pairwise", "blocked4", "blocked64", "lanes4", "lanes64")
 KAHAN = ("sequential+kahan", "blocked4+kahan")

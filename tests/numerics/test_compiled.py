@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from normstab.numerics.kernels.compiled import _FilePerKey
+from normstab.numerics.kernels.cpu.compile import _FilePerKey
 
 ON_A_PLAIN_PROCESSOR = """
 import torch

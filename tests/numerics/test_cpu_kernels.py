@@ -13,15 +13,16 @@ pytest.importorskip("numba")
 
 from normstab import FORMATS, parse_format
 from normstab.numerics.call import Call
-from normstab.numerics.kernels import cpu, openmp
-from normstab.numerics.kernels import threads as threads_module
-from normstab.numerics.kernels.cpu_round import round32_chunk
-from normstab.numerics.kernels.plan import GENERIC, LANE32, PLAN, plan
-from normstab.numerics.kernels.threads import SERIAL_BELOW, chunks, run_chunks
+from normstab.numerics.kernels.cpu import cpu_tensors as cpu
+from normstab.numerics.kernels.cpu import openmp
+from normstab.numerics.kernels.cpu import threads as threads_module
+from normstab.numerics.kernels.cpu.cpu_round import round32_chunk
+from normstab.numerics.kernels.cpu.threads import SERIAL_BELOW, chunks, run_chunks
+from normstab.numerics.kernels.format_table import GENERIC, LANE32, PLAN, plan
 from normstab.numerics.ledger import Row
 from normstab.numerics.philox import Draw
 from normstab.numerics.precision import Rounding
-from normstab.numerics.reference import contains, holds
+from normstab.numerics.readable.reference import contains, holds
 from tests.numerics.kernel_oracle import (
     ALL_FORMATS,
     ALL_ROUNDINGS,

@@ -8,11 +8,11 @@ pytest.importorskip("numba")
 from normstab import FORMATS
 from normstab.numerics.call import Call
 from normstab.numerics.execute import add_counts, carrier_dtype
-from normstab.numerics.kernels import cpu
+from normstab.numerics.kernels.cpu import cpu_tensors as cpu
 from normstab.numerics.ledger import Row
-from normstab.numerics.operations import OPERATIONS, carry
 from normstab.numerics.precision import Rounding
-from normstab.numerics.reference import encode, round_reference
+from normstab.numerics.readable.operations import OPERATIONS, carry
+from normstab.numerics.readable.reference import encode, round_reference
 from tests.numerics.kernel_oracle import (
     ALL_FORMATS,
     ALL_ROUNDINGS,

@@ -20,12 +20,13 @@ import triton
 
 from normstab import FORMATS
 from normstab.numerics.execute import add_counts, carrier_dtype
-from normstab.numerics.kernels import cuda, cuda_kernels
+from normstab.numerics.kernels.cuda import cuda_kernels
+from normstab.numerics.kernels.cuda import cuda_tensors as cuda
 from normstab.numerics.ledger import Row
-from normstab.numerics.operations import OPERATIONS, carry
 from normstab.numerics.philox import Draw
 from normstab.numerics.precision import Rounding
-from normstab.numerics.reference import contains, encode, holds, round_reference
+from normstab.numerics.readable.operations import OPERATIONS, carry
+from normstab.numerics.readable.reference import contains, encode, holds, round_reference
 from tests.numerics.kernel_oracle import (
     ALL_FORMATS,
     ALL_ROUNDINGS,

@@ -10,9 +10,9 @@ pytest.importorskip("numba")
 from numba.core.caching import CacheImpl, IndexDataCacheFile
 
 from normstab import FORMATS
-from normstab.numerics.kernels import compiled
-from normstab.numerics.kernels.cpu_round import nearest32
-from normstab.numerics.kernels.plan import LANE32, plan
+from normstab.numerics.kernels.cpu import compile as compiled
+from normstab.numerics.kernels.cpu.cpu_round import nearest32
+from normstab.numerics.kernels.format_table import LANE32, plan
 from normstab.numerics.precision import Rounding
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import normstab as ns
-from normstab.numerics.operations import exact_root, exact_sqrt
+from normstab.numerics.readable.operations import exact_root, exact_sqrt
 from tests.numerics.oracles import MODES, every_half, random_float32, same_bits
 
 halves = st.floats(width=16, allow_nan=False, allow_infinity=False)

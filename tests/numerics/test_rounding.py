@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import normstab as ns
-from normstab.numerics.reference import contains, holds
+from normstab.numerics.readable.reference import contains, holds
 from tests.numerics.oracles import (
     MODES,
     every_half,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import normstab as ns
-from normstab.numerics import selftest
+from normstab.testing import selftest
 
 
 def test_every_check_passes_on_this_machine():

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from normstab.assess.assessment import assess
-from normstab.experiment.record import write_record
-from normstab.experiment.scenario import load_scenario
-from normstab.experiment.steps import StepLog
-from normstab.report.produce import keep_scenario
+from normstab.experiment.records.cell_record import write_record
+from normstab.experiment.records.step_log import StepLog
+from normstab.experiment.scenario.reader import load_scenario
+from normstab.study import keep_scenario
 from tests.assess.synthetic import story
 
 SCENARIO = """\

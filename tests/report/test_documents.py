@@ -9,7 +9,7 @@ from normstab.assess.assessment import assess
 from normstab.assess.compare import compare_judged, parse_gate
 from normstab.report.comparison import comparison_json, comparison_text
 from normstab.report.documents import to_json, to_junit
-from normstab.report.step_summary import LIMIT, step_summary
+from normstab.terminal.step_summary import LIMIT, step_summary
 from tests.assess.synthetic import FP16, make_cell, nonfinite_run, story
 from tests.report.made import made_assessment, made_scenario
 

@@ -3,10 +3,10 @@
 import pytest
 from rich.console import Console
 
-from normstab.experiment.expand import expand
-from normstab.experiment.progress import Event, Failure, Progress
-from normstab.experiment.scenario import load_scenario
-from normstab.report.live import LiveTable, line_of, shown_duration, watching
+from normstab.experiment.execution.progress import Event, Failure, Progress
+from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.reader import load_scenario
+from normstab.terminal.live import LiveTable, line_of, shown_duration, watching
 
 CELL = expand(load_scenario("quickstart"), hash_data=False)[0]
 

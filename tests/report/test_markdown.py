@@ -10,10 +10,10 @@ import pytest
 
 from normstab.assess.assessment import assess
 from normstab.errors import RecordError
-from normstab.experiment.expand import expand
-from normstab.experiment.scenario import load_scenario
+from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.reader import load_scenario
 from normstab.report.markdown import render_report, write_report
-from normstab.report.produce import assess_directory, publish
+from normstab.study import assess_directory, publish
 from tests.assess.synthetic import FP16, make_cell, make_run, nonfinite_run, story
 from tests.report.made import SCENARIO, made_assessment, made_scenario, write_runs
 

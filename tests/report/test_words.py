@@ -3,7 +3,7 @@
 import pytest
 
 from normstab.assess.points import point_words, short_precision
-from normstab.experiment.scenario_text import parse_text
+from normstab.experiment.scenario.scenario_text import parse_text
 from normstab.numerics.precision import Precision
 from normstab.report.words import _yaml, aligned, number
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from normstab.norms.dispersion import Scheme
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.formats import FORMATS, Format
-from normstab.numerics.kernels.openmp import flushes_subnormals
-from normstab.numerics.kernels.plan import GENERIC, INTEGER, LANE32, PLAN, plan
+from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
+from normstab.numerics.kernels.format_table import GENERIC, INTEGER, LANE32, PLAN, plan
 from normstab.numerics.precision import Precision, Rounding
 
 __all__ = ["BLOCK", "covers", "is_fast"]

@@ -23,7 +23,7 @@ from normstab.numerics.arithmetic import Arithmetic
 __all__ = ["AGAIN", "RUNNERS", "Layer", "SavedFused", "forward", "runner_of"]
 
 # Type of a device -> the module that runs the kernels there.
-RUNNERS = {"cpu": "normstab.norms.fused.cpu_run", "cuda": "normstab.norms.fused.cuda_run"}
+RUNNERS = {"cpu": "normstab.norms.cpu.cpu_run", "cuda": "normstab.norms.cuda.cuda_run"}
 K = FIELDS.index("k")
 # What the backward pass computes once more: these operations of the forward pass.
 AGAIN = ("input", "centre", "divide")

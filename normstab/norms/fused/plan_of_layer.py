@@ -17,7 +17,7 @@ from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat, Format
-from normstab.numerics.kernels.openmp import flushes_subnormals
+from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
 
 __all__ = [
     "BACKWARD",

@@ -1,0 +1,1 @@
+"""The fast implementations, one folder per device, and what both share."""

@@ -1,0 +1,1 @@
+"""What a scenario expected, and whether the runs met it."""

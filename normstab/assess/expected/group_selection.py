@@ -1,0 +1,61 @@
+"""Which groups of runs an expectation speaks of, and how groups pair up across a difference in some axes.
+
+Selects and pairs; judges nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from normstab.assess.runs import SEED_AXES, Group, Run
+from normstab.experiment.scenario.cell_selection import selects
+from normstab.experiment.scenario.spec import Cell
+
+__all__ = ["contexts", "paired_runs", "selected"]
+
+
+def selected(groups: Sequence[Group], where: Mapping[str, Any] | None) -> list[Group]:
+    """Return the groups whose cells `where` selects; an empty or missing selector means every listed cell."""
+    found = []
+    for group in groups:
+        cell = Cell.from_json(group.runs[0].record.cell)
+        if selects(where or {}, cell, swept=cell.sweep is not None):
+            found.append(group)
+    return found
+
+
+def contexts(
+    groups: Sequence[Group], where: Mapping[str, Any] | None, sides: Sequence[Mapping[str, Any]]
+) -> list[tuple[Group, ...]]:
+    """Return the tuples of groups, one for each selector of `sides`, that agree in every axis no side names.
+
+    `where` narrows all sides. A context in which one side has no group is left out. A variant may set any field,
+    so where a side names one, the precision need not agree.
+    """
+    named = {axis for side in sides for axis in side}
+    named |= {"precision"} if "variant" in named else set()
+    found: list[dict[tuple[Any, ...], list[Group]]] = []
+    for side in sides:
+        found.append({})
+        for group in selected(groups, {**(where or {}), **side}):
+            found[-1].setdefault(_rest(group, named), []).append(group)
+    shared = [key for key in found[0] if all(key in other for other in found[1:])]
+    return [combined for key in shared for combined in itertools.product(*(side[key] for side in found))]
+
+
+def _rest(group: Group, named: set[str]) -> tuple[Any, ...]:
+    """Return the coordinates of a group that are not among the `named` axes."""
+    return tuple((axis, repr(value)) for axis, value in group.coordinates.items() if axis not in named)
+
+
+def paired_runs(sides: Sequence[Group]) -> list[tuple[Run, ...]]:
+    """Return the tuples of runs, one of each side, that share their seed."""
+    by_seed = [{_seed(run): run for run in side.runs} for side in sides]
+    return [tuple(runs[seed] for runs in by_seed) for seed in by_seed[0] if all(seed in runs for runs in by_seed)]
+
+
+def _seed(run: Run) -> Any:
+    """Return the value of the seed axis; None where the grid has none."""
+    return next((run.coordinates[axis] for axis in SEED_AXES if axis in run.coordinates), None)

@@ -1,0 +1,1 @@
+"""Real images: the embedded sample and the readers of local data sets."""

@@ -1,0 +1,1 @@
+"""Who runs the cells: local worker processes, their lock, progress and run log."""

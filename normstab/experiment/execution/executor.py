@@ -1,0 +1,238 @@
+"""Runs cells in spawned workers: dependencies first, finished records reused, a worker that dies replaced.
+
+Files are the only result: an interrupted run, by Ctrl-C or `kill -9`, goes on when the same cells are run again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from normstab.errors import RecordError
+from normstab.experiment.execution.lock import lock_directory
+from normstab.experiment.execution.progress import Event, EventKind, Failure, Outcome
+from normstab.experiment.execution.run_log import RunLog, start_log
+from normstab.experiment.execution.worker import Message, Task, Worker, death_of, interrupts_held, start_worker
+from normstab.experiment.records.cell_record import read_record
+from normstab.experiment.scenario.spec import Cell
+
+__all__ = ["Execution", "run_cells"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How cells are run: `jobs` workers at once, `threads` of torch in each, `fresh`: nothing is reused.
+
+    `run_cell` is the function that runs one cell, as `module:function`.
+    """
+
+    jobs: int = 1
+    threads: int = 1
+    device: str = "cpu"
+    fresh: bool = False
+    run_cell: str = "normstab.experiment.train:run_cell"
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    out_dir: Path,
+    *,
+    execution: Execution | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Outcome:
+    """Run the cells that have no finished record under `out_dir` yet, and return how each ended.
+
+    A cell waits for those it depends on. A crash, or a kill, ends its own cell only. Ctrl-C stops the workers
+    and returns with `is_interrupted`. Raises RecordError when `out_dir` takes no more files (what is finished
+    stays), and NormstabError when another run is writing there.
+    """
+    execution = execution or Execution()
+    with lock_directory(out_dir), ExitStack() as until_ready:
+        until_ready.enter_context(interrupts_held())
+        settings = {"jobs": execution.jobs, "threads": execution.threads, "device": execution.device}
+        run = _Run(cells, out_dir, execution, on_event, start_log(out_dir, settings))
+        try:
+            until_ready.close()
+            run.go()
+        except KeyboardInterrupt:
+            run.is_interrupted = True
+        finally:
+            run.stop_workers()
+        run.log.close("interrupted" if run.is_interrupted else "complete")
+        return run.outcome()
+
+
+class _Run:
+    """The state of one run: which cells ended and how, which wait, and the workers."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        out_dir: Path,
+        execution: Execution,
+        on_event: Callable[[Event], None],
+        log: RunLog,
+    ) -> None:
+        self._cells: Mapping[str, Cell] = {cell.id: cell for cell in cells}
+        self._out_dir, self._execution, self._on_event, self.log = out_dir, execution, on_event, log
+        self._task = Task(out_dir, execution.threads, execution.device, execution.run_cell)
+        self._waiting = dict(self._cells)
+        self._workers: list[Worker] = []
+        self._finished: list[str] = []
+        self._reused: list[str] = []
+        self._failures: dict[str, Failure] = {}
+        self._started_s = time.monotonic()
+        self.is_interrupted = False
+
+    def outcome(self) -> Outcome:
+        """Return what has ended so far."""
+        return Outcome(
+            tuple(self._finished),
+            tuple(self._reused),
+            tuple(self._failures.values()),
+            self.is_interrupted,
+            time.monotonic() - self._started_s,
+        )
+
+    def go(self) -> None:
+        """Reuse what is finished, then run the rest to the end."""
+        self._take_stock()
+        while self._waiting or self._busy():
+            self._dispatch()
+            busy = self._busy()
+            if busy:
+                ready = wait([worker.pipe for worker in busy])
+                for worker in [worker for worker in busy if worker.pipe in ready]:
+                    self._hear(worker, worker.take())
+
+    def stop_workers(self) -> None:
+        """End every worker; cells under way keep their checkpoints."""
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.cell is not None]
+
+    def _take_stock(self) -> None:
+        """Reuse the finished records, or remove them all where the run is to be fresh."""
+        for cell in self._cells.values():
+            directory = self._out_dir / "records" / cell.id
+            if self._execution.fresh:
+                shutil.rmtree(directory, ignore_errors=True)
+            elif self._has_record(cell.id):
+                del self._waiting[cell.id]
+                self._finished.append(cell.id)
+                self._reused.append(cell.id)
+                self._tell("reused", cell)
+
+    def _has_record(self, cell_id: str) -> bool:
+        """Return whether a whole record of the cell is there; a torn one counts as none and is made anew."""
+        try:
+            return read_record(self._out_dir / "records" / cell_id).id == cell_id
+        except RecordError:
+            return False
+
+    def _dispatch(self) -> None:
+        """Give every cell that can start to a free worker, starting workers up to `jobs`."""
+        for cell in list(self._waiting.values()):
+            if self._is_blocked(cell) or not self._is_ready(cell):
+                continue
+            worker = self._free_worker()
+            if worker is None:
+                return
+            del self._waiting[cell.id]
+            self._tell("started", cell)
+            if not worker.give(cell):
+                self._hear(worker, None)
+
+    def _is_ready(self, cell: Cell) -> bool:
+        """Return whether every cell that `cell` depends on has its record."""
+        return all(
+            needed in self._finished or (needed not in self._cells and self._has_record(needed))
+            for needed in cell.depends_on
+        )
+
+    def _is_blocked(self, cell: Cell) -> bool:
+        """Fail the cell, and return True, where one that it depends on will have no record."""
+        for needed in cell.depends_on:
+            is_absent = needed not in self._cells and not self._has_record(needed)
+            if needed in self._failures or is_absent:
+                del self._waiting[cell.id]
+                self._fail(cell, Failure(cell.id, "blocked", f"it needs the record of {needed}, which is not there"))
+                return True
+        return False
+
+    def _free_worker(self) -> Worker | None:
+        """Return an idle worker, a new one, or None where all `jobs` are busy."""
+        for worker in [worker for worker in self._workers if worker.cell is None]:
+            if worker.process.is_alive():
+                return worker
+            self._workers.remove(worker)
+            worker.stop()
+        if len(self._workers) >= self._execution.jobs:
+            return None
+        with interrupts_held():
+            self._workers.append(start_worker(self._task))
+        return self._workers[-1]
+
+    def _hear(self, worker: Worker, message: Message | None) -> None:
+        """Act on a worker's message; None: the worker died, and another will take its place."""
+        cell = worker.cell
+        assert cell is not None, "only a busy worker is listened to"
+        if message is not None and message.kind == "progress":
+            worker.progress = message.progress
+            if message.progress is not None and message.progress.note is not None:
+                self.log.notes.append(f"{cell.id}: {message.progress.note}")
+            self._tell("progress", cell, worker=worker)
+            return
+        self.log.seconds[cell.id] = round(time.monotonic() - worker.started_s, 3)
+        if message is None and not self._has_record(cell.id):
+            message = Message("crashed", death_of(worker))
+        worker.cell = None
+        if message is None or message.kind == "crashed":
+            self._workers.remove(worker)
+            worker.stop()
+        if message is None or message.kind == "finished":
+            self._finished.append(cell.id)
+            self.log.write()
+            self._tell("finished", cell)
+        else:
+            is_refused = message.kind == "refused"
+            self._fail(cell, Failure(cell.id, "refused" if is_refused else "crashed", message.text, message.detail))
+
+    def _fail(self, cell: Cell, failure: Failure) -> None:
+        """Keep the failure; writing the log raises where a full disk was its cause."""
+        self._failures[cell.id] = failure
+        self.log.failures.append(failure)
+        self.log.write()
+        self._tell("failed", cell, failure=failure)
+
+    def _tell(
+        self, kind: EventKind, cell: Cell, *, worker: Worker | None = None, failure: Failure | None = None
+    ) -> None:
+        done = len(self._finished) + len(self._failures)
+        elapsed_s = time.monotonic() - self._started_s
+        progress = worker.progress if worker is not None else None
+        event = Event(kind, cell, done, len(self._cells), elapsed_s, self._eta_s(), progress, failure)
+        self._on_event(event)
+
+    def _eta_s(self) -> float | None:
+        """Return the seconds left, from the mean time of the cells of this run; None before any is known."""
+        known = list(self.log.seconds.values())
+        left = float(len(self._waiting))
+        for worker in self._busy():
+            fraction = worker.progress.fraction if worker.progress is not None else 0.0
+            left += 1.0 - fraction
+            if fraction > 0.0:
+                known.append((time.monotonic() - worker.started_s) / fraction)
+        if not known:
+            return None
+        return (
+            left * sum(known) / len(known) / max(1, min(self._execution.jobs, len(self._waiting) + len(self._busy())))
+        )

@@ -1,0 +1,1 @@
+"""The networks that a scenario may name, and their layers."""

@@ -1,0 +1,188 @@
+"""The catalogue of networks, and building one as a ModelSpec says: its norms, its weight norm, its first weights.
+
+The catalogue reads without torch. Initial weights depend on the seed and a parameter's name alone, so cells that
+differ in a norm or in the arithmetic start from the same weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from normstab.errors import NormstabError, lookup
+from normstab.experiment.scenario.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from normstab.experiment.network.networks import Task
+
+__all__ = ["MODELS", "ModelRow", "build_model", "require_model"]
+
+Build = Callable[["Task", int, str], "nn.Module"]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A network of the catalogue: `width` is its own width, `has_stem` whether `stem: imagenet` means something."""
+
+    summary: str
+    width: int
+    has_stem: bool
+    build: Build
+
+
+def _resnet18(task: Task, width: int, stem: str) -> nn.Module:
+    from normstab.experiment.network.networks import resnet_imagenet
+
+    return resnet_imagenet(task, width=width, stem=stem)
+
+
+def _resnet50(task: Task, width: int, stem: str) -> nn.Module:
+    from normstab.experiment.network.networks import resnet_bottleneck
+
+    return resnet_bottleneck(task, width=width, stem=stem)
+
+
+def _resnet20(task: Task, width: int, stem: str) -> nn.Module:
+    from normstab.experiment.network.networks import resnet_cifar
+
+    return resnet_cifar(task, width=width, stem=stem, depth=20)
+
+
+def _resnet56(task: Task, width: int, stem: str) -> nn.Module:
+    from normstab.experiment.network.networks import resnet_cifar
+
+    return resnet_cifar(task, width=width, stem=stem, depth=56)
+
+
+def _vgg11(task: Task, width: int, stem: str) -> nn.Module:
+    from normstab.experiment.network.networks import vgg11
+
+    return vgg11(task, width=width)
+
+
+def _mlp(task: Task, width: int, stem: str) -> nn.Module:
+    from normstab.experiment.network.networks import mlp
+
+    return mlp(task, width=width)
+
+
+def _lenet(task: Task, width: int, stem: str) -> nn.Module:
+    from normstab.experiment.network.networks import lenet
+
+    return lenet(task, width=width)
+
+
+# Sources: He et al. 2016 (resnet), Simonyan and Zisserman 2015 (vgg11), Gupta et al. 2015, section 3.1 (mlp, lenet).
+MODELS: dict[str, ModelRow] = {
+    "resnet18": ModelRow("ResNet-18, four stages of two basic blocks", 64, True, _resnet18),
+    "resnet50": ModelRow("ResNet-50, four stages of 3, 4, 6 and 3 bottlenecks", 64, True, _resnet50),
+    "resnet20": ModelRow("ResNet of depth 20 for small images, three stages", 16, True, _resnet20),
+    "resnet56": ModelRow("ResNet of depth 56 for small images, three stages", 16, True, _resnet56),
+    "vgg11": ModelRow("VGG-11, a norm after each of eight convolutions", 64, False, _vgg11),
+    "mlp": ModelRow("two hidden layers, a norm in each", 1000, False, _mlp),
+    "lenet": ModelRow("two 5x5 convolutions and a hidden layer, a norm in each", 8, False, _lenet),
+}
+
+
+def require_model(spec: ModelSpec) -> None:
+    """Raise NormstabError when `spec` names no model, or a width or stem that the model does not have."""
+    library, colon, _ = spec.name.partition(":")
+    if colon:
+        if spec.width is not None or spec.stem != "small":
+            raise NormstabError(f"model {spec.name!r}: width and stem are those of {library}; leave both out")
+        return
+    row = lookup(MODELS, spec.name, what="model")
+    if spec.stem != "small" and not row.has_stem:
+        raise NormstabError(f"model {spec.name!r} has one form of stem; leave model.stem out")
+
+
+def build_model(spec: ModelSpec, task: Task, *, seed: int = 0, weight_scale: float = 1.0) -> nn.Module:
+    """Return the network that `spec` describes for `task`, initialised from `seed`, on the CPU.
+
+    `weight_scale` multiplies the initial weights of every layer under a norm, that is all but the last.
+    torch's own generators are left as they were.
+    """
+    import torch
+
+    from normstab.experiment.network.weighted_layers import apply_norms_, apply_weight_norm_, scale_weights_
+
+    require_model(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _foreign(spec.name, task) if ":" in spec.name else _own(spec, task, seed)
+    scale_weights_(model, weight_scale)
+    apply_norms_(model, spec)
+    apply_weight_norm_(model, spec)
+    return model
+
+
+def _own(spec: ModelSpec, task: Task, seed: int) -> nn.Module:
+    """Return a network of MODELS with its first weights."""
+    row = MODELS[spec.name]
+    model = row.build(task, row.width if spec.width is None else spec.width, spec.stem)
+    initialise_(model, seed)
+    return model
+
+
+def _foreign(name: str, task: Task) -> nn.Module:
+    """Return a network of torchvision or timm without pretrained weights, initialised as its library does.
+
+    Any other `module:function` is called with the task's channels, side and classes; that such a name may be
+    imported was allowed where the scenario was read.
+    """
+    library, _, model_name = name.partition(":")
+    try:
+        module = importlib.import_module({"torchvision": "torchvision.models"}.get(library, library))
+    except (ImportError, RuntimeError) as error:
+        raise NormstabError(f"model {name!r} needs {library}, which does not import: {error}") from error
+    options: dict[str, Any] = {"channels": task.channels, "side": task.side, "classes": task.classes}
+    if library == "timm":
+        options = {"in_chans": task.channels, "num_classes": task.classes}
+    if library == "torchvision":
+        options = {"num_classes": task.classes}
+        if task.channels != 3:
+            raise NormstabError(f"model {name!r} takes images of 3 channels, the data set has {task.channels}")
+    try:
+        model: nn.Module = _factory(module, library, model_name)(**options)
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise NormstabError(f"model {name!r} cannot be built: {error}") from error
+    return model
+
+
+def _factory(module: Any, library: str, name: str) -> Callable[..., nn.Module]:
+    """Return the function that makes the model called `name`."""
+    if library == "torchvision":
+        return functools.partial(module.get_model, name)
+    if library == "timm":
+        return functools.partial(module.create_model, name)
+    made: Callable[..., nn.Module] = getattr(module, name)
+    return made
+
+
+def initialise_(model: nn.Module, seed: int) -> None:
+    """Set weights and biases to uniform values in +-1 / sqrt(fan-in), as torch.nn.Conv2d and Linear do by default.
+
+    Each parameter has a generator of its own, keyed by `seed` and its name.
+    """
+    import torch
+
+    from normstab.experiment.network.weighted_layers import weight_layers
+
+    with torch.no_grad():
+        for name, layer in weight_layers(model).items():
+            bound = layer.weight[0].numel() ** -0.5
+            for part, parameter in layer.named_parameters(recurse=False):
+                generator = torch.Generator().manual_seed(_seed_of(seed, f"{name}.{part}"))
+                parameter.uniform_(-bound, bound, generator=generator)
+
+
+def _seed_of(seed: int, name: str) -> int:
+    """Return the generator's seed for the parameter called `name`."""
+    digest = hashlib.blake2b(name.encode(), key=seed.to_bytes(8, "little"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

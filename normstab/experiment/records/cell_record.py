@@ -1,0 +1,275 @@
+"""Record: what happened in one cell, as plain data and as files; and the log of its steps.
+
+A record holds no time and no host name, so equal runs have equal records (`run.json` has those). Reading and
+judging records needs no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from normstab.errors import RecordError
+from normstab.experiment.records.files import json_text, read_json, write_atomically
+from normstab.experiment.records.predictions import Predictions
+from normstab.numerics.ledger import Tally
+
+__all__ = [
+    "DataFacts",
+    "Environment",
+    "EpochRecord",
+    "Nonfinite",
+    "NormLayerRecord",
+    "Offence",
+    "Predictions",
+    "Probe",
+    "Record",
+    "SweepPoint",
+    "plain",
+    "read_record",
+    "read_records",
+    "record_document",
+    "record_path",
+    "write_record",
+]
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Which data the cell was trained on: `sha256` is that of the arrays after loading."""
+
+    name: str
+    sha256: str
+    train: int
+    test: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the bits of a record depend on beyond its cell."""
+
+    device: str
+    threads: int
+    cpu_capability: str
+    torch: str
+
+
+@dataclass(frozen=True)
+class Nonfinite:
+    """Why a run ended early: in `step`, `what` (loss, parameter or logit) became inf or NaN.
+
+    `site` is the first site of the ledger that produced an inf or a NaN, where one is known.
+    """
+
+    step: int
+    what: str
+    site: str | None = None
+
+
+@dataclass(frozen=True)
+class Offence:
+    """The first time a counter rose: `site` as `module.operation[direction]`, and the step."""
+
+    site: str
+    step: int
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch: accuracy and mean loss on the test set after it, mean training loss during it.
+
+    `updates` counts the elements of the parameters in the steps that were looked at (those with a probe),
+    `updates_zero` how many of these the step left as they were. `weight_norms` has one number per output
+    channel, in float64. `sites` has the ledger of the epoch. `loss_scale` is that after the epoch.
+    """
+
+    accuracy: float
+    test_loss: float
+    train_loss: float
+    updates: int = 0
+    updates_zero: int = 0
+    loss_scale: float | None = None
+    weight_norms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    sites: Mapping[str, Tally] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The distance to the reference after `step` steps, on the reference's data order.
+
+    `weight_distance` is ||w - w_ref|| / ||w_ref||; `gradient_cosine` the cosine of the two gradients of the step.
+    """
+
+    step: int
+    weight_distance: float
+    gradient_cosine: float
+
+
+@dataclass(frozen=True)
+class NormLayerRecord:
+    """One norm layer: `n` values per channel, and over the run the least and greatest scale s seen.
+
+    `collapsed_channels` of `channels` had, after the last epoch, a scale that is inf, NaN or zero.
+    """
+
+    norm: str
+    n: int
+    channels: int
+    collapsed_channels: int
+    scale_low: float | None
+    scale_high: float | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """A norm layer alone, its input times 2^`exponent`.
+
+    `error` is the greatest relative error of a channel's scale s, against that of the same input in float64;
+    `collapsed_channels` is how many channels' s is inf, NaN or zero.
+    """
+
+    exponent: int
+    error: float
+    collapsed_channels: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened in one cell. `status` is `finished` or `nonfinite`; `cell` is the resolved cell as JSON.
+
+    `steps` were taken, the one that became non-finite included. `weights_sha256` is that of the final parameters
+    and buffers, names and bytes; `rho` is the constant of every layer under a bounded weight norm. A swept cell
+    has a `sweep`, by norm layer, and neither steps nor epochs.
+    """
+
+    id: str
+    cell: Mapping[str, Any]
+    numerics_version: int
+    data: DataFacts
+    environment: Environment
+    status: str
+    steps: int
+    steps_per_epoch: int
+    nonfinite: Nonfinite | None = None
+    epochs: tuple[EpochRecord, ...] = ()
+    first: Mapping[str, Offence] = field(default_factory=dict)
+    first_steps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    predictions: Predictions = field(default_factory=Predictions)
+    probes: tuple[Probe, ...] = ()
+    norm_layers: Mapping[str, NormLayerRecord] = field(default_factory=dict)
+    sweep: Mapping[str, tuple[SweepPoint, ...]] = field(default_factory=dict)
+    unrecognised: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    weights_sha256: str | None = None
+    rho: Mapping[str, float] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def coordinates(self) -> Mapping[str, Any]:
+        """The cell's place in its grid: axis -> value."""
+        return dict(self.cell.get("coordinates", {}))
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the cell is the wide reference of a group."""
+        return bool(self.cell.get("is_reference", False))
+
+    @property
+    def reference_id(self) -> str | None:
+        """The id of the wide reference of this cell's group."""
+        found = self.cell.get("reference_id")
+        return None if found is None else str(found)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy after the last epoch; None when no epoch was finished."""
+        return self.epochs[-1].accuracy if self.epochs else None
+
+
+def record_path(out_dir: Path, cell_id: str) -> Path:
+    """Return where the record of the cell `cell_id` lies under a run's directory."""
+    return out_dir / "records" / cell_id / "record.json"
+
+
+def write_record(directory: Path, record: Record) -> None:
+    """Write `record` to `directory/record.json`, whole or not at all."""
+    write_atomically(directory / "record.json", json_text(record_document(record)))
+
+
+def record_document(record: Record) -> dict[str, Any]:
+    """Return `record` as JSON data, the schema's keys in order, tallies without what is zero."""
+    document = {"version": record.version}
+    document |= {f.name: plain(getattr(record, f.name)) for f in fields(record) if f.name != "version"}
+    return document
+
+
+def read_record(directory: Path) -> Record:
+    """Return the record in `directory/record.json`; raise RecordError, naming the file and the field."""
+    path = directory / "record.json"
+    document = read_json(path)
+    if not isinstance(document, dict) or "version" not in document:
+        raise RecordError(f"{path}: not a record: expected an object with 'version'; remove it and run again")
+    if document["version"] != VERSION:
+        raise RecordError(
+            f"{path}: record version {document['version']!r}, this normstab reads {VERSION}; redo it with --fresh"
+        )
+    return _validated(path, document)
+
+
+def read_records(out_dir: Path) -> tuple[list[Record], list[RecordError]]:
+    """Return every readable record under `out_dir/records`, by cell id, and the problems of the others."""
+    records: list[Record] = []
+    problems: list[RecordError] = []
+    for path in sorted(out_dir.glob("records/*/record.json")):
+        try:
+            records.append(read_record(path.parent))
+        except RecordError as problem:
+            problems.append(problem)
+    return records, problems
+
+
+@functools.cache
+def _adapter() -> Any:
+    """Return pydantic's validator of Record, built once and on first use."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Record)
+
+
+def _validated(path: Path, document: dict[str, Any]) -> Record:
+    """Return the Record in `document`; raise RecordError with the first wrong field."""
+    from pydantic import ValidationError
+
+    try:
+        record: Record = _adapter().validate_python(document)
+        record.predictions.correct  # noqa: B018 - decodes both arrays, so that a damaged one is found here
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in wrong["loc"])
+        raise RecordError(f"{path}: {where}: {wrong['msg']}; remove the file and run the same command again") from error
+    except ValueError as error:
+        raise RecordError(f"{path}: predictions: {error}; remove the file and run the same command again") from error
+    return record
+
+
+_EMPTY_TALLY = asdict(Tally())
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses as dicts, all the way down; of a Tally only what differs from an empty one."""
+    if isinstance(value, Tally):
+        return {name: inner for name, inner in asdict(value).items() if inner != _EMPTY_TALLY[name]}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    return value

@@ -1,0 +1,41 @@
+"""The machine as a record names it, and torch settled so that equal runs on it give equal bits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from normstab.errors import NormstabError
+from normstab.experiment.records.cell_record import Environment
+
+__all__ = ["environment", "settled"]
+
+
+def environment(device: str, threads: int) -> Environment:
+    """Return what the bits of a record depend on beyond its cell."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return Environment(name, threads, torch.backends.cpu.get_cpu_capability(), torch.__version__)
+
+
+@contextlib.contextmanager
+def settled(device: str, threads: int, seed: int) -> Iterator[None]:
+    """Run the body with `threads` threads, torch's generators seeded, and deterministic float32 kernels.
+
+    Everything is as before afterwards. Raises NormstabError for a device that is not there.
+    """
+    on_cuda = device.startswith("cuda")
+    if on_cuda and not torch.cuda.is_available():
+        raise NormstabError(f"device {device!r}: torch sees no CUDA device; use --device cpu")
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    with torch.random.fork_rng(devices=[torch.device(device)] if on_cuda else []):
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False, False
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before[1:]

@@ -1,0 +1,104 @@
+"""The log of a cell's steps: `steps.jsonl`, one line per step, appended as the run goes.
+
+A torn last line, as `kill -9` leaves it, is dropped on reading and cut off on resuming.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from normstab.errors import RecordError
+from normstab.experiment.records.files import jsonable
+
+__all__ = ["Step", "StepLog", "read_steps"]
+
+NAME = "steps.jsonl"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step: its loss before the update, the gradient's norm, and the learning rate used."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    lr: float
+    loss_scale: float | None = None
+
+
+class StepLog:
+    """Appends steps to `directory/steps.jsonl`, after the first `keep` lines of what is there already."""
+
+    def __init__(self, directory: Path, *, keep: int = 0) -> None:
+        self.path = directory / NAME
+        self._pending: list[str] = []
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            kept = _whole_lines(self.path)[:keep] if keep else []
+            if len(kept) < keep:
+                raise RecordError(f"{self.path}: {keep} steps were logged, {len(kept)} are there")
+            self._file = self.path.open("r+b" if kept else "wb")
+            self._file.truncate(sum(len(line) for line in kept))
+            self._file.seek(0, 2)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def append(self, step: Step) -> None:
+        """Add a step; it reaches the file on `flush` or on leaving."""
+        plain = jsonable({name: value for name, value in asdict(step).items() if value is not None})
+        self._pending.append(json.dumps(plain, allow_nan=False) + "\n")
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        lines, self._pending = self._pending, []
+        try:
+            self._file.write("".join(lines).encode("ascii"))
+            self._file.flush()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self._file.close()
+
+
+def read_steps(directory: Path) -> tuple[Step, ...]:
+    """Return the steps in `directory/steps.jsonl`, without a torn last line; empty when there is no file."""
+    path = directory / NAME
+    steps: list[Step] = []
+    for number, line in enumerate(_whole_lines(path), 1):
+        try:
+            steps.append(_step(json.loads(line)))
+        except (ValueError, TypeError, KeyError) as error:
+            raise RecordError(f"{path}:{number}: not a step: {error}; run the cell again with --fresh") from error
+    return tuple(steps)
+
+
+def _step(plain: dict[str, Any]) -> Step:
+    """Return the Step that one line's object describes."""
+    floats = {name: None if value is None else float(value) for name, value in plain.items() if name != "step"}
+    return Step(int(plain["step"]), **floats)  # type: ignore[arg-type]
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """Return the lines of `path` that end in a newline, or none where there is no file."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _cannot_write(path: Path, error: OSError) -> RecordError:
+    """Return the error that says why the log cannot grow."""
+    return RecordError(f"{path}: cannot write: {error.strerror or error}; make room, then run the same command again")

@@ -1,0 +1,103 @@
+"""The catalogues as tables: every name a scenario may use, with what it is.
+
+Nothing here needs torch, and a table loads its own catalogue only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from normstab.errors import lookup
+from normstab.numerics.formats import FORMATS, Format
+
+__all__ = ["LISTINGS", "listing"]
+
+Rows = list[dict[str, str | int | float | None]]
+
+
+def listing(kind: str) -> Rows:
+    """Return the rows of the catalogue called `kind`: formats, norms, models, datasets or scenarios."""
+    return lookup(LISTINGS, kind, what="catalogue")()
+
+
+def _formats() -> Rows:
+    return [_format_row(name, format) for name, format in FORMATS.items()]
+
+
+def _format_row(name: str, format: Format) -> dict[str, str | int | float | None]:
+    return {
+        "name": name,
+        "precision": format.precision,
+        "emin": format.emin,
+        "emax": format.emax,
+        "max": format.max,
+        "least": format.min_subnormal,
+        "overflow to": format.overflow,
+    }
+
+
+# The values for which the scale estimates sigma: s = C times the mean, the maximum ... of |x - mean|.
+SCALES = {
+    "l2": "root of the mean square",
+    "l1": "mean magnitude, times C",
+    "linf": "largest magnitude, times C(n)",
+    "topk": "mean of the k largest magnitudes, times C(n)",
+    "range": "largest minus least, times C(n)",
+    "lp": "p-th root of the mean p-th power",
+}
+
+
+def _norms() -> Rows:
+    from normstab.norms.catalogue import NORMS
+
+    return [{"name": name, "scale": SCALES[spec.kind]} for name, spec in NORMS.items()]
+
+
+def _models() -> Rows:
+    from normstab.experiment.network.models import MODELS
+
+    return [{"name": name, "width": row.width, "network": row.summary} for name, row in MODELS.items()]
+
+
+def _datasets() -> Rows:
+    from normstab.experiment.data.datasets import DATASETS
+
+    return [
+        {
+            "name": name,
+            "train": row.train,
+            "test": row.test,
+            "classes": row.classes,
+            "side": row.side,
+            "needs": "root" if row.needs_root else None,
+            "set": row.summary,
+        }
+        for name, row in DATASETS.items()
+    ]
+
+
+def _scenarios() -> Rows:
+    from normstab.experiment.scenario.reader import scenario_paths
+
+    return [{"name": name, "question": _question(path)} for name, path in scenario_paths().items()]
+
+
+_QUESTION = re.compile(r"^question:[ \t]*(?:[>|]-?)?(.*(?:\n[ \t]+.*)*)", re.MULTILINE)
+
+
+def _question(path: Path) -> str:
+    """Return a file's question without parsing all of it: a list of names must not take seconds."""
+    match = _QUESTION.search(path.read_text(encoding="utf-8"))
+    return " ".join(match[1].split()).strip("\"'") if match else ""
+
+
+LISTINGS: dict[str, Callable[[], Rows]] = {
+    "formats": _formats,
+    "norms": _norms,
+    "models": _models,
+    "datasets": _datasets,
+    "scenarios": _scenarios,
+}
+"""Catalogue name -> the function that makes its rows."""

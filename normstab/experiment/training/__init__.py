@@ -1,0 +1,1 @@
+"""From a Cell to its Record: the training loop and the parts that a cell may vary."""

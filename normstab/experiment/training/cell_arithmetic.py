@@ -1,0 +1,87 @@
+"""The arithmetic of a cell around its network: a simulation, a recording of exponents, or nothing at all.
+
+The rest of an experiment asks nothing else of the simulation: pause, step, ledger, what was not understood.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from normstab.experiment.scenario.spec import NumericsSpec
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.ledger import Ledger
+from normstab.numerics.precision import Precision
+from normstab.simulation.run import Run
+from normstab.simulation.simulate import simulate
+
+__all__ = ["Simulated", "simulated"]
+
+
+class Simulated:
+    """What runs around the network: `run` is the simulation, None where plain torch computes."""
+
+    def __init__(self, ledger: Ledger | None = None, run: Run | None = None, *, rounds_optimizer: bool = False) -> None:
+        self.ledger = ledger
+        self.run = run
+        self.rounds_optimizer = rounds_optimizer
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Return a context in which plain torch computes: the experiment's own bookkeeping."""
+        return contextlib.nullcontext() if self.ledger is None else _disable_current_modes()
+
+    def begin_step(self, step: int) -> None:
+        """Set the step that keys random bits and dates offences."""
+        if self.run is not None:
+            self.run.arithmetic.clock.set(step)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """The arithmetic of the whole network; native where plain torch computes."""
+        if self.run is None:
+            return Arithmetic("native")
+        return self.run.arithmetic
+
+    @property
+    def unrecognised(self) -> Mapping[str, int]:
+        """The operations that passed unrounded, and how often."""
+        return {} if self.run is None else dict(sorted(self.run.unrecognised.items()))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the simulation says of itself."""
+        return () if self.run is None else tuple(self.run.notes)
+
+
+@contextlib.contextmanager
+def simulated(
+    model: nn.Module, numerics: NumericsSpec, *, optimizer: torch.optim.Optimizer, seed: int
+) -> Iterator[Simulated]:
+    """Run the body in the arithmetic of `numerics`."""
+    is_native = Precision.parse(numerics.precision).is_native and not numerics.rules
+    if is_native and not numerics.histogram:
+        yield Simulated()
+        return
+    if is_native:
+        from normstab.simulation.record import record
+
+        with record(model) as log:
+            yield Simulated(log.ledger)
+        return
+    ledger = Ledger(histogram=numerics.histogram)
+    with simulate(
+        model,
+        numerics.precision,
+        optimizer=optimizer if numerics.round_optimizer else None,
+        seed=seed,
+        rules=dict(numerics.rules) or None,
+        ledger=ledger,
+        master_weights=numerics.master_weights,
+        expand=numerics.expand,
+    ) as run:
+        yield Simulated(ledger, run, rounds_optimizer=numerics.round_optimizer)

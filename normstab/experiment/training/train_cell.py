@@ -1,0 +1,231 @@
+"""From a Cell to its Record: train the network in the cell's arithmetic and write down what happened.
+
+A numerical failure never raises: the run ends early and the record says how. Only bad input, or a disk that
+takes no more, raises NormstabError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from normstab.experiment.data.datasets import load_dataset
+from normstab.experiment.data.images import Dataset
+from normstab.experiment.data.sampling import epoch_order
+from normstab.experiment.execution.progress import Progress
+from normstab.experiment.network.models import build_model
+from normstab.experiment.network.networks import Task
+from normstab.experiment.records.cell_record import DataFacts, Record, write_record
+from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints
+from normstab.experiment.records.history import History
+from normstab.experiment.records.machine import environment, settled
+from normstab.experiment.records.step_log import StepLog
+from normstab.experiment.scenario.spec import Cell
+from normstab.experiment.training.cell_arithmetic import Simulated, simulated
+from normstab.experiment.training.corrections import RecordedNorms
+from normstab.experiment.training.evaluation import bounds, count_values
+from normstab.experiment.training.optimizers import make_optimizer
+from normstab.experiment.training.probes import Probes, probe_interval
+from normstab.experiment.training.schedules import Span
+from normstab.experiment.training.storage import Storage
+from normstab.experiment.training.sweep_cell import run_sweep
+from normstab.experiment.training.training_session import Session
+from normstab.numerics.version import NUMERICS_VERSION
+from normstab.simulation.loss_scale import LossScaler
+
+__all__ = ["run_cell"]
+
+Report = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """Tell nobody."""
+
+
+def run_cell(
+    cell: Cell,
+    directory: Path,
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+    report: Report = silent,
+    checkpoint_s: float = INTERVAL_S,
+) -> Record:
+    """Run `cell`, trained or swept, and return its record, which is in `directory` then, beside `steps.jsonl`.
+
+    A checkpoint, written every `checkpoint_s` seconds, is resumed when one is there and of the same machine.
+    The records of the cells it depends on are looked for beside `directory`. A swept cell trains nothing.
+    """
+    with settled(device, threads, cell.train.seed):
+        if cell.sweep is not None:
+            record = run_sweep(cell, threads=threads, device=device)
+        else:
+            record = _Running(cell, directory, threads, device, report, checkpoint_s).run()
+    write_record(directory, record)
+    (directory / "checkpoint.pt").unlink(missing_ok=True)
+    return record
+
+
+@dataclass
+class _Running:
+    """One cell on this machine."""
+
+    cell: Cell
+    directory: Path
+    threads: int
+    device: str
+    report: Report
+    checkpoint_s: float
+
+    def run(self) -> Record:
+        """Train, from the start or from a checkpoint, to the end or to the first number that is not finite."""
+        cell = self.cell
+        dataset = load_dataset(cell.dataset, device=self.device)
+        task = Task(dataset.channels, dataset.side, dataset.classes)
+        model = build_model(cell.model, task, seed=cell.train.seed, weight_scale=cell.train.weight_scale)
+        model.to(self.device).train()
+        session = self._session(dataset, model)
+        with simulated(model, cell.numerics, optimizer=session.optimizer, seed=cell.train.seed) as around:
+            session.simulated = around
+            session.storage.use(around.arithmetic)
+            with around.paused():
+                checkpoints, keep = self._resume(session)
+            with StepLog(self.directory, keep=keep) as log:
+                self._train(session, log, checkpoints)
+        return self._record(session)
+
+    def _session(self, dataset: Dataset, model: torch.nn.Module) -> Session:
+        """Return the session at its start, in plain torch so far."""
+        train, cell = self.cell.train, self.cell
+        images = len(dataset.train_y)
+        per_epoch = len(batches(images, train.batch))
+        span = Span(per_epoch * train.epochs, per_epoch)
+        storage = Storage(model, cell.numerics, seed=train.seed)
+        corrects_rates = train.weight_decay_correction == "lr"
+        records = self.directory.parent
+        recorded = None
+        if train.weight_decay_correction is not None and train.norm_record is not None:
+            recorded = RecordedNorms.read(records / train.norm_record, model, epochs=train.epochs)
+        with torch.no_grad():
+            values = count_values(model, dataset.train_batch(torch.arange(min(images, train.batch)))[0])
+        return Session(
+            train=train,
+            dataset=dataset,
+            model=model,
+            optimizer=make_optimizer(model, train.optimizer, per_channel=corrects_rates, keep=storage.keep),
+            scaler=LossScaler(train.loss_scale, interval=train.loss_scale_interval),
+            storage=storage,
+            probes=self._probes(span),
+            simulated=Simulated(),
+            history=History(values=values),
+            span=span,
+            recorded=recorded,
+        )
+
+    def _probes(self, span: Span) -> Probes:
+        """Return where probes are left and found."""
+        cell = self.cell
+        reference = None if cell.reference_id is None else self.directory.parent / cell.reference_id / "probes"
+        own = self.directory / "probes" if cell.is_reference else None
+        return Probes(probe_interval(cell.train.probe_every, span.steps), own, reference)
+
+    def _resume(self, session: Session) -> tuple[Checkpoints, int]:
+        """Put the session where its checkpoint left it, and return how many steps of the log to keep."""
+        found = environment(self.device, self.threads)
+        checkpoints = Checkpoints(self.directory, self.cell.id, found, interval_s=self.checkpoint_s)
+        state, problem = checkpoints.read(self.device)
+        if state is not None:
+            session.restore(state)
+        note = f"{self.cell.id}: started again from the beginning: {problem}" if problem else None
+        if state is not None:
+            note = f"{self.cell.id}: resumed after step {session.history.step}"
+        if note is not None:
+            self._tell(session, note)
+        return checkpoints, session.history.step
+
+    def _train(self, session: Session, log: StepLog, checkpoints: Checkpoints) -> None:
+        """Go through the epochs that are left."""
+        train, history = self.cell.train, session.history
+        images = len(session.dataset.train_y)
+        for epoch in range(history.step // session.span.steps_per_epoch, train.epochs):
+            order = torch.from_numpy(epoch_order(train.seed, epoch, images)).to(self.device)
+            augmentation = session.dataset.augmentation(train.seed, epoch)
+            done = history.step - epoch * session.span.steps_per_epoch
+            for start, end in batches(images, train.batch)[done:]:
+                log.append(session.step(order[start:end], augmentation))
+                if history.nonfinite is not None:
+                    break
+                self._tell(session)
+                if checkpoints.is_due and history.step % session.span.steps_per_epoch:
+                    self._save(session, log, checkpoints)
+            session.end_epoch()
+            self._tell(session)
+            if history.nonfinite is not None:
+                break
+            if checkpoints.is_due:
+                self._save(session, log, checkpoints)
+
+    def _save(self, session: Session, log: StepLog, checkpoints: Checkpoints) -> None:
+        """Write a checkpoint, the steps before it first."""
+        log.flush()
+        with session.simulated.paused():
+            checkpoints.write(session.state())
+
+    def _tell(self, session: Session, note: str | None = None) -> None:
+        """Report how far the cell is."""
+        history, span = session.history, session.span
+        self.report(
+            Progress(
+                step=history.step,
+                steps=span.steps,
+                epoch=len(history.epochs),
+                loss=history.last_loss,
+                accuracy=history.accuracy,
+                note=note,
+            )
+        )
+
+    def _record(self, session: Session) -> Record:
+        """Return what happened."""
+        history, dataset = session.history, session.dataset
+        return Record(
+            id=self.cell.id,
+            cell=self.cell.to_json(),
+            numerics_version=NUMERICS_VERSION,
+            data=DataFacts(dataset.name, dataset.sha256, len(dataset.train_y), len(dataset.test_y), dataset.classes),
+            environment=environment(self.device, self.threads),
+            status="finished" if history.nonfinite is None else "nonfinite",
+            nonfinite=history.nonfinite,
+            steps=history.step,
+            steps_per_epoch=session.span.steps_per_epoch,
+            epochs=tuple(history.epochs),
+            first=dict(sorted(history.tallies.first.items())),
+            first_steps=history.tallies.steps_by_site(),
+            predictions=history.predictions,
+            probes=tuple(history.probes),
+            norm_layers=history.norm_layers,
+            unrecognised=history.unrecognised,
+            notes=tuple(history.notes),
+            weights_sha256=weights_sha256(session.model),
+            rho=bounds(session.model),
+        )
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the sha256 of the names, dtypes, shapes and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def batches(images: int, size: int) -> list[tuple[int, int]]:
+    """Return the bounds of an epoch's batches; a last batch of one image, on which no norm is defined, is left out."""
+    bounds = [(start, min(start + size, images)) for start in range(0, images, size)]
+    return bounds[:-1] if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1 else bounds

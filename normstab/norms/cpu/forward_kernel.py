@@ -1,0 +1,170 @@
+"""The fused forward pass: three passes over the values of a group, which stay in the cache."""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import numpy as np
+
+from normstab.norms.cpu.block_operations import operate
+from normstab.norms.cpu.block_steps import ADD, CAST, DIV, EVERY, MUL, SUB
+from normstab.norms.cpu.environment import SLOTS, field, floats, integers, slot
+from normstab.norms.cpu.group_memory import copy, fill, gather, gather_parameters, scatter
+from normstab.norms.cpu.group_sums import add_to_sum, finish_sum
+from normstab.norms.cpu.members import first_ends, largest_members
+from normstab.norms.cpu.scalars import add_scalars, div_scalars, mul_scalars, sqrt_scalar, unbiased
+from normstab.norms.fused.coverage import BLOCK
+from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD, KINDS
+from normstab.numerics.kernels.cpu.bits import MAGNITUDE32
+from normstab.numerics.kernels.cpu.compile import kernel, outside, view
+
+__all__ = ["forward_groups"]
+
+N, KIND, K, CENTRES, TRACKS, RECIPROCAL_FORM, HAS_GAMMA, HAS_BETA, HAS_EPS = (
+    FIELDS.index(name)
+    for name in ("n", "kind", "k", "centres", "tracks", "reciprocal", "has_gamma", "has_beta", "has_eps")
+)
+INPUT, MEAN_SUM, MEAN_DIV, CENTRE, SQUARE, MAX, TOTAL, SHARE = (
+    FORWARD.index(name)
+    for name in ("input", "mean.sum", "mean.div", "centre", "square", "max", "dispersion.sum", "dispersion.div")
+)
+CONSTANT, EPS, SQRT, RUNNING_VAR, RECIPROCAL, DIVIDE, SCALE, SHIFT = (
+    FORWARD.index(name) for name in ("constant", "eps", "sqrt", "running_var", "reciprocal", "divide", "scale", "shift")
+)
+AT_X, AT_Z, AT_GAMMA, AT_BETA, AT_MEAN, AT_SCALE, AT_RECIPROCAL, AT_STORED, AT_MEMBERS, AT_SIGNS = (
+    SLOTS.index(name)
+    for name in ("x", "z", "gamma", "beta", "mean", "scale", "reciprocal", "stored", "members", "signs")
+)
+AT_VALUES, AT_BLOCK, AT_FOUND, AT_CONSTANTS = (SLOTS.index(name) for name in ("values", "block", "found", "constants"))
+LENGTH, GROUP_STRIDE = FIELDS.index("length"), FIELDS.index("group_stride")
+NONE, L2, L1, LINF, TOPK, RANGE = KINDS.values()
+OF_MEAN, OF_SCALE, OF_FEW = 0, 1, 2
+BYTES = 4 * BLOCK
+
+
+@kernel
+def forward_groups(env, first, last):  # pragma: no cover - compiled
+    """Normalize groups first .. last - 1 of x into z."""
+    n, kind = field(env, N), field(env, KIND)
+    values, block = slot(env, AT_VALUES), slot(env, AT_BLOCK)
+    for group in range(first, last):
+        for j in range(0, n, BLOCK):
+            m = min(BLOCK, n - j)
+            gather(slot(env, AT_X), group, j, m, block, env)
+            operate(CAST, block, block, values + 4 * j, group, j, m, INPUT, env)
+            if field(env, CENTRES):
+                add_to_sum(OF_MEAN, values + 4 * j, EVERY, group, j, m, n, MEAN_SUM, env)
+        spread, mu = range_of(group, env), 0.0
+        if field(env, CENTRES):
+            mu = div_scalars(finish_sum(OF_MEAN, group, n, MEAN_SUM, env), np.float64(n), group, MEAN_DIV, env)
+            floats(slot(env, AT_MEAN), group + 1)[group] = mu
+        centre(mu, group, env)
+        if kind != NONE:
+            s = scale_of(spread, group, env)
+            floats(slot(env, AT_SCALE), group + 1)[group] = s
+            if field(env, RECIPROCAL_FORM):
+                s = div_scalars(1.0, s, group, RECIPROCAL, env)
+                floats(slot(env, AT_RECIPROCAL), group + 1)[group] = s
+            fill(block, s)
+            note_signs(group, env)
+        for j in range(0, n, BLOCK):
+            m = min(BLOCK, n - j)
+            finish(values + 4 * j, group, j, m, env)
+            scatter(values + 4 * j, group, j, m, slot(env, AT_Z), env)
+
+
+@outside
+def range_of(group, env):  # pragma: no cover - compiled
+    """Return max x - min x, and note where both are; 0 for another norm than range."""
+    if field(env, KIND) != RANGE:
+        return 0.0
+    values, members = slot(env, AT_VALUES), slot(env, AT_MEMBERS) + 16 * group
+    first_ends(values, field(env, N), members)
+    ends = integers(members, 2)
+    x = floats(values, field(env, N))
+    return add_scalars(np.float64(x[ends[0]]), -np.float64(x[ends[1]]), group, MAX, env)
+
+
+@outside
+def centre(mu, group, env):  # pragma: no cover - compiled
+    """Replace the values by d = x - mu, and begin the sum of d d or abs d."""
+    n, kind, block = field(env, N), field(env, KIND), slot(env, AT_BLOCK)
+    result = block + BYTES
+    fill(block, mu)
+    for j in range(0, n, BLOCK):
+        m, d = min(BLOCK, n - j), slot(env, AT_VALUES) + 4 * j
+        if field(env, CENTRES):
+            operate(SUB, d, block, result, group, j, m, CENTRE, env)
+            copy(result, d, m)
+        if kind == L2:
+            operate(MUL, d, d, result, group, j, m, SQUARE, env)
+            add_to_sum(OF_SCALE, result, EVERY, group, j, m, n, TOTAL, env)
+        elif kind == L1:
+            add_to_sum(OF_SCALE, d, MAGNITUDE32, group, j, m, n, TOTAL, env)
+
+
+@outside
+def scale_of(spread, group, env):  # pragma: no cover - compiled
+    """Return s, and store the statistic that running averages keep; the sum of l2 and l1 is open."""
+    n, kind, constants = field(env, N), field(env, KIND), view(slot(env, AT_CONSTANTS), 2, np.float64)
+    magnitude = spread
+    if kind in (L2, L1):
+        magnitude = div_scalars(finish_sum(OF_SCALE, group, n, TOTAL, env), np.float64(n), group, SHARE, env)
+    elif kind in (LINF, TOPK):
+        magnitude = largest(group, env)
+    if kind != L2:
+        magnitude = mul_scalars(constants[0], magnitude, group, CONSTANT, env)
+    s = magnitude
+    if field(env, HAS_EPS):
+        s = add_scalars(magnitude, constants[1], group, EPS, env)
+    if kind == L2:
+        s = sqrt_scalar(s, group, SQRT, env)
+        if field(env, TRACKS) and n > 1:
+            magnitude = unbiased(magnitude, np.float64(n), group, RUNNING_VAR, env)
+    floats(slot(env, AT_STORED), group + 1)[group] = magnitude
+    return s
+
+
+@outside
+def largest(group, env):  # pragma: no cover - compiled
+    """Return the largest abs(d), or the mean of the k largest; their sum is that of a row of k addends."""
+    k, found = field(env, K), slot(env, AT_FOUND)
+    largest_members(slot(env, AT_VALUES), field(env, N), slot(env, AT_MEMBERS) + 8 * k * group, found, k)
+    if field(env, KIND) == LINF:
+        return np.float64(floats(found, 1)[0])
+    # For this sum the addends are a row of a tensor of k columns, which places their random bits.
+    row = integers(env, len(FIELDS))
+    length, stride = row[LENGTH], row[GROUP_STRIDE]
+    row[LENGTH], row[GROUP_STRIDE] = k, k
+    add_to_sum(OF_FEW, found, EVERY, group, 0, k, k, TOTAL, env)
+    total = finish_sum(OF_FEW, group, k, TOTAL, env)
+    row[LENGTH], row[GROUP_STRIDE] = length, stride
+    return div_scalars(total, np.float64(k), group, SHARE, env)
+
+
+@outside
+def note_signs(group, env):  # pragma: no cover - compiled
+    """Keep sign(d) at the members."""
+    k = field(env, K)
+    members, d = integers(slot(env, AT_MEMBERS) + 8 * k * group, k), floats(slot(env, AT_VALUES), field(env, N))
+    signs = floats(slot(env, AT_SIGNS) + 4 * k * group, k)
+    for i in range(k):
+        x = d[members[i]]
+        signs[i] = x if x != x else np.float32(x > 0) - np.float32(x < 0)
+
+
+@outside
+def finish(d, group, first, n, env):  # pragma: no cover - compiled
+    """Replace a block of d by z = gamma (d / s) + beta; block 0 holds s, or its reciprocal."""
+    block = slot(env, AT_BLOCK)
+    result, gamma, beta = block + BYTES, block + 2 * BYTES, block + 3 * BYTES
+    if field(env, KIND) != NONE:
+        operate(MUL if field(env, RECIPROCAL_FORM) else DIV, d, block, result, group, first, n, DIVIDE, env)
+        copy(result, d, n)
+    if field(env, HAS_GAMMA):
+        gather_parameters(slot(env, AT_GAMMA), group, first, n, gamma, env)
+        operate(MUL, gamma, d, result, group, first, n, SCALE, env)
+        copy(result, d, n)
+    if field(env, HAS_BETA):
+        gather_parameters(slot(env, AT_BETA), group, first, n, beta, env)
+        operate(ADD, d, beta, result, group, first, n, SHIFT, env)
+        copy(result, d, n)

@@ -1,0 +1,205 @@
+"""One rounded operation on a block in float64, for every format of p <= 24 and every mode: what `blocks` cannot do.
+
+The same block, the same buffers; random bits are drawn by the index of an element in the whole tensor.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import numpy as np
+
+from normstab.norms.cpu.block_steps import ADD, CAST, DIV, MUL, SUB
+from normstab.norms.cpu.environment import SLOTS, field, floats, index_of, slot
+from normstab.norms.fused.coverage import BLOCK
+from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.numerics.kernels.cpu.bits import ALIGN64, INF64, MAGNITUDE64, SIGN64, magnitude64, rule64
+from normstab.numerics.kernels.cpu.blocks import round_block64
+from normstab.numerics.kernels.cpu.compile import as_float32, as_float64, as_uint32, device, outside, view
+from normstab.numerics.kernels.cpu.counting import COUNT, LARGEST, SMALLEST, SUBNORMAL, UNDERFLOW, count_special
+from normstab.numerics.kernels.cpu.cpu_pointwise import sum_to_odd, widen
+from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
+from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, DOWN, FOLDS, KEY, SCRATCH_AT, STEP
+
+__all__ = ["draw_block", "narrow", "round_values", "wide_block", "widen_both"]
+
+u32 = np.uint32
+LENGTH, COUNTS_INEXACT, FLUSHES = (FIELDS.index(name) for name in ("length", "counts_inexact", "flushes"))
+ALL = u32(0xFFFFFFFF)
+AT_DRAWN, AT_WORDS, AT_P, AT_Q, AT_EXACT, AT_ROUNDED = (
+    SLOTS.index(name) for name in ("drawn", "words", "p", "q", "exact", "rounded")
+)
+
+
+@outside
+def draw_block(env, group, first, n, context):  # pragma: no cover - compiled
+    """Draw the random bits of values number first .. of a group, run by run."""
+    numbers = view(context, CONTEXT, np.int64)
+    width = rule64(numbers).field_width
+    if width == 0:
+        return
+    length, done = field(env, LENGTH), 0
+    words = view(slot(env, AT_WORDS), BLOCK + 16, u32)
+    while done < n:
+        m = min(length - (first + done) % length, n - done)
+        index = index_of(env, group, first + done)
+        drawn = view(slot(env, AT_DRAWN) + 4 * done, m, u32)
+        draw_fields(drawn, words, numbers[KEY], numbers[STEP], index, m, width)
+        done += m
+
+
+@outside
+def wide_block(kind, a, b, y, group, first, n, context, env):  # pragma: no cover - compiled
+    """Set y to the rounded results of an operation, and count them; a cast has its operand twice."""
+    p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
+    c, numbers = view(slot(env, AT_EXACT), n, np.float64), view(context, CONTEXT, np.int64)
+    folds, down = numbers[FOLDS] != 0, numbers[DOWN] != 0
+    flushes = field(env, FLUSHES) != 0
+    widen_both(a, b, ALL, n, flushes, env)
+    if kind == CAST:
+        for i in range(n):
+            c[i] = p[i]
+    elif kind == ADD:
+        for i in range(n):
+            c[i] = sum_to_odd(p[i], q[i], folds, down)
+    elif kind == SUB:
+        for i in range(n):
+            c[i] = sum_to_odd(p[i], -q[i], folds, down)
+    elif kind == MUL:
+        for i in range(n):
+            c[i] = p[i] * q[i]
+    else:
+        for i in range(n):
+            c[i] = p[i] / q[i]
+    draw_block(env, group, first, n, context)
+    round_values(kind, n, 0, context, env)
+    narrow(y, n, flushes, env)
+
+
+@outside
+def widen_both(a, b, mask, n, flushes, env):  # pragma: no cover - compiled
+    """Widen the operands at a and b into their buffers; `mask` keeps all bits of b or the magnitude's.
+
+    Only where the processor flushes subnormals are integers needed for it.
+    """
+    p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
+    left, right = view(a, n, u32), view(b, n, u32)
+    if flushes:
+        for i in range(n):
+            p[i], q[i] = widen(left[i]), widen(u32(right[i] & mask))
+    else:
+        for i in range(n):
+            p[i], q[i] = np.float64(as_float32(left[i])), np.float64(as_float32(u32(right[i] & mask)))
+
+
+@outside
+def narrow(at, n, flushes, env):  # pragma: no cover - compiled
+    """Write the rounded results, which float32 represents, to the block at `at`."""
+    y, bits = floats(at, n), view(slot(env, AT_ROUNDED), n, np.int64)
+    if flushes:
+        for i in range(n):
+            y[i] = narrowed(bits[i])
+    else:
+        for i in range(n):
+            y[i] = np.float32(as_float64(bits[i]))
+
+
+@outside
+def round_values(kind, n, drawn_from, context, env):  # pragma: no cover - compiled
+    """Round the n exact results in the wide buffers, and count them, given their operands there."""
+    exact_at, drawn_at, rounded_at = slot(env, AT_EXACT), slot(env, AT_DRAWN) + 4 * drawn_from, slot(env, AT_ROUNDED)
+    if field(env, COUNTS_INEXACT) == 0 and (
+        round_ordinary(exact_at, drawn_at, rounded_at, n, context)
+        or round_finite(exact_at, drawn_at, rounded_at, n, context)
+    ):
+        return
+    x, rounded, drawn = view(exact_at, n, np.int64), view(rounded_at, n, np.int64), view(drawn_at, n, u32)
+    numbers = view(context, CONTEXT, np.int64)
+    rule, scratch = rule64(numbers), numbers[SCRATCH_AT:]
+    if not round_block64(x, drawn, rounded, n, rule, scratch):
+        return
+    p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
+    for i in range(n):
+        exact, result = x[i] & MAGNITUDE64, rounded[i] & MAGNITUDE64
+        if exact < INF64:
+            continue
+        has_nan, has_inf = (p[i] != p[i]) | (q[i] != q[i]), (abs(p[i]) == np.inf) | (abs(q[i]) == np.inf)
+        zero_divided = (kind == DIV) & (q[i] == 0) & (p[i] != 0) & (abs(p[i]) < np.inf)
+        y_nan, y_inf = result > INF64, result == INF64
+        count_special(scratch, exact > INF64, y_nan, y_inf, has_nan, has_inf, zero_divided, rule.saturates)
+
+
+@outside
+def round_ordinary(exact, drawn, rounded, n, context):  # pragma: no cover - compiled
+    """Round a block and count it, if all values are zero or normal numbers in range; else return False.
+
+    Then every result loses the same number of bits, and nothing but the extremes has to be counted. The block and
+    its random bits are given by address, as is the context.
+    """
+    numbers = view(context, CONTEXT, np.int64)
+    rule = rule64(numbers)
+    if rule.least_normal == 0 or rule.zero_sign == 0 or rule.shift == 0:
+        return False
+    x, y, fields = view(exact, n, np.int64), view(rounded, n, np.int64), view(drawn, n, u32)
+    top, bottom, s = 0, MAGNITUDE64, rule.shift
+    kept, down = -1 << s, ALIGN64 - s
+    # What is added carries into the bits that stay where the rounding is away from zero; random bits come alone.
+    if rule.drawn != 0:
+        for i in range(n):
+            a = x[i] & MAGNITUDE64
+            y[i] = ((a + (((np.int64(fields[i]) << 30) & rule.drawn) >> down)) & kept) | (x[i] & SIGN64)
+            top, bottom = max(top, a), min(bottom, (a - 1) & MAGNITUDE64)
+    else:
+        for i in range(n):
+            a = x[i] & MAGNITUDE64
+            addend = rule.add + (rule.add_odd & -((a >> s) & 1)) + (rule.add_negative & (x[i] >> 63))
+            y[i] = ((a + (addend >> down)) & kept) | (x[i] & SIGN64)
+            top, bottom = max(top, a), min(bottom, (a - 1) & MAGNITUDE64)
+    if top > rule.limit_positive or bottom < rule.least_normal - 1:
+        return False
+    add_ordinary(numbers[SCRATCH_AT:], n, top, bottom)
+    return True
+
+
+@outside
+def round_finite(exact, drawn, rounded, n, context):  # pragma: no cover - compiled
+    """Round a block and count it, if all results are finite and in range; else return False."""
+    numbers = view(context, CONTEXT, np.int64)
+    rule, scratch = rule64(numbers), numbers[SCRATCH_AT:]
+    x, y, fields = view(exact, n, np.int64), view(rounded, n, np.int64), view(drawn, n, u32)
+    top, bottom, result = 0, MAGNITUDE64, 0
+    zeros, zeros_in, small = np.int64(0), np.int64(0), np.int64(0)
+    for i in range(n):
+        a, negative = x[i] & MAGNITUDE64, x[i] >> 63
+        r = magnitude64(a, negative, np.int64(fields[i]) << 30, rule)
+        sign = x[i] & SIGN64
+        y[i] = (sign & rule.zero_sign) if r == 0 else (r | sign)
+        zeros += np.int64(r == 0)
+        zeros_in += np.int64(a == 0)
+        small += np.int64(r < rule.least_normal)
+        top, bottom, result = max(top, a), min(bottom, (a - 1) & MAGNITUDE64), max(result, r)
+    if top >= INF64 or result > min(rule.limit_positive, rule.limit_negative):
+        return False
+    add_ordinary(scratch, n, top, bottom)
+    scratch[UNDERFLOW] += zeros - zeros_in
+    scratch[SUBNORMAL] += small - zeros if rule.least_normal != 0 else 0
+    return True
+
+
+@device
+def add_ordinary(scratch, n, top, bottom):
+    """Count n results, none of them an event, and the extremes of their magnitudes."""
+    scratch[COUNT] += n
+    if top != 0:
+        scratch[LARGEST], scratch[SMALLEST] = max(scratch[LARGEST], top), min(scratch[SMALLEST], bottom + 1)
+
+
+MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
+
+
+@device
+def narrowed(bits):
+    """Return float64 bits as the float32 that represents them, by integers where that is subnormal."""
+    a = bits & MAGNITUDE64
+    normal = as_uint32(np.float32(as_float64(bits)))
+    small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(bits >> 32) & u32(2**31)))
+    return as_float32(small if a < MIN_NORMAL else normal)

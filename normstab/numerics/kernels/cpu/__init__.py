@@ -1,0 +1,1 @@
+"""The numba kernels: rounding, pointwise operations, sums and products on CPU tensors."""

@@ -1,0 +1,121 @@
+"""The six operations on CPU tensors: operands laid out as a task of the pointwise kernel, split, counts settled."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normstab.numerics.call import Call
+from normstab.numerics.kernels.cpu.counting import SCRATCH, settle
+from normstab.numerics.kernels.cpu.cpu_pointwise import CODES, SCALAR, pointwise_chunk, pointwise_nearest
+from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
+from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
+from normstab.numerics.kernels.format_table import LANE64, MAGIC, PLAN, plan
+from normstab.numerics.kernels.strides import Axes, align, flat, is_dense, is_flat, overlaps, result_like
+
+__all__ = ["pointwise"]
+
+KINDS = {torch.float32: FLOAT32, torch.float64: FLOAT64}
+MOST_OPERANDS, NO_OPERAND = 3, [0, SCALAR, 0, 0, 0]
+STYLE = PLAN.index("style")
+WIDEST_FOLDED = 51  # beyond, the result is IEEE's own sum: there is no second rounding to prepare
+WORK = 10  # of an operation, in roundings to nearest
+Operand = Tensor | float
+
+
+def pointwise(
+    operation: str, operands: tuple[Operand, ...], call: Call, dtype: torch.dtype, out: Tensor | None
+) -> Tensor | None:
+    """Compute `operation` and round it in one pass, into `out` where given; None: not covered, nothing written."""
+    tensors = [x for x in operands if isinstance(x, Tensor)]
+    if not all(x.dtype in KINDS and x.is_cpu for x in tensors):
+        return None
+    result = result_like(tensors, dtype) if out is None else out.detach()
+    if is_flat(tensors, result, dtype):
+        _run(_task(operation, operands, tensors, flat(tensors, result), call, result), result.numel(), call)
+    else:
+        _aligned(operation, operands, [x.resolve_neg() for x in tensors], call, dtype, result, is_fresh=out is None)
+    if out is not None:
+        torch.autograd.graph.increment_version(out)
+        return out
+    return result
+
+
+def _aligned(
+    operation: str,
+    operands: tuple[Operand, ...],
+    tensors: list[Tensor],
+    call: Call,
+    dtype: torch.dtype,
+    result: Tensor,
+    *,
+    is_fresh: bool,
+) -> None:
+    """Compute where operands broadcast or are strided, or `result` is not a dense place of its own."""
+    target, axes = result, None
+    is_own = is_fresh or (is_dense(result) and not any(overlaps(x, result) for x in tensors))
+    if result.dtype == dtype and is_own and (result.is_contiguous() or not call.rounding.is_stochastic):
+        axes = align(tensors, result)
+    if axes is None:
+        target = torch.empty(result.shape, dtype=dtype)
+        tensors = [x.expand(result.shape).contiguous() for x in tensors]
+        axes = flat(tensors, target)
+    _run(_task(operation, operands, tensors, axes, call, target), target.numel(), call)
+    if target is not result:
+        result.copy_(target)
+
+
+def _task(
+    operation: str, operands: tuple[Operand, ...], tensors: list[Tensor], axes: Axes, call: Call, target: Tensor
+) -> NDArray[np.int64]:
+    """Return the task of cpu_pointwise.TASK: what to compute, where to write, and each operand."""
+    row, draw = call.row, call.draw
+    bins = row.histogram.ctypes.data if row is not None and row.histogram is not None else 0
+    word, step, first = (draw.word, draw.step, draw.first_index) if draw is not None else (0, 0, 0)
+    is_wide, folds = target.dtype == torch.float64, call.format.precision <= WIDEST_FOLDED
+    rounds_down = call.rounding.mode == "down"
+    fields = [CODES[operation], target.data_ptr(), is_wide, folds, rounds_down]
+    fields += [_signed(word), _signed(step), first, bins, row is not None, axes.sizes[1], axes.sizes[2]]
+    placed = zip(tensors, axes.strides, strict=True)
+    for operand in operands:
+        if isinstance(operand, Tensor):
+            x, strides = next(placed)
+            fields += [x.data_ptr(), KINDS[x.dtype], *strides]
+        else:
+            fields += [_bits(operand), SCALAR, 0, 0, 0]
+    fields += NO_OPERAND * (MOST_OPERANDS - len(operands))
+    return np.array(fields, np.int64)
+
+
+def _run(task: NDArray[np.int64], n: int, call: Call) -> None:
+    """Run a task of `n` elements in pieces, and settle what they counted."""
+    if n == 0:
+        return
+    row = call.row
+    table = plan(call.format, call.rounding, LANE64)
+    kernel = pointwise_nearest if table.item(STYLE) == MAGIC else pointwise_chunk
+    pieces = chunks(n, work=WORK) if row is None or row.histogram is None else [(0, n)]
+    scratch = np.empty(SCRATCH * len(pieces), np.int64)
+    counts = scratch.ctypes.data
+
+    def compute(i: int) -> None:
+        start, length = pieces[i]
+        kernel(task, table, counts + 8 * SCRATCH * i, start, length)
+
+    run_chunks(compute, len(pieces))
+    if row is not None:
+        settle(counts, len(pieces), row.address, call.stamp, call.step, call.inexact)
+
+
+def _bits(scalar: float) -> int:
+    """Return the bits of a float64 as an int64."""
+    return int(struct.unpack("<q", struct.pack("<d", scalar))[0])
+
+
+def _signed(word: int) -> int:
+    """Return a 64-bit word as the int64 of the same bits."""
+    return word - 2**64 if word >= 2**63 else word

@@ -1,0 +1,219 @@
+"""The pointwise kernel of the CPU: compute in float64, round once, count, block by block, in one pass.
+
+Operands are float32 or float64 with any three strides, or scalars; the result is dense. A task is a row of
+int64 (see `TASK`), so that a call has few arguments. The definition is numerics section 8, Operations.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE32, MAGNITUDE64, U31, rule64
+from normstab.numerics.kernels.cpu.blocks import BLOCK, nearest_block64, nearest_uncounted64, round_block64, widened32
+from normstab.numerics.kernels.cpu.compile import as_float64, as_int64, as_uint32, device, kernel, outside, view
+from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, SCRATCH, clear, count_special, histogram_bin
+from normstab.numerics.kernels.cpu.layout import FLOAT32, copy_block
+from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
+
+__all__ = ["CODES", "SCALAR", "TASK", "pointwise_chunk", "pointwise_nearest"]
+
+u32 = np.uint32
+ADD, SUB, MUL, DIV, SQRT, FMA = 0, 1, 2, 3, 4, 5
+# Name of an operation -> its code.
+CODES = {"add": ADD, "sub": SUB, "mul": MUL, "div": DIV, "sqrt": SQRT, "fma": FMA}
+# The fields of a task. Then for each of three operands: address (a scalar: its bits), dtype or SCALAR,
+# and the strides, in elements, along the three axes of the result; its last two sizes are given here.
+TASK = (
+    *("code", "target", "is_wide", "folds", "rounds_down", "word", "step", "first"),
+    *("bins", "is_counted", "rows", "columns"),
+)
+CODE, TARGET, IS_WIDE, FOLDS, ROUNDS_DOWN, WORD, STEP, FIRST, BINS, IS_COUNTED, ROWS, COLUMNS = range(len(TASK))
+OPERANDS, PER_OPERAND = len(TASK), 5
+# Stride that marks a Python scalar.
+SCALAR = -1
+MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
+WORDS = BLOCK + 8
+
+
+@kernel
+def pointwise_chunk(task, table, scratch, start, n):  # pragma: no cover - compiled
+    """Compute elements start .. start + n - 1 of the result of a task, and count them into `scratch`."""
+    rule = rule64(table)
+    counts = view(scratch, SCRATCH, np.int64)
+    clear(counts)
+    a, b, c = filled(task, 0), filled(task, 1), filled(task, 2)
+    value = np.empty(BLOCK, np.float64)
+    x, y = value.view(np.int64), np.empty(BLOCK, np.int64)
+    fields, words = np.zeros(BLOCK, u32), np.empty(WORDS, u32)
+    for at in range(start, start + n, BLOCK):
+        m = min(BLOCK, start + n - at)
+        carry(value, a, b, c, task, at, m)
+        draw_fields(fields, words, task[WORD], task[STEP], task[FIRST] + at, m, rule.field_width)
+        if round_block64(x, fields, y, m, rule, counts):
+            count_specials(x, y, a, b, c, task, m, rule, counts)
+        fill_bins(x, task, m)
+        write_block(y, task, at, m)
+
+
+@kernel
+def pointwise_nearest(task, table, scratch, start, n):  # pragma: no cover - compiled
+    """Compute as pointwise_chunk does where the shortcut MAGIC holds; count only if the task says so."""
+    rule = rule64(table)
+    counts = view(scratch, SCRATCH, np.int64)
+    clear(counts)
+    a, b, c = filled(task, 0), filled(task, 1), filled(task, 2)
+    value = np.empty(BLOCK, np.float64)
+    x, y = value.view(np.int64), np.empty(BLOCK, np.int64)
+    for at in range(start, start + n, BLOCK):
+        m = min(BLOCK, start + n - at)
+        carry(value, a, b, c, task, at, m)
+        if task[IS_COUNTED] == 0:
+            nearest_uncounted64(x, y, m, rule)
+        elif nearest_block64(x, y, m, rule, counts):
+            count_specials(x, y, a, b, c, task, m, rule, counts)
+        fill_bins(x, task, m)
+        write_block(y, task, at, m)
+
+
+@outside
+def filled(task, operand):
+    """Return the buffer of an operand: filled once for all blocks where it is a scalar."""
+    values = np.zeros(BLOCK, np.float64)
+    base = OPERANDS + operand * PER_OPERAND
+    if task[base + 1] == SCALAR:
+        for i in range(BLOCK):
+            values[i] = as_float64(task[base])
+    return values
+
+
+@outside
+def carry(value, a, b, c, task, at, n):
+    """Read the operands of a block and compute its results in the float64 carrier."""
+    read_operand(a, task, 0, at, n)
+    read_operand(b, task, 1, at, n)
+    read_operand(c, task, 2, at, n)
+    compute(value, a, b, c, task, n)
+
+
+@outside
+def fill_bins(x, task, n):
+    """Add a block to the histogram of the row, where it has one."""
+    if task[BINS] != 0:
+        bins = view(task[BINS], HISTOGRAM_BINS, np.int64)
+        for i in range(n):
+            bins[histogram_bin(x[i])] += 1
+
+
+@outside
+def read_operand(values, task, operand, start, n):
+    """Read elements start .. start + n - 1 of an operand as float64, axis by axis."""
+    base = OPERANDS + operand * PER_OPERAND
+    address, dtype = task[base], task[base + 1]
+    if dtype == SCALAR:
+        return
+    rows, columns = task[ROWS], task[COLUMNS]
+    done = 0
+    while done < n:
+        row, column = (start + done) // columns, (start + done) % columns
+        run = min(columns - column, n - done)
+        stride = task[base + 4]
+        offset = (row // rows) * task[base + 2] + (row % rows) * task[base + 3] + column * stride
+        read_run(values[done:], address, dtype, offset, stride, run)
+        done += run
+
+
+@outside
+def read_run(values, address, dtype, offset, stride, n):
+    """Read `n` elements at one stride; float32 is widened by integers."""
+    if dtype == FLOAT32:
+        x = view(address + 4 * offset, (n - 1) * stride + 1, u32)
+        if stride == 1:
+            for i in range(n):
+                values[i] = widen(x[i])
+        else:
+            for i in range(n):
+                values[i] = widen(x[i * stride])
+    else:
+        wide = view(address + 8 * offset, (n - 1) * stride + 1, np.float64)
+        for i in range(n):
+            values[i] = wide[i * stride]
+
+
+@device
+def widen(x):
+    """Return the float64 of float32 bits."""
+    return as_float64(widened32(u32(x & MAGNITUDE32)) | (np.int64(x >> U31) << 63))
+
+
+@outside
+def compute(value, a, b, c, task, n):
+    """Fill `value` with the exact result in the float64 carrier: correctly rounded, or rounded to odd."""
+    code, folds, rounds_down = task[CODE], task[FOLDS] != 0, task[ROUNDS_DOWN] != 0
+    if code == MUL:
+        for i in range(n):
+            value[i] = a[i] * b[i]
+    elif code == DIV:
+        for i in range(n):
+            value[i] = a[i] / b[i]
+    elif code == SQRT:
+        for i in range(n):
+            value[i] = math.sqrt(a[i])
+    elif code == ADD:
+        for i in range(n):
+            value[i] = sum_to_odd(a[i], b[i], folds, rounds_down)
+    elif code == SUB:
+        for i in range(n):
+            value[i] = sum_to_odd(a[i], -b[i], folds, rounds_down)
+    else:
+        for i in range(n):
+            value[i] = sum_to_odd(a[i] * b[i], c[i], folds, rounds_down)
+
+
+@device
+def sum_to_odd(a, b, folds, rounds_down):
+    """Return a + b in float64, rounded to odd where it `folds`; an exact zero of unlike signs is -0 downwards.
+
+    Source: Knuth's TwoSum; Boldo and Melquiond 2008 for round-to-odd; IEEE 754-2019, 6.3, for the zero.
+    """
+    s = a + b
+    b_seen = s - a
+    error = (a - (s - b_seen)) + (b - b_seen)
+    bits = as_int64(s)
+    is_off = ((error > 0) | (error < 0)) & ((bits & MAGNITUDE64) < INF64) & ((bits & 1) == 0) & folds
+    away = 1 if (error > 0) == (bits >= 0) else -1
+    bits += away if is_off else 0
+    is_signed_zero = rounds_down & (s == 0) & ((as_int64(a) ^ as_int64(b)) < 0)
+    return as_float64(-(2**63) if is_signed_zero else bits)
+
+
+@outside
+def count_specials(x, y, a, b, c, task, n, rule, counts):
+    """Count the infinite and NaN results of a block, by what their operands were."""
+    code = task[CODE]
+    for i in range(n):
+        exact = x[i] & MAGNITUDE64
+        if exact < INF64:
+            continue
+        result, infinity = y[i] & MAGNITUDE64, np.inf
+        has_nan = (a[i] != a[i]) | (b[i] != b[i]) | (c[i] != c[i])
+        has_inf = (abs(a[i]) == infinity) | (abs(b[i]) == infinity) | (abs(c[i]) == infinity)
+        divides_by_zero = (code == DIV) & (b[i] == 0) & (a[i] != 0) & (abs(a[i]) < infinity)
+        is_nan, y_nan, y_inf = exact > INF64, result > INF64, result == INF64
+        count_special(counts, is_nan, y_nan, y_inf, has_nan, has_inf, divides_by_zero, rule.saturates)
+
+
+@outside
+def write_block(y, task, start, n):
+    """Write the bits of a block as float64, or as float32, which represents them exactly."""
+    if task[IS_WIDE] != 0:
+        copy_block(y, view(task[TARGET] + 8 * start, n, np.int64), n)
+        return
+    out = view(task[TARGET] + 4 * start, n, u32)
+    for i in range(n):
+        a = y[i] & MAGNITUDE64
+        normal = as_uint32(np.float32(as_float64(y[i])))
+        small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(y[i] >> 32) & u32(2**31)))
+        out[i] = small if a < MIN_NORMAL else normal

@@ -1,0 +1,152 @@
+"""The CPU kernels as tensors see them: round a tensor, or compute and round an operation, in one pass.
+
+What they refuse (False, None) the torch reference computes. This file splits work, lays out arguments and
+settles counts; the arithmetic is in cpu_round and cpu_pointwise. Importing it needs numba.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normstab.numerics.call import Call
+from normstab.numerics.kernels.cpu.counting import SCRATCH, settle
+from normstab.numerics.kernels.cpu.cpu_operations import pointwise
+from normstab.numerics.kernels.cpu.cpu_round import (
+    copied32_counted,
+    histogram,
+    nearest32,
+    nearest32_counted,
+    quick32_chunk,
+    round32_chunk,
+    round64_chunk,
+)
+from normstab.numerics.kernels.cpu.layout import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
+from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
+from normstab.numerics.kernels.format_table import GENERIC, INTEGER, LANE32, LANE64, MAGIC, PLAN, contains_dtype, plan
+from normstab.numerics.kernels.strides import is_dense
+
+__all__ = ["pointwise", "round_into"]
+
+# Of each dtype: its code in the kernels, bytes per element, lane and name.
+DTYPES = {
+    torch.float16: (FLOAT16, 2, LANE32, "float16"),
+    torch.bfloat16: (BFLOAT16, 2, LANE32, "bfloat16"),
+    torch.float32: (FLOAT32, 4, LANE32, "float32"),
+    torch.float64: (FLOAT64, 8, LANE64, "float64"),
+}
+SIZES = {code: size for code, size, _, _ in DTYPES.values()}
+STYLE = PLAN.index("style")
+NEAREST_STYLES = (INTEGER, MAGIC)
+
+
+def round_into(x: Tensor, out: Tensor, call: Call) -> bool:
+    """Round `x` into `out`, of the same shape and dtype, which may be `x`; count. Always True: all is covered."""
+    n = x.numel()
+    if n == 0:
+        return True
+    if x.requires_grad or out.requires_grad:
+        x, out = x.detach(), out.detach()
+    address, target = x.data_ptr(), out.data_ptr()
+    is_plain = x.is_contiguous() and out.is_contiguous() and not x.is_neg()
+    if not is_plain and not call.rounding.is_stochastic and not x.is_neg():
+        is_plain = x.stride() == out.stride() and is_dense(x)
+    if not is_plain or (address != target and abs(address - target) < n * x.element_size()):
+        dense = x.resolve_neg().contiguous()
+        rounded = torch.empty_like(dense)
+        round_into(dense, rounded, call)
+        out.copy_(rounded)
+        return True
+    _round_dense(x, out, address, target, n, call)
+    return True
+
+
+def _round_dense(x: Tensor, out: Tensor, source: int, target: int, n: int, call: Call) -> None:
+    """Round `n` elements in storage order."""
+    dtype, _, lane, name = DTYPES[x.dtype]
+    row, copies = call.row, contains_dtype(call.format, name)
+    table = plan(call.format, call.rounding, lane, copies=copies)
+    style = table.item(STYLE) if dtype == FLOAT32 else GENERIC
+    if row is None:
+        if copies:
+            out.copy_(x)
+        elif style in NEAREST_STYLES:
+            _round_uncounted(source, target, n, table)
+        else:
+            _round_counted(source, target, n, dtype, table, style, call)
+        return
+    if copies and dtype == FLOAT32:
+        _copy_counted(x, out, source, n, table, call)
+        return
+    if row.histogram is not None:
+        histogram(source, dtype, n, row.histogram.ctypes.data)
+    scratch, pieces = _round_counted(source, 0 if copies else target, n, dtype, table, style, call)
+    if copies:
+        out.copy_(x)
+    settle(scratch.ctypes.data, pieces, row.address, call.stamp, call.step, call.inexact)
+
+
+def _copy_counted(x: Tensor, out: Tensor, source: int, n: int, table: NDArray[np.int64], call: Call) -> None:
+    """Copy float32 that the format holds as they are, and count them."""
+    row = call.row
+    assert row is not None, "somebody counts"
+    bins = 0 if row.histogram is None else row.histogram.ctypes.data
+    pieces = chunks(n, work=1) if bins == 0 else [(0, n)]  # a histogram is shared
+    scratch = np.empty(SCRATCH * len(pieces), np.int64)
+    counts = scratch.ctypes.data
+
+    def work(i: int) -> None:
+        start, length = pieces[i]
+        copied32_counted(source + 4 * start, length, table, counts + 8 * SCRATCH * i, bins)
+
+    run_chunks(work, len(pieces))
+    if x is not out:
+        out.copy_(x)
+    settle(counts, len(pieces), row.address, call.stamp, call.step, call.inexact)
+
+
+def _round_uncounted(source: int, target: int, n: int, table: NDArray[np.int64]) -> None:
+    """Round float32 to nearest by a shortcut."""
+    pieces = chunks(n)
+    if len(pieces) == 1:
+        nearest32(source, target, n, table)
+        return
+
+    def work(i: int) -> None:
+        start, length = pieces[i]
+        nearest32(source + 4 * start, target + 4 * start, length, table)
+
+    run_chunks(work, len(pieces))
+
+
+def _round_counted(
+    source: int, target: int, n: int, dtype: int, table: NDArray[np.int64], style: int, call: Call
+) -> tuple[NDArray[np.int64], int]:
+    """Round by whichever kernel covers the style; return the scratches and how many. Target 0: count only."""
+    draw, size = call.draw, SIZES[dtype]
+    word, step, first = (_signed(draw.word), _signed(draw.step), draw.first_index) if draw is not None else (0, 0, 0)
+    pieces = chunks(n, work=4 if style in NEAREST_STYLES else 10)
+    scratch = np.empty(SCRATCH * len(pieces), np.int64)
+    counts = scratch.ctypes.data
+
+    def work(i: int) -> None:
+        start, length = pieces[i]
+        at, to, into = source + size * start, target + size * start if target else 0, counts + 8 * SCRATCH * i
+        if style in NEAREST_STYLES:
+            nearest32_counted(at, to, length, table, into)
+        elif style != GENERIC:
+            quick32_chunk(at, to, length, table, into, word, step, first + start)
+        elif dtype == FLOAT64:
+            round64_chunk(at, to, length, table, into, word, step, first + start)
+        else:
+            round32_chunk(at, to, dtype, length, table, into, word, step, first + start)
+
+    run_chunks(work, len(pieces))
+    return scratch, len(pieces)
+
+
+def _signed(word: int) -> int:
+    """Return a 64-bit word as the int64 of the same bits."""
+    return word - 2**64 if word >= 2**63 else word

@@ -1,0 +1,1 @@
+"""Ordered sums and products with an emulated accumulator on the CPU."""

@@ -1,0 +1,159 @@
+"""Matrix products with an emulated accumulator on the CPU: which compiled kernel serves, and its layout.
+
+None means that no kernel covers the case and the torch reference serves.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normstab.numerics.accumulate import SumCalls
+from normstab.numerics.call import Call
+from normstab.numerics.execute import carrier_dtype
+from normstab.numerics.kernels.cpu.bits import INF64
+from normstab.numerics.kernels.cpu.counting import SCRATCH, SMALLEST, settle
+from normstab.numerics.kernels.cpu.sums.cpu_sums import (
+    CACHE_LINE,
+    CARRIERS,
+    FLUSH_PROBE,
+    MOST_LANES,
+    ROWS_AT_ONCE,
+    counted,
+)
+from normstab.numerics.kernels.cpu.sums.dot_rows import dot_rows
+from normstab.numerics.kernels.cpu.sums.dot_tiles import dot_room, dot_tiles, padded, survey
+from normstab.numerics.kernels.cpu.sums.sum_rows import ORDERS
+from normstab.numerics.kernels.cpu.threads import run_chunks
+from normstab.numerics.kernels.nearest import spec_table
+from normstab.numerics.matmul import Shapes
+from normstab.numerics.precision import Accumulation
+
+__all__ = ["matmul"]
+
+# Shapes: a (B, M, K), b (B, K, N), the result (B, M, N), flattened.
+PRODUCTS_A_THREAD = 1 << 15
+LOW_BITS_OF_P11 = (1 << 13) - 1  # those of a float32 that a significand of 11 bits leaves zero
+
+
+class Factor(NamedTuple):
+    """One operand: its tensor, the memory offset of each row (of a) or column (of b), and the stride along k."""
+
+    values: Tensor
+    offsets: NDArray[np.int64]
+    step: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of an element."""
+        return CARRIERS[self.values.dtype]
+
+
+def matmul(
+    a: Tensor, b: Tensor, shapes: Shapes, accumulation: Accumulation, product: Call, at: SumCalls
+) -> Tensor | None:
+    """Return the B M N sums over k of the products, or None."""
+    if a.dtype not in CARRIERS or b.dtype not in CARRIERS or b.device != a.device:
+        return None
+    rows, columns = a if a.dim() > 1 else a.unsqueeze(0), b.mT if b.dim() > 1 else b.unsqueeze(0)
+    left = Factor(a, _offsets(rows, shapes.batch), rows.stride(-1))
+    right = Factor(b, _offsets(columns, shapes.batch), columns.stride(-1))
+    out = a.new_empty((*shapes.batch, shapes.m, shapes.n), dtype=carrier_dtype((a, b), at.add.format))
+    if out.numel() == 0:
+        return out.flatten()
+    calls = (product, at.add, at.kahan)
+    ranges = [(0, out.numel())]
+    if _is_fast(left, right, shapes, accumulation, calls):
+        ranges = _fast(left, right, out, shapes, accumulation, calls)
+    for first, last in ranges:
+        _general(left, right, out, shapes, accumulation, calls, first, last)
+    return out.flatten()
+
+
+Calls = tuple[Call, Call, Call | None]
+
+
+def _general(
+    a: Factor, b: Factor, out: Tensor, shapes: Shapes, accumulation: Accumulation, calls: Calls, first: int, last: int
+) -> None:
+    """Run the general kernel over elements first .. last - 1."""
+    width = accumulation.width if accumulation.order in ("blocked", "lanes") else max(shapes.k, 1)
+
+    def run(first: int, last: int, made: int) -> None:
+        dot_rows(
+            a.values.data_ptr(), a.size, a.offsets.ctypes.data, a.step,
+            b.values.data_ptr(), b.size, b.offsets.ctypes.data, b.step,
+            out.data_ptr(), CARRIERS[out.dtype], first, last, shapes.m, shapes.n, shapes.k,
+            ORDERS[accumulation.order], width, made, accumulation.kahan, accumulation.fused,
+        )  # fmt: skip
+
+    counted(calls, run, first, last, 2 * shapes.k)
+
+
+def _is_fast(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, calls: Calls) -> bool:
+    """Whether the fast kernel gives the same bits and counters."""
+    product, add, kahan = calls
+    if a.size != 4 or b.size != 4 or kahan is not None or accumulation.fused or shapes.k == 0:
+        return False
+    if add.rounding.mode != "nearest" or spec_table(add.format) is None:
+        return False
+    if accumulation.order == "lanes" and accumulation.width > MOST_LANES:
+        return False
+    if any(c.row is not None and (c.inexact or c.row.histogram is not None) for c in (product, add)):
+        return False
+    seen = np.zeros((2, 3), np.uint32)
+    for factor, found in zip((a, b), seen, strict=True):
+        at = factor.offsets.ctypes.data
+        survey(factor.values.data_ptr(), at, len(factor.offsets), shapes.k, factor.step, found.ctypes.data)
+    sizes = seen[:, 1:].view(np.float32).astype(np.float64)
+    is_narrow = not ((seen[0, 0] | seen[1, 0]) & LOW_BITS_OF_P11)
+    return is_narrow and sizes[0, 0] * sizes[1, 0] < 2.0**127 and sizes[0, 1] * sizes[1, 1] >= 2.0**-126
+
+
+def _fast(
+    a: Factor, b: Factor, out: Tensor, shapes: Shapes, accumulation: Accumulation, calls: Calls
+) -> list[tuple[int, int]]:
+    """Run the fast kernel; return the ranges of elements that it left."""
+    product, add, _ = calls
+    table = spec_table(add.format)
+    assert table is not None, "checked by _is_fast"
+    rows, n, k = len(a.offsets), shapes.n, shapes.k
+    width = accumulation.width if accumulation.order in ("blocked", "lanes") else k
+    blocks = -(-n // ROWS_AT_ONCE)
+    pieces = max(1, min(torch.get_num_threads(), rows, rows * n * k // PRODUCTS_A_THREAD))
+    bounds = [rows * i // pieces for i in range(pieces + 1)]
+    scratches = np.zeros((2, pieces, SCRATCH), np.int64)
+    scratches[:, :, SMALLEST] = INF64
+    failed = np.zeros((rows, blocks), np.uint8)
+    size, packed = dot_room(accumulation.order, width, k), 4 * padded(k) * (1 + ROWS_AT_ONCE)
+    memory = np.empty(CACHE_LINE + pieces * size, np.uint8)
+    buffers_at = -(-memory.ctypes.data // CACHE_LINE) * CACHE_LINE
+
+    def run(i: int) -> None:
+        base = buffers_at + i * size
+        dot_tiles(
+            a.values.data_ptr(), a.offsets.ctypes.data, a.step, b.values.data_ptr(), b.offsets.ctypes.data, b.step,
+            out.data_ptr(), bounds[i], bounds[i + 1], shapes.m, n, k, ORDERS[accumulation.order], width,
+            table.ctypes.data, scratches[0, i].ctypes.data, scratches[1, i].ctypes.data, add.row is not None,
+            failed.ctypes.data, FLUSH_PROBE, base, base + size - packed,
+        )  # fmt: skip
+
+    run_chunks(run, pieces)
+    for call, scratch in zip((product, add), scratches, strict=True):
+        if call.row is not None:
+            settle(scratch.ctypes.data, pieces, call.row.address, call.stamp, call.step, call.inexact)
+    left = np.argwhere(failed)
+    return [(int(r * n + c * ROWS_AT_ONCE), int(r * n + min(n, (c + 1) * ROWS_AT_ONCE))) for r, c in left]
+
+
+def _offsets(x: Tensor, batch: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the memory offsets (B, rows), flattened, of the rows of `x`, whose batch axes are broadcast."""
+    spread = x.expand(*batch, *x.shape[-2:])
+    offsets = np.zeros(1, np.int64)
+    for size, stride in zip(spread.shape[:-1], spread.stride()[:-1], strict=True):
+        offsets = (offsets[:, None] + stride * np.arange(size, dtype=np.int64)).reshape(-1)
+    return offsets

@@ -1,0 +1,201 @@
+"""Sums on the CPU: which compiled kernel serves a sum, over how many threads, and the counting after it.
+
+None means that no kernel covers the case and the torch reference serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normstab.numerics.accumulate import SumCalls
+from normstab.numerics.call import Call
+from normstab.numerics.kernels.cpu.counting import SCRATCH, settle
+from normstab.numerics.kernels.cpu.sums.dot_rows import welford_rows
+from normstab.numerics.kernels.cpu.sums.geometry import Geometry, geometry
+from normstab.numerics.kernels.cpu.sums.steps import contexts, settle_all
+from normstab.numerics.kernels.cpu.sums.sum_rows import (
+    BLOCKED,
+    BLOCKS_ONLY,
+    LANES,
+    ORDERS,
+    PAIRWISE,
+    SEQUENTIAL,
+    sum_rows,
+)
+from normstab.numerics.kernels.cpu.sums.sum_tiles import room, sum_tiles
+from normstab.numerics.kernels.cpu.threads import run_chunks
+from normstab.numerics.kernels.format_table import contains_dtype
+from normstab.numerics.kernels.nearest import spec_table
+from normstab.numerics.precision import Accumulation
+
+__all__ = ["CARRIERS", "accumulate", "block_sums", "counted", "welford"]
+
+# Bytes of an element, of the dtypes that the kernels sum.
+CARRIERS = {torch.float32: 4, torch.float64: 8}
+# Waking a thread costs about as much as this many additions of the general kernel, and of the fast one.
+ADDITIONS_A_THREAD, FAST_ADDITIONS_A_THREAD = 1 << 11, 1 << 16
+ROWS_AT_ONCE = 64
+MOST_LANES = 4096
+FLUSH_PROBE = 2.0**-100
+COUNTS = 8 * SCRATCH  # bytes of a scratch
+CACHE_LINE = 64
+
+
+def accumulate(x: Tensor, reduced: Sequence[int], accumulation: Accumulation, at: SumCalls) -> Tensor | None:
+    """Return the sums (K,) of `x` over the axes `reduced`, or None."""
+    if x.dtype not in CARRIERS:
+        return None
+    where = geometry(x, reduced)
+    order, width = ORDERS[accumulation.order], accumulation.width
+    out = x.new_empty(where.rows, dtype=carrier(x, at.add))
+    if not _is_fast(x, at, order, width):
+        _general(x, out, where, order, width, at, 0, len(out))
+        return out
+    parts, part_order = _cut(where, order, width)
+    if parts is None:
+        _fast(x, out, where, order, width, at)
+        return out
+    sums = x.new_empty(where.rows, parts.rows // max(where.rows, 1))
+    _fast(x, sums, parts, part_order, width, at)
+    _fast(sums, out, geometry(sums, (1,)), SEQUENTIAL if order == BLOCKED else PAIRWISE, width, at._replace(load=None))
+    return out
+
+
+def block_sums(x: Tensor, reduced: Sequence[int], width: int, at: SumCalls) -> Tensor | None:
+    """Return the sums (K, blocks) of consecutive blocks of `width` addends, or None."""
+    if x.dtype not in CARRIERS:
+        return None
+    where = geometry(x, reduced)
+    out = x.new_empty(where.rows, -(-where.n // width), dtype=carrier(x, at.add))
+    if _is_fast(x, at, BLOCKS_ONLY, width):
+        _fast(x, out, where, BLOCKS_ONLY, width, at)
+    else:
+        _general(x, out, where, BLOCKS_ONLY, width, at, 0, len(out))
+    return out
+
+
+def welford(x: Tensor, reduced: Sequence[int], calls: Mapping[str, Call]) -> tuple[Tensor, Tensor] | None:
+    """Return Welford's mean (K,) and M2 (K,) over the axes `reduced`, or None; `calls` by its sites."""
+    if x.dtype not in CARRIERS:
+        return None
+    where = geometry(x, reduced)
+    mean = x.new_empty(where.rows, dtype=carrier(x, calls["sum"]))
+    m2 = torch.empty_like(mean)
+
+    def run(first: int, last: int, made: int) -> None:
+        welford_rows(
+            x.data_ptr(), CARRIERS[x.dtype], mean.data_ptr(), m2.data_ptr(), CARRIERS[mean.dtype], first, last,
+            where.kept_at, where.outer_at, len(where.outer), where.n_inner, where.inner_memory,
+            where.inner_index, made,
+        )  # fmt: skip
+
+    counted(tuple(calls.values()), run, 0, len(mean), 7 * where.n)
+    return mean, m2
+
+
+def carrier(x: Tensor, call: Call) -> torch.dtype:
+    """Return the dtype of sums of `x`."""
+    return torch.float64 if x.dtype == torch.float64 or call.format.precision > 24 else torch.float32
+
+
+def counted(
+    calls: Sequence[Call | None], run: Callable[[int, int, int], None], first: int, last: int, additions: int
+) -> None:
+    """Call run(first, last, address of contexts) over all rows, in threads if worth it; settle the counts.
+
+    `additions` says how much work a row is. Histograms are shared, so they keep to one thread.
+    """
+    rows = last - first
+    has_histogram = any(call is not None and call.row is not None and call.row.histogram is not None for call in calls)
+    most = 1 if has_histogram else torch.get_num_threads()
+    pieces = max(1, min(most, rows, rows * additions // ADDITIONS_A_THREAD))
+    made = contexts(calls, pieces)
+    bounds = [first + rows * i // pieces for i in range(pieces + 1)]
+    run_chunks(lambda i: run(bounds[i], bounds[i + 1], made[i].ctypes.data), pieces)
+    settle_all(made, calls)
+
+
+def _general(
+    x: Tensor, out: Tensor, where: Geometry, order: int, width: int, at: SumCalls, first: int, last: int
+) -> None:
+    """Run the general kernel over rows first .. last - 1."""
+    has_load = at.load is not None and not contains_dtype(at.add.format, str(x.dtype).removeprefix("torch."))
+
+    def run(first: int, last: int, made: int) -> None:
+        sum_rows(
+            x.data_ptr(), CARRIERS[x.dtype], out.data_ptr(), CARRIERS[out.dtype], first, last,
+            where.kept_at, where.outer_at, len(where.outer), where.n_inner, where.inner_memory,
+            where.inner_index, order, width, made, has_load, at.kahan is not None,
+        )  # fmt: skip
+
+    counted(tuple(at), run, first, last, where.n)
+
+
+def _is_fast(x: Tensor, at: SumCalls, order: int, width: int) -> bool:
+    """Whether the fast kernel gives the same bits and counters."""
+    if x.dtype != torch.float32 or at.kahan is not None or at.add.rounding.mode != "nearest":
+        return False
+    if (order == LANES and width > MOST_LANES) or spec_table(at.add.format) is None:
+        return False
+    return all(c is None or c.row is None or not (c.inexact or c.row.histogram is not None) for c in (at.add, at.load))
+
+
+def _cut(where: Geometry, order: int, width: int) -> tuple[Geometry | None, int]:
+    """Return the rows cut into parts that fill 64 lanes better, and the order within a part; None to leave them."""
+    rows, n = where.rows, where.n
+    if rows >= ROWS_AT_ONCE or order not in (PAIRWISE, BLOCKED):
+        return None, order
+    if order == BLOCKED:
+        return (where.in_chunks(width) if width >= 8 else None), SEQUENTIAL
+    chunk = ROWS_AT_ONCE
+    while 2 * ROWS_AT_ONCE * 2 * chunk <= rows * n:
+        chunk *= 2
+    while chunk > ROWS_AT_ONCE and where.n_inner % chunk:
+        chunk //= 2
+    return where.in_chunks(chunk), PAIRWISE
+
+
+def _fast(x: Tensor, out: Tensor, where: Geometry, order: int, width: int, at: SumCalls) -> None:
+    """Run the fast kernel, and the general one over the rows that it left."""
+    rows, n = where.rows, where.n
+    table = spec_table(at.add.format)
+    assert table is not None, "checked by _is_fast"
+    kernel_width = n if order == SEQUENTIAL else width
+    is_counted = at.add.row is not None
+    groups = -(-rows // ROWS_AT_ONCE)
+    pieces = max(1, min(torch.get_num_threads(), groups, rows * n // FAST_ADDITIONS_A_THREAD))
+    # One stretch of memory: the buffers of each piece, aligned; its counts of sums and of addends; a mark a row.
+    size = room(order, width, n)
+    memory = np.empty(CACHE_LINE + pieces * (size + 2 * COUNTS) + rows, np.uint8)
+    buffers_at = -(-memory.ctypes.data // CACHE_LINE) * CACHE_LINE
+    counts_at = buffers_at + pieces * size
+    failed_at = counts_at + 2 * pieces * COUNTS
+    bounds = [min(rows, ROWS_AT_ONCE * (groups * i // pieces)) for i in range(pieces + 1)]
+    source, target, table_at, failures = x.data_ptr(), out.data_ptr(), table.ctypes.data, [0] * pieces
+
+    def run(i: int) -> None:
+        failures[i] = sum_tiles(
+            source, target, bounds[i], bounds[i + 1], where.kept_at, where.outer_at, len(where.outer), where.n_inner,
+            where.inner_memory, order, max(kernel_width, 1), table_at, counts_at + i * COUNTS,
+            counts_at + (pieces + i) * COUNTS, is_counted, failed_at, FLUSH_PROBE, buffers_at + i * size,
+        )  # fmt: skip
+
+    run_chunks(run, pieces)
+    for i, call in enumerate((at.add, at.load)):
+        if call is not None and call.row is not None:
+            at_counts = counts_at + i * pieces * COUNTS
+            settle(at_counts, pieces, call.row.address, call.stamp, call.step, call.inexact)
+    if any(failures):
+        for first, last in _runs(memory[failed_at - memory.ctypes.data :][:rows]):
+            _general(x, out, where, order, width, at, first, last)
+
+
+def _runs(failed: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Return the (first, last) of each run of failed rows."""
+    edges = np.flatnonzero(np.diff(failed, prepend=0, append=0))
+    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]

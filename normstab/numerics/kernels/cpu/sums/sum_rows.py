@@ -1,0 +1,127 @@
+"""Sums row by row, one addition after another, in every order, format and mode: the general kernel.
+
+What `sum_tiles` does faster for nearest rounding, with the same bits and counters.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import numpy as np
+
+from normstab.numerics.kernels.cpu.compile import device, kernel, outside, view
+from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, add_step, load_step, read, write
+
+__all__ = ["BLOCKED", "BLOCKS_ONLY", "LANES", "ORDERS", "PAIRWISE", "SEQUENTIAL", "sum_rows"]
+
+# Codes of the orders of a sum.
+SEQUENTIAL, PAIRWISE, BLOCKED, LANES, BLOCKS_ONLY = 0, 1, 2, 3, 4
+# Name of an order -> its code.
+ORDERS = {"sequential": SEQUENTIAL, "pairwise": PAIRWISE, "blocked": BLOCKED, "lanes": LANES}
+LEVELS = 64  # of a tree of partial sums: enough for any number of addends
+
+
+@outside
+def chain_step(partial, slot, x, leaf, add, kahan):  # pragma: no cover - compiled
+    """Add x to partial[slot], whose lost part is in partial[slot + 1] where Kahan's context is given."""
+    total = partial[slot]
+    if len(kahan) == 0:
+        partial[slot] = add_step(total, x, leaf, add)
+        return
+    y = add_step(x, -partial[slot + 1], leaf, kahan)
+    t = add_step(total, y, leaf, add)
+    partial[slot] = t
+    partial[slot + 1] = add_step(add_step(t, -total, leaf, kahan), -y, leaf, kahan)
+
+
+@outside
+def fold_lanes(partial, leaves, k, add):  # pragma: no cover - compiled
+    """Add partial[:k] pairwise, level by level, into partial[0]."""
+    while k > 1:
+        for i in range(k // 2):
+            partial[i] = add_step(partial[2 * i], partial[2 * i + 1], leaves[2 * i + 1], add)
+            leaves[i] = leaves[2 * i]
+        if k % 2:
+            partial[k // 2], leaves[k // 2] = partial[k - 1], leaves[k - 1]
+        k = (k + 1) // 2
+
+
+@outside
+def push(partial, leaves, depth, p, x, leaf, add):
+    """Push addend number p on the stack of a pairwise tree, joining what is complete; return the depth."""
+    partial[depth], leaves[depth] = x, leaf
+    while p & 1:
+        partial[depth - 1] = add_step(partial[depth - 1], partial[depth], leaves[depth], add)
+        depth, p = depth - 1, p >> 1
+    return depth + 1
+
+
+@outside
+def take(order, width, p, n, x, leaf, partial, leaves, state, add, kahan):  # pragma: no cover - compiled
+    """Give addend x, number p of n, to the sum in `partial`; state[0] is a tree's depth, state[1] a block's leaf."""
+    if order == PAIRWISE:
+        state[0] = push(partial, leaves, state[0] if p else 0, p, x, leaf, add)
+    elif order == LANES:
+        j = p % width
+        if p < width:
+            partial[j], leaves[j] = x, leaf
+        else:
+            partial[j] = add_step(partial[j], x, leaf, add)
+    elif order == SEQUENTIAL:
+        if p == 0:
+            partial[0], partial[1] = x, 0.0
+        else:
+            chain_step(partial, 0, x, leaf, add, kahan)
+    else:
+        if p % width == 0:
+            partial[2], partial[3], state[1] = x, 0.0, leaf
+        else:
+            chain_step(partial, 2, x, leaf, add, kahan)
+        if order == BLOCKED and (p % width == width - 1 or p == n - 1):
+            if p < width:
+                partial[0], partial[1] = partial[2], 0.0
+            else:
+                chain_step(partial, 0, partial[2], state[1], add, kahan)
+
+
+@device
+def finish(order, width, n, partial, leaves, state, add):
+    """Return the sum of the n addends that `take` was given."""
+    if n == 0:
+        return 0.0
+    if order == LANES:
+        fold_lanes(partial, leaves, min(width, n), add)
+    elif order == PAIRWISE:
+        for depth in range(state[0] - 1, 0, -1):
+            partial[depth - 1] = add_step(partial[depth - 1], partial[depth], leaves[depth], add)
+    return partial[0]
+
+
+@kernel
+def sum_rows(
+    x, x_size, out, out_size, first, last, kept, outer, n_outer, n_inner, inner_memory, inner_index,
+    order, width, contexts, has_load, has_kahan,
+):  # fmt: skip  # pragma: no cover - compiled
+    """Sum rows first .. last - 1 of `kept` into `out`; contexts are those of add, load and kahan."""
+    all_contexts = view(contexts, 3 * CONTEXT, np.int64)
+    add, load = all_contexts[:CONTEXT], all_contexts[CONTEXT : 2 * CONTEXT]
+    kahan = all_contexts[2 * CONTEXT : (3 if has_kahan else 2) * CONTEXT]
+    rows, outers = view(kept, 2 * last, np.int64), view(outer, 2 * n_outer, np.int64)
+    n = n_outer * n_inner
+    room = max(LEVELS, width) if order == LANES else LEVELS
+    partial, leaves, state = np.zeros(room), np.zeros(room, np.int64), np.zeros(2, np.int64)
+    blocks = (n + width - 1) // width if order == BLOCKS_ONLY else 1
+    for row in range(first, last):
+        p = 0
+        for o in range(n_outer):
+            memory, leaf = rows[2 * row] + outers[2 * o], rows[2 * row + 1] + outers[2 * o + 1]
+            for i in range(n_inner):
+                value = read(x, x_size, memory + i * inner_memory)
+                where = leaf + i * inner_index
+                if has_load:
+                    value = load_step(value, where, load)
+                take(order, width, p, n, value, where, partial, leaves, state, add, kahan)
+                p += 1
+                if order == BLOCKS_ONLY and (p % width == 0 or p == n):
+                    write(out, out_size, row * blocks + (p - 1) // width, partial[2])
+        if order != BLOCKS_ONLY:
+            write(out, out_size, row, finish(order, width, n, partial, leaves, state, add))

@@ -1,0 +1,1 @@
+"""The Triton kernels: rounding and the six operations on CUDA tensors."""

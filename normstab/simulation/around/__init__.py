@@ -1,0 +1,1 @@
+"""What a simulation puts around a model: places, parameters, hooks, the torch mode, one session."""

@@ -1,0 +1,49 @@
+"""Which line of the user's code ran an operation, noted when a module first runs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from normstab.numerics.ledger import Site
+from normstab.simulation.around.places import Place
+
+__all__ = ["Sources"]
+
+LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+
+
+class Sources:
+    """Lines of code by module and operation. Looking one up walks the stack, so each pair is looked up once."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, dict[str, str]] = {}
+
+    def note(self, place: Place, operation: str) -> None:
+        """Note the user's innermost line, unless that is known. In a backward pass there is none."""
+        known = self._lines.get(place.name)
+        if known is None:
+            known = self._lines[place.name] = {}
+        if operation not in known and place.direction != "backward":
+            known[operation] = _user_line()
+
+    def of(self, site: Site) -> str | None:
+        """Return "file.py:12" of a site; of a gradient, that of its operation or of its module's first one."""
+        known = {name: line for name, line in self._lines.get(site.module, {}).items() if line}
+        name = site.operation
+        while name:
+            if name in known:
+                return known[name]
+            name = name.rpartition(".")[0]
+        forward = site.operation.partition(".")[0].removesuffix("_backward")
+        return known.get(forward) or next(iter(known.values()), None)
+
+
+def _user_line() -> str:
+    """Return the innermost line outside torch and normstab."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(LIBRARIES):
+        frame = frame.f_back  # type: ignore[assignment]
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""

@@ -1,0 +1,161 @@
+"""Hooks on a model's modules and on optimizers: they tell the simulation where it is, and cast root inputs.
+
+Each does nothing once its session has ended, so that a copy of the model made meanwhile is a plain model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import _disable_current_modes
+
+from normstab.numerics.execute import round_tensor
+from normstab.numerics.readable.reference import contains, holds
+from normstab.simulation.around.places import Place, Whereabouts
+from normstab.simulation.run import Run
+
+__all__ = ["Entrance", "hook_modules", "hook_optimizers"]
+
+
+class Entrance(Protocol):
+    """What the hooks tell of: a mode that can be entered and left, and whose steps are counted."""
+
+    run: Run
+    whereabouts: Whereabouts
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the session has ended, or another simulation has taken over."""
+
+    @property
+    def casts_inputs(self) -> bool:
+        """Whether the root's floating inputs are cast."""
+
+    def ensure_entered(self) -> None:
+        """Enter the mode, unless it is entered."""
+
+    def begin_root_forward(self) -> None:
+        """A forward of the root module begins."""
+
+    def begin_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step of any optimizer begins."""
+
+    def end_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step of any optimizer has ended."""
+
+
+def hook_modules(model: nn.Module, places: dict[nn.Module, Place], entrance: Entrance, stack: ExitStack) -> None:
+    """Note where every module is entered and left until `stack` is closed."""
+    thread = threading.get_ident()
+    for module, place in places.items():
+        enter, leave = _module_hooks(place, entrance, thread)
+        stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
+    root = _root_hook(places[model], entrance, thread)
+    stack.callback(model.register_forward_pre_hook(root, prepend=True, with_kwargs=True).remove)
+
+
+def _module_hooks(place: Place, entrance: Entrance, thread: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return what is called before and after the forward of one module."""
+    whereabouts = entrance.whereabouts
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if not entrance.is_idle and _is_ours(entrance, thread, place):
+            entrance.ensure_entered()
+            whereabouts.enter(place)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        whereabouts.leave(place)
+
+    return enter, leave
+
+
+def _root_hook(place: Place, entrance: Entrance, thread: int) -> Callable[..., Any]:
+    """Return what is called before the forward of the root: it counts steps and casts floating inputs."""
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        if entrance.is_idle or threading.get_ident() != thread or torch._C._current_autograd_node() is not None:
+            return None
+        if entrance.whereabouts.is_inside_module:
+            return None
+        entrance.begin_root_forward()
+        if place.passes or not entrance.casts_inputs:
+            return None
+        caster = Caster(place, entrance.run)
+        return caster.cast(args), caster.cast(kwargs)
+
+    return begin
+
+
+def _is_ours(entrance: Entrance, thread: int, place: Place) -> bool:
+    """Whether this thread is simulated: torch modes belong to the thread that entered them, and to its backward."""
+    if threading.get_ident() == thread or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    entrance.run.note(f"module {place.name or '(root)'!r} ran in a thread that is not simulated")
+    return False
+
+
+class Caster:
+    """Casts the floating tensors among a root module's arguments at the site `input`."""
+
+    def __init__(self, place: Place, run: Run) -> None:
+        self.arithmetic = place.arithmetic
+        self.run = run
+
+    def cast(self, x: Any) -> Any:
+        """Return `x` with every floating tensor in it cast, in lists, tuples and dicts too."""
+        if isinstance(x, Tensor):
+            return self._cast_tensor(x)
+        if type(x) is dict:
+            return {name: self.cast(value) for name, value in x.items()}
+        if type(x) in (list, tuple):
+            return type(x)(self.cast(value) for value in x)
+        return x
+
+    def _cast_tensor(self, x: Tensor) -> Tensor:
+        """Return one tensor cast; the gradient passes straight through."""
+        format = self.arithmetic.format
+        if not x.is_floating_point():
+            return x
+        if not (holds(x.dtype, format) or contains(format, x.dtype)):
+            self.run.note(f"an input of dtype {x.dtype} cannot hold {format} and was used as it came")
+            return x
+        if format.precision > 24 and x.dtype != torch.float64:
+            self.run.note(f"an input of dtype {x.dtype} holds fewer bits than {format}; use model.double()")
+        result: Tensor = _StraightThrough.apply(x, self.arithmetic)
+        return result
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Cast at the site `input`; the gradient passes unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, arithmetic: Any) -> Tensor:
+        with _disable_current_modes():
+            return round_tensor(x, arithmetic.call("input"))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def hook_optimizers(entrance: Entrance, stack: ExitStack) -> None:
+    """Note the steps of every optimizer of torch that runs in this thread until `stack` is closed."""
+    thread = threading.get_ident()
+
+    def begin(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if not entrance.is_idle and threading.get_ident() == thread:
+            entrance.begin_optimizer_step(optimizer)
+
+    def end(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if not entrance.is_idle and threading.get_ident() == thread:
+            entrance.end_optimizer_step(optimizer)
+
+    stack.callback(register_optimizer_step_pre_hook(begin).remove)
+    stack.callback(register_optimizer_step_post_hook(end).remove)

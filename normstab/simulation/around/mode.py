@@ -1,0 +1,260 @@
+"""The torch mode that gives every operation to the arithmetic of the place where it runs.
+
+It sees operations below autograd, forward, backward and update alike. What each one computes is in the
+catalogue; here they are told apart, run in functional form, and written where torch would write them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._dynamo.eval_frame import set_eval_frame
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from normstab.numerics.ledger import Site
+from normstab.numerics.readable.reference import holds
+from normstab.simulation.around.code_lines import Sources
+from normstab.simulation.around.operands import Operands, read_operands
+from normstab.simulation.around.parameters import Held, Parameters
+from normstab.simulation.around.places import Place, Whereabouts
+from normstab.simulation.aten.expand_fused import steps_of
+from normstab.simulation.aten.operation import Operation
+from normstab.simulation.aten.overloads import Plan, plan_of
+from normstab.simulation.aten.round_and_attribute import FLOATING
+
+__all__ = ["Emulation"]
+
+Arguments = tuple[Any, ...]
+Observer = Callable[[Site, Tensor], None]
+Named = Mapping[str, Any]
+NOTHING: Named = {}
+OF_PLAIN_TENSORS = torch._C._disabled_torch_dispatch_impl
+
+
+class Emulation(TorchDispatchMode):
+    """Computes every operation in the arithmetic of its place; lists by name what it does not understand.
+
+    `is_suspended` lets everything pass: another simulation has taken over, or our own bookkeeping runs.
+    """
+
+    def __init__(self, whereabouts: Whereabouts, parameters: Parameters, *, master_weights: bool) -> None:
+        super().__init__()
+        self.whereabouts = whereabouts
+        self.parameters = parameters
+        self.master_weights = master_weights
+        self.unrecognised: Counter[str] = Counter()
+        self.is_suspended = False
+        self.sources = Sources()
+        self.expands = False
+        self.observer: Observer | None = None
+        self._plans: dict[int, Plan] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch's own guard against being compiled costs more than the dispatch itself; set_eval_frame is cheaper.
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Arguments = (), kwargs: Named | None = None) -> Any:
+        if types and any(found.__torch_dispatch__ is not OF_PLAIN_TENSORS for found in types):
+            return NotImplemented  # a tensor subclass takes itself apart first; what it is made of is seen afterwards
+        compiler = set_eval_frame(None)
+        if compiler is None:
+            return self._dispatch(func, args, kwargs)
+        try:
+            return self._dispatch(func, args, kwargs)
+        finally:
+            set_eval_frame(compiler)
+
+    def _dispatch(self, func: Any, args: Arguments, kwargs: Named | None) -> Any:
+        """Find out what to do with an operation, and do it."""
+        plan = self._plans.get(id(func))
+        if plan is None:
+            plan = self._plans[id(func)] = plan_of(func)
+        if self.is_suspended or (plan.kind == "pass" and not plan.written):
+            return func(*args, **kwargs) if kwargs else func(*args)
+        if plan.kind == "composite":
+            return self._expand(func, args, kwargs or NOTHING)
+        place = self.whereabouts.here()
+        if place.passes or plan.kind == "pass":
+            result = func(*args, **kwargs) if kwargs else func(*args)
+            self._invalidate(plan, args, kwargs or NOTHING)
+            return result
+        if plan.kind == "foreach":
+            return self._each(func, plan, args, kwargs or NOTHING)
+        return self._run(func, plan, place, args, kwargs or NOTHING)
+
+    def _run(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
+        """Run one operation at its place."""
+        if plan.kind == "exact" and not self.whereabouts.is_inside_module and place.direction != "backward":
+            result = plan.function(*args, **kwargs)
+            self._invalidate(plan, args, kwargs)
+            return result
+        if plan.written and (held := self._parameter_written(plan, args, kwargs)) is not None:
+            return self._update(func, plan, place, held, args, kwargs)
+        raw = plan.raw
+        if plan.cast_inside and place.arithmetic.precision.parameter is None:
+            raw = plan.cast_inside
+        seen = read_operands(args, kwargs, self._reads(place), raw)
+        if not seen.is_floating:
+            return func(*seen.args, **seen.kwargs)
+        if plan.kind == "exact":
+            return plan.function(*seen.args, **seen.kwargs)
+        if plan.handler is None or seen.other is not None:
+            return self._unknown(func, plan, seen)
+        if seen.half is not None:
+            return self._in_half(func, plan, place, seen, args, kwargs)
+        self.sources.note(place, plan.name)
+        if self.expands and (steps := steps_of(func, plan.name)) is not None:
+            with self:
+                return steps(*args, **kwargs)
+        out = args[0] if plan.is_in_place else None
+        op = Operation(plan.name, plan.function, *self._read_only(plan, seen), place.arithmetic, out)
+        result = plan.handler(op)
+        if place.arithmetic.format.precision > WIDEST_IN_FLOAT32 and op.dtype == torch.float32:
+            result = _narrowed(result)
+        if self.observer is not None:
+            self._show(place, plan.name, result)
+        return self._write(plan, result, args, kwargs) if plan.written else result
+
+    def _reads(self, place: Place) -> Parameters:
+        """Return which tensors are replaced by rounded copies here: an optimizer sees parameters as they are."""
+        return NO_PARAMETERS if place.direction == "optimizer" else self.parameters
+
+    def _read_only(self, plan: Plan, seen: Operands) -> tuple[Arguments, Named]:
+        """Return the arguments of the functional form: without out=."""
+        if not plan.replaces:
+            return seen.args, seen.kwargs
+        return seen.args, {name: x for name, x in seen.kwargs.items() if name not in plan.written}
+
+    def _write(self, plan: Plan, result: Any, args: Arguments, kwargs: Named) -> Any:
+        """Copy results to where the operation writes them, and return the targets as torch does."""
+        results = result if isinstance(result, tuple) else (result,)
+        targets = [_target(where, args, kwargs) for where in plan.written]
+        for target, value in zip(targets, results, strict=False):
+            if plan.replaces and target.shape != value.shape:
+                target.resize_(value.shape)
+            if target is not value:
+                target.copy_(value)
+        return targets[0] if len(targets) == 1 else tuple(targets)
+
+    def _show(self, place: Place, name: str, result: Any) -> None:
+        """Show the observer the first floating result of an operation."""
+        assert self.observer is not None
+        for value in result if isinstance(result, tuple) else (result,):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                self.observer(Site(place.name, name, place.direction), value)
+                return
+
+    def _unknown(self, func: Any, plan: Plan, seen: Operands) -> Any:
+        """Compute as torch does, and say so."""
+        result = func(*seen.args, **seen.kwargs)
+        if plan.written or _has_numbers(result):
+            name = plan.name if seen.other is None else f"{plan.name}({str(seen.other).removeprefix('torch.')})"
+            self.unrecognised[name] += 1
+        return result
+
+    def _in_half(self, func: Any, plan: Plan, place: Place, seen: Operands, args: Arguments, kwargs: Named) -> Any:
+        """Run an operation on tensors of 16 bits in float32, where their dtype can hold the format."""
+        assert seen.half is not None and plan.handler is not None
+        if not holds(seen.half, place.arithmetic.format):
+            name = str(seen.half).removeprefix("torch.")
+            self.unrecognised[f"{plan.name}({name})"] += 1
+            return func(*seen.args, **seen.kwargs)
+        read_args, read_kwargs = self._read_only(plan, seen)
+        wide_args, wide_kwargs = _in_float32(read_args), {name: _in_float32(x) for name, x in read_kwargs.items()}
+        is_mixed = any(isinstance(x, Tensor) and x.dtype in FLOATING and x.dim() for x in seen.args)
+        result = plan.handler(Operation(plan.name, plan.function, wide_args, wide_kwargs, place.arithmetic))
+        result = result if is_mixed else _to_dtype(result, seen.half)
+        return self._write(plan, result, args, kwargs) if plan.written else result
+
+    def _each(self, func: Any, plan: Plan, args: Arguments, kwargs: Named) -> Any:
+        """Run a foreach form tensor by tensor."""
+        is_in_place = bool(plan.written)
+        packet = getattr(torch.ops.aten, plan.name + ("_" if is_in_place else ""), None)
+        lists = [x for x in args if isinstance(x, list | tuple)]
+        if packet is None or not lists:
+            self.unrecognised[f"_foreach_{plan.name}"] += 1
+            return func(*args, **kwargs)
+        if plan.name in ("addcmul", "addcdiv") and len(args) > 3:
+            factors = args[3].tolist() if isinstance(args[3], Tensor) else args[3]
+            args, kwargs = args[:3], {**kwargs, "value": factors}
+        with self:
+            results = [
+                packet(*(_nth(x, i) for x in args), **{name: _nth(x, i) for name, x in kwargs.items()})
+                for i in range(len(lists[0]))
+            ]
+        return None if is_in_place else results
+
+    def _expand(self, func: Any, args: Arguments, kwargs: Named) -> Any:
+        """Run an operation that torch makes of smaller ones, each of which is seen."""
+        with self:
+            return func.decompose(*args, **kwargs)
+
+    def _parameter_written(self, plan: Plan, args: Arguments, kwargs: Named) -> Held | None:
+        """Return the parameter that the operation writes to, if it does."""
+        for where in plan.written:
+            target = _target(where, args, kwargs)
+            if isinstance(target, Tensor) and (held := self.parameters.find(target)) is not None:
+                return held
+        return None
+
+    def _update(self, func: Any, plan: Plan, place: Place, held: Held, args: Arguments, kwargs: Named) -> Any:
+        """Write to a parameter: a master weight stays wide; one without a master is rounded as it is stored."""
+        result = func(*args, **kwargs)
+        held.invalidate()
+        if held.is_parameter and not self.master_weights and plan.kind == "rounded":
+            held.round_in_place(place.direction)
+        return result
+
+    def _invalidate(self, plan: Plan, args: Arguments, kwargs: Named) -> None:
+        """Notice that a parameter was written to by an operation that passes."""
+        if plan.written and (held := self._parameter_written(plan, args, kwargs)) is not None:
+            held.invalidate()
+
+
+NO_PARAMETERS = Parameters(())
+WIDEST_IN_FLOAT32 = 24
+
+
+def _target(where: int | str, args: Arguments, kwargs: Named) -> Any:
+    """Return the argument at a position or of a name."""
+    if isinstance(where, int):
+        return args[where] if where < len(args) else None
+    return kwargs.get(where)
+
+
+def _nth(x: Any, i: int) -> Any:
+    """Return element `i` of a list, or what is meant for every element."""
+    return x[i] if isinstance(x, list | tuple) else x
+
+
+def _in_float32(x: Any) -> Any:
+    """Return 16-bit tensors as float32, exactly."""
+    if isinstance(x, Tensor):
+        return x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
+    return [_in_float32(element) for element in x] if isinstance(x, list | tuple) else x
+
+
+def _has_numbers(result: Any) -> bool:
+    """Whether there is a floating or complex tensor among the results."""
+    if isinstance(result, Tensor):
+        return result.is_floating_point() or result.is_complex()
+    return isinstance(result, list | tuple) and any(_has_numbers(x) for x in result)
+
+
+def _narrowed(result: Any) -> Any:
+    """Return float64 results as float32: a network keeps its dtype, whatever the format."""
+    if isinstance(result, Tensor):
+        return result.to(torch.float32) if result.dtype == torch.float64 else result
+    return tuple(_narrowed(x) for x in result) if isinstance(result, list | tuple) else result
+
+
+def _to_dtype(result: Any, dtype: torch.dtype) -> Any:
+    """Return float32 results as `dtype`, which can hold them."""
+    if isinstance(result, Tensor):
+        return result.to(dtype) if result.dtype == torch.float32 else result
+    return tuple(_to_dtype(x, dtype) for x in result) if isinstance(result, list | tuple) else result

@@ -1,0 +1,127 @@
+"""Parameters and buffers as the network uses them: a copy cast to the `parameter` format, made once per step.
+
+The tensors themselves stay as they are (master weights). A view of one is found by its address and gets the
+same view of the copy, so that whatever reaches an operation was cast. Nothing here knows operations.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from normstab.numerics.execute import round_tensor
+from normstab.simulation.around.places import Place
+
+__all__ = ["Held", "Parameters"]
+
+
+class Held:
+    """One parameter or buffer: where it lies, what it is called, and its rounded copy."""
+
+    __slots__ = ("_copied_at", "copy", "end", "is_parameter", "local_name", "place", "start", "tensor")
+
+    def __init__(self, tensor: Tensor, place: Place, local_name: str, *, is_parameter: bool) -> None:
+        self.tensor = tensor
+        self.place = place
+        self.local_name = local_name
+        self.is_parameter = is_parameter
+        self.copy: Tensor | None = None
+        self._copied_at: tuple[int, int] | None = None
+        self.relocate()
+
+    def relocate(self) -> None:
+        """Look up where the tensor lies now: `tensor.data = ...` and `model.to(...)` move it."""
+        self.start = self.tensor.data_ptr()
+        self.end = self.start + _extent(self.tensor)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the tensor lies elsewhere than when last looked up."""
+        return self.tensor.data_ptr() != self.start
+
+    def invalidate(self) -> None:
+        """Cast again on next use: the tensor was written to."""
+        self._copied_at = None
+
+    def rounded(self) -> Tensor:
+        """Return the tensor cast to the `parameter` format, cast anew in each step and after each change."""
+        arithmetic = self.place.arithmetic
+        now = (_version(self.tensor), arithmetic.clock.step)
+        if self.copy is None or self._copied_at != now:
+            x = self.tensor.detach()
+            call = arithmetic.in_format("parameter").call(self.local_name)
+            has_room = self.copy is not None and self.copy.shape == x.shape and self.copy.dtype == x.dtype
+            self.copy = round_tensor(x, call, out=self.copy if has_room else None)
+            self._copied_at = now
+        return self.copy
+
+    def of_view(self, view: Tensor) -> Tensor:
+        """Return of the rounded copy what `view` is of the tensor."""
+        copy = self.rounded()
+        if view is self.tensor:
+            return copy
+        if copy.stride() != self.tensor.stride():  # not dense: the copy is laid out otherwise
+            return round_tensor(view.detach(), self.place.arithmetic.in_format("parameter").call(self.local_name))
+        offset = (view.data_ptr() - self.start) // view.element_size()
+        return copy.as_strided(view.shape, view.stride(), offset + copy.storage_offset())
+
+    def round_in_place(self, direction: str) -> None:
+        """Cast the tensor itself to the `parameter` format."""
+        call = self.place.arithmetic.towards(direction).in_format("parameter").call(self.local_name)
+        with torch.no_grad():
+            round_tensor(self.tensor.detach(), call, out=self.tensor.detach())
+        self.invalidate()
+
+
+class Parameters:
+    """Every parameter and buffer of a model that is cast on use, found by address."""
+
+    def __init__(self, held: Iterable[Held]) -> None:
+        self._held = list(held)
+        self._starts: list[int] = []
+        self._sorted: list[Held] = []
+        self._sort()
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self._held)
+
+    def find(self, tensor: Tensor) -> Held | None:
+        """Return what `tensor` is, or is a view of; None for any other tensor."""
+        address = tensor.data_ptr()
+        i = bisect_right(self._starts, address) - 1
+        if i < 0 or address >= self._sorted[i].end:
+            return None
+        found = self._sorted[i]
+        if found.moved:  # its old memory may by now be anything's
+            self.refresh()
+            return self.find(tensor)
+        return found if found.tensor.dtype == tensor.dtype else None
+
+    def refresh(self) -> None:
+        """Notice tensors that have moved."""
+        if any(held.moved for held in self._held):
+            for held in self._held:
+                held.relocate()
+                held.invalidate()
+            self._sort()
+
+    def _sort(self) -> None:
+        """Order by address; a tensor without elements has none."""
+        self._sorted = sorted((held for held in self._held if held.end > held.start), key=lambda held: held.start)
+        self._starts = [held.start for held in self._sorted]
+
+
+def _version(tensor: Tensor) -> int:
+    """Return the version counter; inference tensors have none."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _extent(tensor: Tensor) -> int:
+    """Return how many bytes from the first to past the last element."""
+    if tensor.numel() == 0:
+        return 0
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()

@@ -1,0 +1,200 @@
+"""What a simulation puts in place around a model, and takes away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+
+from normstab.numerics.arithmetic import Arithmetic, Clock
+from normstab.numerics.ledger import Ledger
+from normstab.numerics.philox import Key
+from normstab.numerics.precision import Precision
+from normstab.simulation.around.compilation import is_compiled, keep_uncompiled
+from normstab.simulation.around.hooks import hook_modules, hook_optimizers
+from normstab.simulation.around.mode import Emulation
+from normstab.simulation.around.parameters import Held, Parameters
+from normstab.simulation.around.places import OUTSIDE, Place, Whereabouts
+from normstab.simulation.aten.expand_fused import WithoutFastPaths
+from normstab.simulation.rules import Rules
+from normstab.simulation.run import Run
+
+__all__ = ["Arithmetics", "Session"]
+
+
+class Arithmetics:
+    """One Arithmetic per precision, all with one ledger, key and clock."""
+
+    def __init__(self, rules: Rules, ledger: Ledger, seed: int) -> None:
+        self._made: dict[Precision, Arithmetic] = {}
+        clock = Clock()
+        for precision in rules.precisions():
+            made = self._made[precision] = Arithmetic(precision, ledger=ledger, key=Key(seed=seed))
+            made.clock = clock
+
+    def of(self, precision: Precision) -> Arithmetic:
+        """Return the arithmetic of a precision."""
+        return self._made[precision]
+
+
+class Session:
+    """A simulation of one model: places, parameters, hooks and the mode."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        run: Run,
+        rules: Rules,
+        arithmetics: Arithmetics,
+        optimizer: Optimizer | None,
+        *,
+        master_weights: bool,
+    ) -> None:
+        rules.check({name for name, _ in model.named_modules()})
+        self.model = model
+        self.run = run
+        self.optimizer = _unwrapped(optimizer)
+        self.master_weights = master_weights
+        self.is_over = False
+        self.is_native = all(precision.is_native for precision in rules.precisions())
+        outside = arithmetics.of(rules.default)
+        self.places = {
+            module: Place(name, arithmetics.of(rules.of(name)), direction="forward", passes=rounds_itself(module))
+            for name, module in model.named_modules()
+        }
+        self.whereabouts = Whereabouts(
+            Place(OUTSIDE, outside, direction="forward", passes=False),
+            Place(OUTSIDE, outside, direction="optimizer", passes=optimizer is None),
+        )
+        self.held = list(held_tensors(self.places))
+        self.mode = Emulation(self.whereabouts, Parameters(self.held), master_weights=master_weights)
+        self.mode.unrecognised = run.unrecognised
+        self.mode.sources = run.sources
+        self._has_entered = False
+        self._has_seen_optimizer = optimizer is not None
+        self._has_seen_forward = False
+
+    def begin(self, stack: ExitStack, *, expand: bool) -> None:
+        """Put everything in place; closing `stack` takes it away."""
+        stack.callback(self._end)
+        for other in _get_current_dispatch_mode_stack():
+            if isinstance(other, Emulation) and not other.is_suspended:
+                other.is_suspended = True
+                stack.callback(setattr, other, "is_suspended", False)
+        for module, place in self.places.items():
+            if rounds_itself(module):
+                stack.callback(setattr, module, "arithmetic", module.arithmetic)
+                module.arithmetic = place.arithmetic
+            self._note_compiled(module, place)
+        for held in self.held:
+            if held.is_parameter:
+                self.whereabouts.own(held.tensor, held.place)
+        if not self.master_weights:
+            self._store_rounded("forward")
+        hook_modules(self.model, self.places, self, stack)
+        hook_optimizers(self, stack)
+        self.mode.expands = expand
+        if expand:
+            stack.enter_context(WithoutFastPaths())
+        self.ensure_entered()
+
+    def _end(self) -> None:
+        """Leave the mode; hooks on copies of the model do nothing from now on."""
+        self.leave()
+        self.is_over = True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the session has ended, or another simulation has taken over."""
+        return self.is_over or self.mode.is_suspended
+
+    @property
+    def casts_inputs(self) -> bool:
+        """Whether the root's floating inputs are cast: a root with a precision of its own may be native."""
+        return True
+
+    def ensure_entered(self) -> None:
+        """Enter the mode, unless it is entered or has nothing to do."""
+        if not self._has_entered and not self.is_native:
+            keep_uncompiled(Emulation)
+            self.mode.__enter__()
+            self._has_entered = True
+
+    def leave(self) -> bool:
+        """Leave the mode if it is the innermost one, and say whether it was left."""
+        modes = _get_current_dispatch_mode_stack()
+        if self._has_entered and modes and modes[-1] is self.mode:
+            self.mode.__exit__(None, None, None)
+            self._has_entered = False
+            return True
+        return False
+
+    def begin_root_forward(self) -> None:
+        """Count a step where there is no optimizer to count by; look up moved parameters."""
+        if not self._has_seen_optimizer and self._has_seen_forward:
+            self.run.arithmetic.advance()
+        self._has_seen_forward = True
+        self.whereabouts.restart()
+        self.mode.parameters.refresh()
+        keep_uncompiled(Emulation)
+
+    def begin_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Place what follows with the optimizer; an optimizer that was not given is not even looked at."""
+        self.whereabouts.optimizer_depth += 1
+        if optimizer is not self.optimizer:
+            self.run.note(
+                f"the steps of {type(optimizer).__name__} passed unrounded; simulate(..., optimizer=...) rounds them"
+            )
+            self.leave()
+
+    def end_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Count the step, and store rounded parameters where there are no master weights."""
+        self.whereabouts.optimizer_depth = max(0, self.whereabouts.optimizer_depth - 1)
+        self._has_seen_optimizer = True
+        self.ensure_entered()
+        if optimizer is not self.optimizer and not self.master_weights:
+            self._store_rounded("optimizer")
+        if optimizer is self.optimizer or self.optimizer is None:
+            self.run.arithmetic.advance()
+
+    def _store_rounded(self, direction: str) -> None:
+        """Round the parameters themselves."""
+        with _disable_current_modes():
+            for held in self.held:
+                if held.is_parameter:
+                    held.round_in_place(direction)
+
+    def _note_compiled(self, module: nn.Module, place: Place) -> None:
+        """Say which modules do not run as they usually do."""
+        if is_compiled(module):
+            self.run.note(f"module {place.name or '(root)'!r} is torch.compile'd; it is run uncompiled here")
+
+
+def rounds_itself(module: nn.Module) -> bool:
+    """Whether a module is one of our own layers, written against an Arithmetic."""
+    return isinstance(getattr(module, "arithmetic", None), Arithmetic)
+
+
+def held_tensors(places: dict[nn.Module, Place]) -> Iterator[Held]:
+    """Yield every floating parameter and buffer that is cast on use, each once, with the module it belongs to."""
+    seen: set[int] = set()
+    for module, place in places.items():
+        if place.passes:
+            continue
+        named: list[tuple[str, Any, bool]] = [(n, p, True) for n, p in module.named_parameters(recurse=False)]
+        named += [(n, b, False) for n, b in module.named_buffers(recurse=False)]
+        for name, tensor, is_parameter in named:
+            if tensor.is_floating_point() and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield Held(tensor, place, name, is_parameter=is_parameter)
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """Return torch's optimizer inside wrappers that hold it as `optimizer` (accelerate, Lightning)."""
+    while optimizer is not None and not isinstance(optimizer, Optimizer) and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer

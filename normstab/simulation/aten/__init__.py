@@ -1,0 +1,1 @@
+"""What each operation of torch does in an Arithmetic."""

@@ -1,0 +1,66 @@
+"""Which operations of torch are understood, by name: what computes each of them, and which round nothing.
+
+A name in none of these tables is listed in `run.unrecognised` and computed as torch does. In-place, out= and
+foreach forms go by the name of their functional form.
+"""
+
+from __future__ import annotations
+
+from normstab.simulation.aten.convolution import CONVOLUTIONS
+from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
+from normstab.simulation.aten.operation import Handler
+from normstab.simulation.aten.pointwise import POINTWISE
+from normstab.simulation.aten.products import PRODUCTS
+from normstab.simulation.aten.reductions import REDUCTIONS
+
+__all__ = ["EXACT", "HANDLERS", "PASSING"]
+
+
+def _names(text: str) -> frozenset[str]:
+    """Return the words of `text`."""
+    return frozenset(text.split())
+
+
+# Rounded: the arithmetic computes these.
+HANDLERS: dict[str, Handler] = {
+    **POINTWISE,
+    **REDUCTIONS,
+    **PRODUCTS,
+    **CONVOLUTIONS,
+    **NORM_OPERATIONS,
+}
+
+# Exact: a value is moved, selected or compared, and torch's own kernel serves. Outside every module these see
+# a parameter itself, not its rounded copy.
+EXACT = _names(
+    """abs neg sign sgn floor ceil trunc round frac fmod copysign fmax fmin threshold threshold_backward
+    hardtanh_backward heaviside nextafter frexp positive conj_physical where masked_fill masked_scatter
+    masked_scatter_backward masked_select cat stack index _unsafe_index index_select take gather scatter
+    select_scatter slice_scatter diagonal_scatter as_strided_scatter index_copy index_fill flip roll rot90
+    repeat repeat_interleave constant_pad_nd tril triu diag_embed block_diag sort topk kthvalue median nanmedian
+    mode max min amax amin aminmax cummax cummin unique_dim _unique2 unique_consecutive max_pool2d_with_indices
+    max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d
+    max_unpool2d max_unpool3d mkldnn_max_pool2d im2col pixel_shuffle pixel_unshuffle channel_shuffle embedding
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+    replication_pad2d replication_pad3d slice_backward select_backward diagonal_backward eq ne lt le gt ge isnan
+    isinf isfinite isneginf isposinf signbit argmax argmin any all nonzero count_nonzero equal isclose
+    searchsorted bucketize histc bincount isin logical_and logical_or logical_xor logical_not
+    _local_scalar_dense fill _chunk_cat _pack_padded_sequence _unsafe_masked_index _shape_as_tensor
+    view_as_complex _amp_update_scale clone _to_copy copy contiguous lift is_nonzero allclose unsafe_split
+    unsafe_split_with_sizes _reshape_copy"""
+)
+
+# No floating operand is read, or only its shape: factories, random numbers, changes of shape in place.
+PASSING = _names(
+    """empty empty_like empty_strided empty_permuted new_empty new_empty_strided new_full new_ones new_zeros full
+    full_like ones ones_like zeros zeros_like zero rand rand_like randn randn_like randint randint_like randperm
+    uniform normal bernoulli random exponential cauchy geometric log_normal multinomial poisson arange range
+    linspace logspace eye scalar_tensor resize resize_as set _resize_output t transpose squeeze unsqueeze
+    swapaxes swapdims detach as_strided is_same_size is_pinned _pin_memory lift_fresh _unsafe_view record_stream
+    _amp_foreach_non_finite_check_and_unscale
+    _assert_async _assert_scalar _assert_tensor_metadata _functional_assert_async sym_size sym_stride sym_numel
+    sym_storage_offset _nested_tensor_from_tensor_list _has_same_storage_numel _version data requires_grad
+    retain_grad _record_function_enter_new _record_function_exit hann_window hamming_window _sample_dirichlet
+    _standard_gamma binomial _print _make_dep_token tril_indices triu_indices"""
+)

@@ -1,0 +1,123 @@
+"""What to do with an operation of torch, found out once per overload from its name and schema.
+
+In-place and out= forms are run as their functional form and then written; a foreach form, tensor by tensor.
+Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
+from normstab.simulation.aten.operation import Handler
+from normstab.simulation.aten.operation_table import EXACT, HANDLERS, PASSING
+from normstab.simulation.aten.pointwise import REPLACED
+from normstab.simulation.aten.wide import wide_elements
+
+__all__ = ["Kind", "Plan", "plan_of"]
+
+Kind = str  # "pass" | "exact" | "rounded" | "foreach" | "composite" | "unknown"
+FOREACH = "_foreach_"
+
+
+class Plan(NamedTuple):
+    """`kind` of an overload, its plain name, the functional form that computes it, and what it writes to.
+
+    `written` holds positions and names of arguments; `replaces` says that they are results (out=) rather
+    than operands too (in-place). `raw` holds what is given as it is: also running statistics, which a norm
+    operation casts by itself, as it does with the parameters at `cast_inside`.
+    """
+
+    kind: Kind
+    name: str
+    function: Any
+    handler: Handler | None = None
+    written: tuple[int | str, ...] = ()
+    replaces: bool = False
+    raw: tuple[int | str, ...] = ()
+    cast_inside: tuple[int | str, ...] = ()
+    is_in_place: bool = False
+
+
+@lru_cache(maxsize=4096)
+def plan_of(func: Any) -> Plan:
+    """Return the plan of an OpOverload."""
+    namespace, _, base = func._schema.name.partition("::")
+    written = tuple(_written(func))
+    if namespace not in ("aten", "prims"):
+        kind = "pass" if namespace in ("profiler", "prim", "normstab") else _composite_or_unknown(func)
+        return Plan(kind, f"{namespace}.{base}", func, None, written)
+    if base.startswith(FOREACH):
+        name = base.removeprefix(FOREACH).removesuffix("_")
+        return Plan("foreach", name, func, None, written)
+    name = base.removesuffix("_") if not base.startswith("__") else base.strip("_").removeprefix("i")
+    if func.is_view or name in PASSING:
+        return Plan("pass", name, func, None, written)
+    return _of_computation(func, name, written)
+
+
+def _of_computation(func: Any, name: str, written: tuple[int | str, ...]) -> Plan:
+    """Return the plan of an operation that reads numbers."""
+    handler = HANDLERS.get(name)
+    if handler is None and (name in EXACT or name in REPLACED):
+        own = REPLACED.get(func._schema.name.removeprefix("aten::"), func)
+        return Plan("exact", name, own if len(func._schema.arguments) == 1 else func, None, written, raw=written)
+    if handler is None and torch.Tag.pointwise in func.tags:
+        handler = wide_elements
+    if handler is None:
+        return Plan(_composite_or_unknown(func), name, func, None, written)
+    if name in NORM_OPERATIONS:
+        names = [argument.name for argument in func._schema.arguments]
+        raw = tuple(i for i, argument in enumerate(names) if argument in ("running_mean", "running_var"))
+        inside = tuple(i for i, argument in enumerate(names) if argument in ("weight", "bias", "gamma"))
+        return Plan("rounded", name, func, handler, raw=raw, cast_inside=raw + inside)
+    if not written:
+        return Plan("rounded", name, func, handler)
+    functional = _functional_form(func, name)
+    if functional is None:
+        return Plan("unknown", name, func, None, written)
+    replaces = all(isinstance(where, str) for where in written)
+    return Plan("rounded", name, functional, handler, written, replaces, written, is_in_place=written == (0,))
+
+
+def _written(func: Any) -> list[int | str]:
+    """Return the arguments that the schema says are written: positions, or names of keyword-only ones."""
+    found: list[int | str] = []
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found.append(argument.name if argument.kwarg_only else i)
+    return found
+
+
+def _functional_form(func: Any, name: str) -> Any | None:
+    """Return the overload of `name` that takes the same arguments and writes to none."""
+    packet = getattr(torch.ops.aten, name, None)
+    if packet is None:
+        return None
+    wanted = _signature(func)
+    for overload in packet.overloads():
+        candidate = getattr(packet, overload)
+        if not _written(candidate) and _signature(candidate) == wanted:
+            return candidate
+    return None
+
+
+def _signature(func: Any) -> list[tuple[str, str]]:
+    """Return names and types of the arguments, but for the keyword-only ones that are written."""
+    return [
+        (argument.name, str(argument.type))
+        for argument in func._schema.arguments
+        if not (argument.kwarg_only and argument.alias_info is not None and argument.alias_info.is_write)
+    ]
+
+
+def _composite_or_unknown(func: Any) -> Kind:
+    """Return "composite" where torch itself is made of smaller operations, else "unknown"."""
+    name = func.name()
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    if has(name, "CompositeImplicitAutograd"):
+        return "composite"
+    return "unknown"

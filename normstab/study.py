@@ -1,0 +1,163 @@
+"""From a scenario, or the directory of a run, to judgements and files: puts the parts together, does no part itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from normstab.assess.assessment import Assessment, assess
+from normstab.assess.compare import Comparison, Gate, compare_judged
+from normstab.assess.judgement import GroupJudgement, judge_runs
+from normstab.assess.runs import read_runs
+from normstab.errors import NormstabError, RecordError, ScenarioError, lookup
+from normstab.experiment.execution.executor import Execution, run_cells
+from normstab.experiment.execution.progress import Event, Outcome
+from normstab.experiment.records.files import json_text, write_atomically
+from normstab.experiment.scenario.document import Scenario
+from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.reader import read_scenario
+from normstab.experiment.scenario.spec import Cell
+
+__all__ = [
+    "FORMS",
+    "SCENARIO_FILE",
+    "Published",
+    "assess_directory",
+    "compare_directories",
+    "keep_scenario",
+    "publish",
+    "run_scenario",
+    "write_pages",
+    "write_reports",
+]
+
+SCENARIO_FILE = "scenario.json"
+"""The resolved scenario beside its records: all that judging them again needs."""
+
+FORMS = {"md": "report.md and plots", "html": "report.html", "json": "to stdout", "junit": "to stdout"}
+"""The forms of a report, and where each goes."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was judged, by directory, the files that were written, and the text for stdout."""
+
+    found: Mapping[Path, Assessment]
+    written: tuple[Path, ...] = ()
+    answer: str = ""
+
+
+def keep_scenario(scenario: Scenario, directory: Path) -> None:
+    """Write the scenario beside its records; raise RecordError where the directory cannot be written."""
+    write_atomically(directory / SCENARIO_FILE, json_text(scenario.to_json()))
+
+
+def run_scenario(
+    scenario: Scenario, directory: Path, execution: Execution, on_event: Callable[[Event], None]
+) -> tuple[Outcome, Assessment | None]:
+    """Run a scenario's cells, and return how they ended and the judgement of the records (None if interrupted)."""
+    cells = expand(scenario)
+    keep_scenario(scenario, directory)
+    outcome = run_cells(cells, directory, execution=execution, on_event=on_event)
+    return outcome, None if outcome.is_interrupted else assess_directory(directory, scenario, cells=cells)
+
+
+def assess_directory(directory: Path, scenario: Scenario | None = None, *, cells: Sequence[Cell] = ()) -> Assessment:
+    """Return the judgement of the records in `directory`, against the scenario kept there or the one given.
+
+    Records of other cells than the scenario's are left out. Where the data are not on this machine, or the records
+    are of another version of the numerics, the cells' ids are not theirs, and every record counts.
+    Raises ScenarioError where no scenario is kept there.
+    """
+    if scenario is None:
+        if not (directory / SCENARIO_FILE).exists():
+            raise ScenarioError(f"{directory}: no {SCENARIO_FILE} in it; give the directory that `normstab run` wrote")
+        scenario = read_scenario(directory / SCENARIO_FILE)
+    runs, problems = read_runs(directory)
+    expected = cells or _cells(scenario)
+    is_known = bool(cells) or bool({run.id for run in runs} & {cell.id for cell in expected})
+    return assess(runs, scenario, expected=expected if is_known else (), problems=problems)
+
+
+def _cells(scenario: Scenario) -> Sequence[Cell]:
+    """Return the scenario's cells, or none where their data are not here."""
+    try:
+        return expand(scenario)
+    except NormstabError:
+        return ()
+
+
+def publish(directories: Sequence[Path], form: str) -> Published:
+    """Judge the records in each directory again, and write their reports and joint pages, or return them as text.
+
+    `form` is one of FORMS. Raises NormstabError for another form, and where a directory holds no run.
+    """
+    from normstab.report.documents import to_json, to_junit
+    from normstab.report.html import write_html
+
+    lookup(FORMS, form, what="report format")
+    found = {directory: assess_directory(directory) for directory in directories}
+    if form == "md":
+        return write_reports(found)
+    if form == "html":
+        return Published(found, tuple(write_html(assessment, directory) for directory, assessment in found.items()))
+    return Published(found, answer=(to_json if form == "json" else to_junit)(*found.values()))
+
+
+def write_reports(found: Mapping[Path, Assessment], *, as_json: bool = False) -> Published:
+    """Write the Markdown report of each judged directory and their joint pages; `as_json` adds the JSON answer."""
+    from normstab.report.documents import to_json
+    from normstab.report.markdown import write_report
+
+    written = [write_report(assessment, directory) for directory, assessment in found.items()]
+    answer = to_json(*found.values()) if as_json and found else ""
+    return Published(found, (*written, *write_pages(found)), answer)
+
+
+def write_pages(found: Mapping[Path, Assessment]) -> list[Path]:
+    """Write every joint page that one of the scenarios asks for, and return the pages' paths.
+
+    A page stands beside the directories, and shows what is in them: also scenarios that were run earlier.
+    """
+    from normstab.report.page import write_page
+
+    written: list[Path] = []
+    for directory, assessment in found.items():
+        page = assessment.scenario.page
+        target = directory.parent / (page or "")
+        if page is None or target / "report.md" in written:
+            continue
+        sharing = {place: other for place, other in found.items() if other.scenario.page == page}
+        for kept in sorted(directory.parent.glob(f"*/{SCENARIO_FILE}")):
+            if kept.parent not in sharing and _asks_for(kept, page):
+                sharing[kept.parent] = assess_directory(kept.parent)
+        written.append(write_page(page, sharing, target))
+    return written
+
+
+def _asks_for(path: Path, page: str) -> bool:
+    """Return whether the scenario kept at `path` is readable and asks for this page."""
+    try:
+        return read_scenario(path).page == page
+    except NormstabError:
+        return False
+
+
+def compare_directories(before: Path, after: Path, gates: Sequence[Gate]) -> tuple[Comparison, list[str]]:
+    """Return the comparison of two runs, and the problems of records that could not be read."""
+    sides, problems = [], []
+    for directory in (before, after):
+        groups, unread = _judged(directory)
+        sides.append(groups)
+        problems += unread
+    return compare_judged(sides[0], sides[1], gates), problems
+
+
+def _judged(directory: Path) -> tuple[Sequence[GroupJudgement], list[str]]:
+    """Return the judged records under `directory`; raise RecordError where there is none."""
+    runs, problems = read_runs(directory)
+    if not runs:
+        why = f": {problems[0]}" if problems else "; give the DIR of a `normstab run --out DIR`"
+        raise RecordError(f"{directory}: no readable record in it{why}")
+    return judge_runs(runs).groups, [str(problem) for problem in problems]

@@ -1,0 +1,1 @@
+"""What a person sees while cells run and when they end: live table, summary, step summary, plain tables."""
