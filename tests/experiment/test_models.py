@@ -130,7 +130,7 @@ def test_the_weight_scale_spares_the_last_layer() -> None:
         (ModelSpec("resnt18"), "did you mean 'resnet18'"),
         (ModelSpec("torchvison:resnet18"), "torchvison, which does not import"),
         (ModelSpec("torch.nn:Nothing"), "no attribute 'Nothing'"),
-        (ModelSpec("timm:resnet18", width=8), "width and stem"),
+        (ModelSpec("timm:resnet18", width=8), "width, stem and init"),
         (ModelSpec("mlp", stem="imagenet"), "one form of stem"),
         (ModelSpec("mlp", width=8, norm="l3"), "unknown norm 'l3'"),
         (ModelSpec("mlp", width=8, norm_constant=4.0), "norm_constant multiplies"),
@@ -179,3 +179,17 @@ def test_a_users_factory_is_called_with_the_task(monkeypatch: pytest.MonkeyPatch
     model = build_model(ModelSpec("users_models:thin", norm="linf"), SMALL, seed=0)
     assert model(batch(SMALL)).shape == (4, 10)
     assert [layer.norm for layer in norm_layers(model).values()] == ["linf"]
+
+
+def test_he_initialisation_gives_bounded_weight_norm_its_gain() -> None:
+    # ||w_i||^2 is 2 / (9 c_out) times a chi-square of 9 c_in: of mean 2 c_in / c_out and relative deviation
+    # sqrt(2 / (9 c_in)).
+    model = build_model(small("resnet20", init="he-fan-out"), SMALL, seed=0)
+    inner = model.get_submodule("layer1.0.conv1").weight
+    squares = channel_norms(inner).square()  # type: ignore[arg-type]
+    deviation = 2 * (2 / (9 * 8)) ** 0.5 / len(squares) ** 0.5
+    assert abs(squares.mean().item() - 2.0) < 4 * deviation
+    assert torch.equal(
+        last_layer(model).weight,  # type: ignore[arg-type]
+        last_layer(build_model(small("resnet20"), SMALL, seed=0)).weight,  # type: ignore[arg-type]
+    )

@@ -14,7 +14,7 @@ from normstab.experiment.network.models import build_model
 from normstab.experiment.network.networks import Task
 from normstab.experiment.network.weighted_layers import channel_norms, hidden_layers, last_layer
 from normstab.experiment.scenario.spec import ModelSpec, NumericsSpec, OptimizerSpec
-from normstab.experiment.training.corrections import RecordedNorms, correct_rates, follow_norms
+from normstab.experiment.training.corrections import RecordedNorms, correct_gradients, correct_rates, follow_norms
 from normstab.experiment.training.optimizers import (
     OPTIMIZERS,
     CompensatedAdamW,
@@ -94,9 +94,12 @@ def test_adam_follows_weights_times_a_at_a_times_the_rate(make: Callable[..., to
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("correct", [correct_rates, correct_gradients])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("k", [-4, 3])
-def test_the_corrected_rate_makes_the_scale_of_the_weights_irrelevant(momentum: float, k: int) -> None:
+def test_a_correction_makes_the_scale_of_the_weights_irrelevant(
+    momentum: float, k: int, correct: Callable[..., None]
+) -> None:
     found = []
     for a in (1.0, 2.0**k):
         model = network("vgg11", scale=a)
@@ -106,7 +109,7 @@ def test_the_corrected_rate_makes_the_scale_of_the_weights_irrelevant(momentum: 
         )
 
         def step(t: int, o: CompensatedSGD = optimizer, r: RecordedNorms = recorded) -> None:
-            correct_rates(o, r, 0)
+            correct(o, r, 0)
             o.step()
 
         found.append(trajectory(model, step, optimizer))
@@ -127,6 +130,23 @@ def test_the_corrected_rate_is_the_rate_where_the_norms_are_the_recorded_ones() 
 
         found.append(trajectory(model, step, optimizer))
     assert torch.equal(*found)
+
+
+def test_a_jump_of_the_norms_multiplies_no_older_gradient() -> None:
+    model = network("vgg11")
+    layers = hidden_layers(model)
+    optimizer = CompensatedSGD([{"params": list(model.parameters())}], lr=0.1, momentum=0.9)
+    recorded = RecordedNorms(model, [{name: channel_norms(layer.weight) for name, layer in layers.items()}])
+    weight = next(iter(layers.values())).weight
+    for grad in (1.0, 0.0):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, grad)
+        correct_gradients(optimizer, recorded, 0)
+        optimizer.step()
+        buffer = optimizer.state[weight]["momentum_buffer"]
+        with torch.no_grad():
+            weight.mul_(8)  # the norm jumps, the gradient of the next step is zero
+    assert torch.equal(buffer, torch.full_like(buffer, 0.9))
 
 
 def test_a_norm_schedule_sets_every_channel_to_its_norm() -> None:

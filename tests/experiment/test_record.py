@@ -24,8 +24,10 @@ from normstab.experiment.records.cell_record import (
     write_record,
 )
 from normstab.experiment.records.step_log import Step, StepLog, read_steps
+from normstab.experiment.scenario.spec import Cell
 from normstab.numerics.ledger import Histogram, Tally
 
+REPORTS = Path(__file__).parents[2] / "reports"
 TALLY = Tally(count=7, overflow=2, largest=70000.0, smallest=2.0**-30, histogram=Histogram({-3: 5, 16: 2}, zero=1))
 RECORD = Record(
     id="l2-fp16-0123456789",
@@ -176,3 +178,8 @@ def test_reading_records_needs_no_torch() -> None:
     records = "normstab.experiment.records"
     code = f"import sys, {records}.cell_record, {records}.step_log; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("*/records/*/record.json")), ids=lambda path: path.parent.name)
+def test_a_committed_record_still_has_its_id(path: Path) -> None:
+    assert Cell.from_json(json.loads(path.read_text())["cell"]).id == path.parent.name

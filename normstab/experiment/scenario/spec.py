@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -85,6 +85,10 @@ class ModelSpec:
     norm_constant: Annotated[Positive, Field(description="Factor on the constant C of L1, Linf, topK, range.")] = 1.0
     eps: Annotated[NonNegative | None, Field(description="eps of the norm layers; null is the default 1e-5.")] = None
     stem: Annotated[Literal["small", "imagenet"], Field(description="The first layers of a ResNet.")] = "small"
+    init: Annotated[
+        Literal["torch", "he-fan-out"],
+        Field(description="First weights of convolutions: torch's uniform ones, or N(0, 2 / (k^2 c_out))."),
+    ] = "torch"
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,9 @@ class TrainSpec:
     `loss_scale`: null, a factor S (loss times S, gradients divided by S in fp32), or `dynamic` (GradScaler).
     `loss_multiplier`, `lr_multiplier`: plain factors, not undone (P9: 2^-k and 2^k).
     `weight_scale` multiplies the initial weights and biases of every layer under a norm (the a of the scaling law).
-    `weight_decay_correction`: `lr` corrects the rate per output channel, `norm-schedule` renormalises each
-    channel, both to the norms in `norm_record`, the id of the cell that recorded them.
+    `weight_decay_correction`: `lr` corrects the rate per output channel, `gradient` the gradient before it enters the
+    momentum, `norm-schedule` renormalises each channel; all to the norms in `norm_record`, the id of the cell that
+    recorded them.
     """
 
     __pydantic_config__ = STRICT
@@ -149,7 +154,8 @@ class TrainSpec:
     lr_multiplier: Annotated[Positive, Field(description="Factor on the learning rate.")] = 1.0
     weight_scale: Annotated[Positive, Field(description="Factor on the initial weights under a norm.")] = 1.0
     weight_decay_correction: Annotated[
-        Literal["lr", "norm-schedule"] | None, Field(description="What replaces weight decay; null: nothing.")
+        Literal["lr", "gradient", "norm-schedule"] | None,
+        Field(description="What replaces weight decay; null: nothing."),
     ] = None
     norm_record: Annotated[
         str | None, Field(description="Id of the cell whose channel norms are followed (in a file: {from: {...}}).")
@@ -229,7 +235,7 @@ class Cell:
         """
         resolved = [self.dataset, self.model, self.train, self.numerics, self.sweep]
         facts = [NUMERICS_VERSION, self.data_sha256, resolved]
-        text = json.dumps(facts, default=vars, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(facts, default=_hashed, sort_keys=True, separators=(",", ":"))
         return f"{slug(self.coordinates)}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     def to_json(self) -> dict[str, Any]:
@@ -239,11 +245,22 @@ class Cell:
     @staticmethod
     def from_json(plain: Mapping[str, Any]) -> Cell:
         """Return the cell that `to_json` wrote; its id is computed anew."""
-        fields = {name: value for name, value in plain.items() if name != "id"}
-        return _CELL.validate_json(json.dumps(fields), strict=True)
+        given = {name: value for name, value in plain.items() if name != "id"}
+        return _CELL.validate_json(json.dumps(given), strict=True)
 
 
 _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
+
+# Fields that came after records had been made: left out of the hash at their default, so that older ids stay.
+LATER_FIELDS: dict[str, frozenset[str]] = {"ModelSpec": frozenset({"init"})}
+
+
+def _hashed(spec: Any) -> dict[str, Any]:
+    """Return the fields of `spec` that enter a cell's hash."""
+    later = LATER_FIELDS.get(type(spec).__name__, frozenset())
+    defaults = {each.name: each.default for each in fields(spec)}
+    return {name: value for name, value in vars(spec).items() if name not in later or value != defaults[name]}
+
 
 LONGEST_SLUG = 60
 

@@ -1,10 +1,14 @@
-"""What stands in for weight decay: rates or weights corrected to the channel norms of a run that had it.
+"""What stands in for weight decay: rates, gradients or weights corrected to the channel norms of a run that had it.
 
     lr_corrected = lr ||w||^2 / ||w_recorded||^2            per output channel
+    g_corrected  = g  ||w||^2 / ||w_recorded||^2            the same without momentum
     norm schedule: ||w|| = ||w_recorded|| / sqrt(f) after every step, f the schedule's factor, and lr stays
 
+A momentum buffer holds gradients that were proportional to the inverse of older norms: at a rate that grows with the
+square of today's norm one jump feeds the next. Correcting each gradient before it enters the buffer has no such loop.
 Recorded norms are those of the end of the same epoch. Layers under a norm only; the last layer is left alone.
-Source: Hoffer et al. 2018, section 3, and the authors' poster (sqrt(10) per drop of the rate by 10).
+Source: Hoffer et al. 2018, section 3, and the authors' poster (sqrt(10) per drop of the rate by 10); the released
+optimizer multiplies the gradient.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from normstab.experiment.network.weighted_layers import channel_norms, hidden_la
 from normstab.experiment.records.cell_record import read_record
 from normstab.experiment.training.optimizers import CompensatedSGD
 
-__all__ = ["RecordedNorms", "correct_rates", "follow_norms"]
+__all__ = ["RecordedNorms", "correct_gradients", "correct_rates", "follow_norms"]
 
 
 class RecordedNorms:
@@ -58,9 +62,12 @@ class RecordedNorms:
 
 def correct_rates(optimizer: CompensatedSGD, recorded: RecordedNorms, epoch: int) -> None:
     """Set the factor on the rate of every channel to ||w||^2 / ||w_recorded||^2, formed in float64."""
-    for name, weight in recorded.weights.items():
-        ratio = channel_norms(weight).square() / recorded.epochs[epoch][name].square()
-        optimizer.rates[weight] = _over(weight, ratio)
+    optimizer.rates = _ratios(recorded, epoch)
+
+
+def correct_gradients(optimizer: CompensatedSGD, recorded: RecordedNorms, epoch: int) -> None:
+    """Set the factor on the gradient of every channel to ||w||^2 / ||w_recorded||^2, formed in float64."""
+    optimizer.gradient_factors = _ratios(recorded, epoch)
 
 
 def follow_norms(recorded: RecordedNorms, epoch: int, factor: float) -> None:
@@ -69,6 +76,14 @@ def follow_norms(recorded: RecordedNorms, epoch: int, factor: float) -> None:
         for name, weight in recorded.weights.items():
             target = recorded.epochs[epoch][name] * factor**-0.5
             weight.copy_(weight.double() * _over(weight, target / channel_norms(weight)))
+
+
+def _ratios(recorded: RecordedNorms, epoch: int) -> dict[Tensor, Tensor]:
+    """Return ||w||^2 / ||w_recorded||^2 of every channel, by weight, in a shape that broadcasts over it."""
+    return {
+        weight: _over(weight, channel_norms(weight).square() / recorded.epochs[epoch][name].square())
+        for name, weight in recorded.weights.items()
+    }
 
 
 def _over(weight: Tensor, per_channel: Tensor) -> Tensor:

@@ -97,7 +97,8 @@ class CompensatedSGD(torch.optim.Optimizer):
     """SGD as torch's, its update a sum of its own so that it can be compensated and scaled per channel.
 
     d = g + wd w; b = m b + d (first b = d); d = d + m b (nesterov) or b; u = -(lr rate) d; then w + u is kept,
-    by Kahan's sum with `kahan`. `rates` maps a parameter to factors that broadcast over it.
+    by Kahan's sum with `kahan`. `rates` maps a parameter to factors that broadcast over it; `gradient_factors`
+    likewise, but they multiply g before it enters the momentum.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class CompensatedSGD(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": 0.0, "kahan": kahan}
         super().__init__(params, defaults)
         self.rates: dict[Tensor, Tensor] = {}
+        self.gradient_factors: dict[Tensor, Tensor] = {}
         self.keep = keep
 
     @torch.no_grad()
@@ -128,6 +130,8 @@ class CompensatedSGD(torch.optim.Optimizer):
         state = self.state[w]
         d = w.grad
         assert d is not None
+        if w in self.gradient_factors:
+            d = d * self.gradient_factors[w].to(d.dtype)
         if group["weight_decay"]:
             d = d + group["weight_decay"] * w
         if group["momentum"]:

@@ -106,7 +106,7 @@ class _Running:
         per_epoch = len(batches(images, train.batch))
         span = Span(per_epoch * train.epochs, per_epoch)
         storage = Storage(model, cell.numerics, seed=train.seed)
-        corrects_rates = train.weight_decay_correction == "lr"
+        has_factors = train.weight_decay_correction in ("lr", "gradient")
         records = self.directory.parent
         recorded = None
         if train.weight_decay_correction is not None and train.norm_record is not None:
@@ -117,7 +117,7 @@ class _Running:
             train=train,
             dataset=dataset,
             model=model,
-            optimizer=make_optimizer(model, train.optimizer, per_channel=corrects_rates, keep=storage.keep),
+            optimizer=make_optimizer(model, train.optimizer, per_channel=has_factors, keep=storage.keep),
             scaler=LossScaler(train.loss_scale, interval=train.loss_scale_interval),
             storage=storage,
             probes=self._probes(span),

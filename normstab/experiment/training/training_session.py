@@ -24,7 +24,7 @@ from normstab.experiment.records.offences import origin_of_nonfinite
 from normstab.experiment.records.step_log import Step
 from normstab.experiment.scenario.spec import TrainSpec
 from normstab.experiment.training.cell_arithmetic import Simulated
-from normstab.experiment.training.corrections import RecordedNorms, correct_rates, follow_norms
+from normstab.experiment.training.corrections import RecordedNorms, correct_gradients, correct_rates, follow_norms
 from normstab.experiment.training.evaluation import evaluate, norm_layer_records, weight_norms
 from normstab.experiment.training.optimizers import CompensatedSGD, set_rate
 from normstab.experiment.training.probes import Probes
@@ -113,7 +113,8 @@ class Session:
             parameters = [p.detach() for p in self.model.parameters()]
             before = [p.clone() for p in parameters] if self.probes.is_due(self.history.step) else []
             if self.recorded is not None and isinstance(self.optimizer, CompensatedSGD):
-                correct_rates(self.optimizer, self.recorded, epoch)
+                correct = correct_rates if self.train.weight_decay_correction == "lr" else correct_gradients
+                correct(self.optimizer, self.recorded, epoch)
         skipped = self.scaler.skipped_steps
         with contextlib.nullcontext() if self.simulated.rounds_optimizer else self.simulated.paused():
             self.scaler.step(self.optimizer)
