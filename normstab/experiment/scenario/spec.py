@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -239,8 +239,11 @@ class Cell:
         return f"{slug(self.coordinates)}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the cell as JSON-able plain data, its id included."""
-        return {"id": self.id, **json.loads(json.dumps(asdict(self)))}
+        """Return the cell as JSON-able plain data, its id included; LATER_FIELDS only where they are set."""
+        plain: dict[str, Any] = json.loads(
+            json.dumps({each.name: getattr(self, each.name) for each in fields(self)}, default=_hashed)
+        )
+        return {"id": self.id, **plain}
 
     @staticmethod
     def from_json(plain: Mapping[str, Any]) -> Cell:
