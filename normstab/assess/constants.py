@@ -26,7 +26,9 @@ CONSTANTS: dict[str, Constant] = {
     "within_confidence": Constant(0.90, "confidence of the interval for an expectation `within` or `by`", "rule"),
     "chance_errors": Constant(3, "standard errors around chance within which an accuracy counts as chance", "rule"),
     "band_deviations": Constant(4, "standard deviations of the reference's seeds in the loss band", "rule"),
-    "band_share": Constant(0.5, "share of the reference's mean loss in the band, where that is wider", "rule"),
+    "band_share": Constant(
+        0.5, "share of the reference's progress (start minus end) in the band, where that is wider", "rule"
+    ),
     "end_share": Constant(0.1, "share of the steps, at the end, that must lie above the band for DIVERGED", "rule"),
     "divergence_steps": Constant(20, "consecutive steps above the band that make a first divergence", "rule"),
     "assumed_deviation": Constant(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normstab.assess.constants import constant
 
-__all__ = ["Band", "band_of", "end_steps", "first_divergence", "smoothed"]
+__all__ = ["Band", "band_of", "end_steps", "first_divergence", "is_above", "smoothed", "start_step"]
 
 Curve = NDArray[np.float64]
 
@@ -43,7 +43,8 @@ def smoothed(losses: Curve) -> Curve:
 def band_of(curves: Sequence[Curve]) -> Band | None:
     """Return the band of smoothed reference curves, over the steps they share; None when there is none.
 
-    The limit is the mean plus the larger of `band_deviations` standard deviations and `band_share` of the mean.
+    The limit is the mean plus the larger of `band_deviations` standard deviations and `band_share` of the reference's
+    progress, its loss at the start minus that at the end: a loss above it at the end has made less than that share.
     """
     finite = [curve for curve in curves if len(curve) and np.isfinite(curve).all()]
     if not finite:
@@ -51,7 +52,13 @@ def band_of(curves: Sequence[Curve]) -> Band | None:
     shared = np.stack([curve[: min(len(curve) for curve in finite)] for curve in finite])
     mean = shared.mean(axis=0)
     deviation = shared.std(axis=0, ddof=1) if len(finite) > 1 else np.zeros_like(mean)
-    return Band(mean, mean + np.maximum(constant("band_deviations") * deviation, constant("band_share") * np.abs(mean)))
+    progress = max(0.0, float(mean[start_step(len(mean))] - mean[-1]))
+    return Band(mean, mean + np.maximum(constant("band_deviations") * deviation, constant("band_share") * progress))
+
+
+def start_step(steps: int) -> int:
+    """Return the first step of a run of `steps` whose smoothing window is full."""
+    return max(1, min(int(constant("smoothing_steps")), steps // 4)) - 1
 
 
 def end_steps(steps: int) -> int:

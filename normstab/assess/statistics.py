@@ -17,6 +17,7 @@ from normstab.assess.constants import constant
 
 __all__ = ["Interval", "PairedGap", "mean_interval", "normal_quantile", "paired_gap", "t_quantile"]
 
+MOST_FREEDOM = 10_000
 MOST_SEEDS = 1000
 """A decision that would need more seeds than this is reported as out of reach."""
 
@@ -50,8 +51,8 @@ class PairedGap:
         return math.sqrt(self.image_variance + self.seed_variance)
 
     def interval(self, confidence: float) -> Interval:
-        """Return the two-sided normal interval of the gap."""
-        reach = normal_quantile(confidence) * self.standard_error
+        """Return Student's two-sided interval of the gap, at the degrees of freedom of both variances together."""
+        reach = self._quantile(confidence) * self.standard_error
         return Interval(self.estimate, self.estimate - reach, self.estimate + reach)
 
     def more_seeds(self, bound: float, confidence: float) -> int | None:
@@ -59,17 +60,27 @@ class PairedGap:
 
         Both variances are taken to fall as one over the seeds. None: more than MOST_SEEDS.
         """
-        distance, reach = abs(self.estimate - bound), normal_quantile(confidence) * self.standard_error
+        distance, reach = abs(self.estimate - bound), self._quantile(confidence) * self.standard_error
         if reach > distance * math.sqrt(MOST_SEEDS / self.seeds):
             return None
         return max(1, math.ceil(self.seeds * (reach / distance) ** 2) - self.seeds)
 
     def more_images(self, bound: float, confidence: float) -> int | None:
         """Return how many more test images would settle it at these seeds; None: no number of them would."""
-        room = ((self.estimate - bound) / normal_quantile(confidence)) ** 2 - self.seed_variance
+        room = ((self.estimate - bound) / self._quantile(confidence)) ** 2 - self.seed_variance
         if room <= self.image_variance / 1000:
             return None
         return max(1, math.ceil(self.images * self.image_variance / room) - self.images)
+
+    def _quantile(self, confidence: float) -> float:
+        """Return Student's quantile, at most `MOST_FREEDOM` degrees: beyond, the normal one to four digits.
+
+        Source: Satterthwaite 1946, Biometrics Bulletin 2:110. A seed noise that is assumed has no doubt of its own.
+        """
+        seed_doubt = self.seed_variance**2 / (self.seeds - 1) if self.seeds > 1 else 0.0
+        doubt = self.image_variance**2 / max(1, self.images - 1) + seed_doubt
+        freedom = min(MOST_FREEDOM, (self.image_variance + self.seed_variance) ** 2 / doubt) if doubt else MOST_FREEDOM
+        return t_quantile(confidence, max(1, int(freedom)))
 
 
 def paired_gap(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from normstab.assess.constants import constant
-from normstab.assess.curves import end_steps, first_divergence, is_above
+from normstab.assess.curves import end_steps, first_divergence, is_above, start_step
 from normstab.assess.runs import Group, Run
 from normstab.assess.statistics import PairedGap
 
@@ -73,10 +73,10 @@ def collapsed(run: Run, group: Group, gap: PairedGap | None) -> str | None:
 
 
 def diverged(run: Run, group: Group, gap: PairedGap | None) -> str | None:
-    """Return why the run counts as DIVERGED: above chance, but its loss rose or ends above the reference's band."""
+    """Return why the run counts as DIVERGED: above chance, but its loss rose or made too little of the progress."""
     if run.is_at_chance or not len(run.smoothed):
         return None
-    start, end = run.smoothed[_start(run)], run.smoothed[-1]
+    start, end = run.smoothed[start_step(len(run.losses))], run.smoothed[-1]
     if end > start:
         return f"the smoothed loss ends at {end:.3g}, above its start of {start:.3g}"
     band = group.band
@@ -87,15 +87,11 @@ def diverged(run: Run, group: Group, gap: PairedGap | None) -> str | None:
         return None
     step = first_divergence(run.smoothed, band)
     since = "" if step is None else f"; it left the band in step {step}"
+    wide = band.mean[len(run.smoothed) - 1]
     return (
-        f"the smoothed loss of the last {last} steps lies above the reference's band "
-        f"({end:.3g} where the band ends at {band.limit[len(run.smoothed) - 1]:.3g}){since}"
+        f"over the last {last} steps its loss made less than half of the reference's progress "
+        f"(from {start:.3g} to {end:.3g}, the reference to {wide:.3g}){since}"
     )
-
-
-def _start(run: Run) -> int:
-    """Return the first step whose smoothing window is full."""
-    return max(1, min(int(constant("smoothing_steps")), len(run.losses) // 4)) - 1
 
 
 def degraded(run: Run, group: Group, gap: PairedGap | None) -> str | None:
@@ -138,8 +134,8 @@ RULES: dict[Verdict, Rule] = {
     ),
     Verdict.DIVERGED: Rule(
         diverged,
-        "accuracy above chance, and the smoothed loss ends above its start, or lies above the reference's mean by "
-        "more than max(4 sd, 50 %) for the last 10 % of the steps",
+        "accuracy above chance, and the smoothed loss ends above its start, or over the last 10 % of the steps "
+        "has made less than half of the reference's progress (start minus end), by more than 4 sd of its seeds",
         True,
     ),
     Verdict.DEGRADED: Rule(degraded, "the paired gap's 95 % interval lies wholly beyond the tolerance", False),

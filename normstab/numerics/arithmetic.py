@@ -219,7 +219,7 @@ class Arithmetic:
     def root(self, a: Tensor, p: float, *, operation: str = "root") -> Tensor:
         """Return the p-th root, the real root rounded once for whole p >= 1, else one rounding of float64 pow."""
         if self.is_native:
-            return torch.sqrt(a) if p == 2 else torch.pow(a, 1.0 / p)
+            return torch.sqrt(a) if p == 2 else torch.pow(a.double(), 1.0 / p).to(a.dtype)  # float32's varies by CPU
         if p == 1:
             return a
         if p == 2:

@@ -24,10 +24,15 @@ def test_a_loss_that_is_not_finite_stays_visible_and_spoils_only_its_window():
     assert np.isnan(smoothed(losses)).nonzero()[0].tolist() == list(range(50, 70))
 
 
-def test_the_band_is_the_wider_of_half_the_mean_and_four_deviations():
-    flat = [np.full(50, value) for value in (1.0, 2.0, 3.0)]
-    assert band_of(flat).limit == pytest.approx(2.0 + 4.0)
-    assert band_of(flat[:1]).limit == pytest.approx(1.5)
+def test_the_band_is_the_wider_of_half_the_progress_and_four_deviations():
+    falling = [np.linspace(value, value - 1.0, 80) for value in (3.0, 4.0, 5.0)]
+    progress = falling[0][19] - falling[0][-1]  # from the first full window of smoothing
+    assert band_of(falling).limit == pytest.approx(falling[1] + 4.0)
+    assert band_of(falling[:1]).limit == pytest.approx(falling[0] + progress / 2)
+
+
+def test_a_reference_that_makes_no_progress_leaves_only_its_seeds_to_the_band():
+    assert band_of([np.linspace(1.0, 2.0, 50)]).limit == pytest.approx(np.linspace(1.0, 2.0, 50))
 
 
 def test_a_band_needs_a_finite_reference():

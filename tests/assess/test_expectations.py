@@ -105,7 +105,7 @@ def test_equal_runs_have_equal_weights_where_both_records_have_their_hash(other,
     assert outcome({"identical": [{"variant": "plain"}, {"variant": "scaled"}]}, judge_runs(runs).groups) == wanted
 
 
-def test_a_run_that_died_counts_as_chance_in_an_ordering():
+def test_a_run_that_died_loses_any_ordering_whatever_the_amount():
     runs = [make_run(make_cell(norm, seed=s)) for norm in ("l2", "l1") for s in (0, 1)]
     runs += [nonfinite_run(make_cell("l2", FP16, s)) for s in (0, 1)]
     runs += [make_run(make_cell("l1", FP16, s), accuracy=0.85) for s in (0, 1)]
@@ -118,7 +118,14 @@ def test_a_run_that_died_counts_as_chance_in_an_ordering():
         "by": "70pp",
     }
     assert outcome(plain, groups) == "met"
-    assert outcome({**plain, "by": "76pp"}, groups) == "not met"
+    assert outcome({**plain, "by": "95pp"}, groups) == "met"
+    turned = {**plain, "better": plain["worse"], "worse": plain["better"], "by": 0}
+    assert outcome(turned, groups) == "not met"
+    within = {"metric": "accuracy", "within": "99pp", "where": {"norm": "l2", "precision": "fp16"}}
+    assert outcome(within, groups) == "not met"
+    assert outcome({**within, "where": {"norm": "l1", "precision": "fp16"}}, groups) == "met"
+    bound = {"metric": "accuracy", "where": {"norm": "l2", "precision": "fp16"}}
+    assert outcome({**bound, "at_least": 0.0}, groups) == "not met"
 
 
 def test_one_seed_leaves_a_difference_of_losses_open_and_says_so():

@@ -61,10 +61,11 @@ def test_loss_gaps_are_means_over_all_steps_and_over_the_last_tenth():
 
 
 def test_the_first_divergence_is_a_step_of_the_smoothed_loss():
-    reference = make_run(make_cell(), losses=np.full(STEPS, 1.0))
-    losses = np.full(STEPS, 1.0)
+    falling = np.concatenate([np.full(30, 2.0), np.full(STEPS - 30, 1.0)])
+    reference = make_run(make_cell(), losses=falling)
+    losses = falling.copy()
     losses[100:] = 11.0
-    # The trailing mean passes 1.5 with one step of 11 among twenty: 1 + 10 / 20 is not above, 1 + 20 / 20 is.
+    # The trailing mean passes 1.5 with two steps of 11 among twenty: 1 + 10 / 20 is not above, 1 + 20 / 20 is.
     assert measured(half(losses=losses), [reference])["first_divergence"] == 101
 
 

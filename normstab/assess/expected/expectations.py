@@ -11,6 +11,7 @@ from typing import Any
 
 from normstab.assess.expected.contrast import EVERY, contrast, judge_contrast
 from normstab.assess.expected.group_selection import contexts, paired_runs, selected
+from normstab.assess.expected.hard_failures import decided_by_failures
 from normstab.assess.expected.outcome import Finding, Outcome, all_of, any_of
 from normstab.assess.expected.statements import point_text, statement_of
 from normstab.assess.judgement import GroupJudgement
@@ -113,8 +114,10 @@ def judge_bound(expectation: BoundExpectation, found: Findings) -> Finding:
     low, high = expectation.at_least, expectation.at_most
     findings = []
     for group in selected(found.groups(expectation.metric), expectation.where):
+        must_end_well = (low if EVERY[expectation.metric].more_is_better else high) is not None
+        failed = decided_by_failures(expectation.metric, [group] if must_end_well else [], [])
         measured = contrast([group], [1.0], expectation.metric, expectation.at)
-        findings.append(judge_contrast(measured, low, high, point_words(group.coordinates)))
+        findings.append(failed or judge_contrast(measured, low, high, point_words(group.coordinates)))
     return all_of(findings)
 
 
@@ -129,6 +132,10 @@ def judge_order(expectation: OrderExpectation, found: Findings) -> Finding:
     kept = 1.0 + sign * expectation.by.amount if is_relative else 1.0
     findings = []
     for pair in contexts(found.groups(expectation.metric), expectation.where, [expectation.better, expectation.worse]):
+        failed = decided_by_failures(expectation.metric, pair[:1], pair[1:])
+        if failed is not None:
+            findings.append(failed)
+            continue
         measured = contrast(pair, [sign, -sign * kept], expectation.metric, expectation.at)
         lead = contrast(pair, [sign, -sign], expectation.metric, expectation.at)
         subject = f"{_against(expectation.better, expectation.worse, pair[0])}, lead"
@@ -153,6 +160,10 @@ def judge_within(expectation: WithinExpectation, found: Findings) -> Finding:
     """Return whether the metric is equivalent, within the tolerance, to the reference's or to that of other cells."""
     findings = []
     for pair in _pairs_within(expectation, found.groups(expectation.metric)):
+        failed = decided_by_failures(expectation.metric, pair, [])
+        if failed is not None:
+            findings.append(failed)
+            continue
         subject = f"{point_words(pair[0].coordinates)}, difference"
         amount = expectation.within.amount
         if expectation.within.unit != "%":
@@ -189,6 +200,10 @@ def judge_recovery(expectation: RecoveryExpectation, found: Findings) -> Finding
     share, findings = expectation.at_least, []
     sides = [expectation.recovered, expectation.low, expectation.high]
     for trio in contexts(found.groups(expectation.metric), expectation.where, sides):
+        failed = decided_by_failures(expectation.metric, trio[:1], [])
+        if failed is not None:
+            findings.append(failed)
+            continue
         gap = contrast(trio[1:], [-sign, sign], expectation.metric, expectation.at)
         error = gap.standard_error
         if not gap.values or error is None or gap.estimate <= 2.0 * error:
