@@ -6,6 +6,7 @@ into the master copy's precision. Nothing here rounds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ class LossScaler:
     """`scale(loss).backward()`, `unscale_(optimizer)`, `step(optimizer)`, `update()`, as torch.amp.GradScaler.
 
     `loss_scale` None leaves everything as it is, a number is a static scale, `"dynamic"` halves the scale and
-    skips the step when a gradient is not finite, and doubles it after `interval` steps without.
+    skips the step when a gradient is not finite, and doubles it after `interval` steps without. `on_skip` is
+    called at a skipped step: a simulation counts it like any other.
     """
 
     def __init__(self, loss_scale: float | str | None = None, *, interval: int = GROWTH_INTERVAL) -> None:
@@ -38,6 +40,7 @@ class LossScaler:
         self.scale_factor: float | None = INITIAL_SCALE if self.is_dynamic else _optional(loss_scale)
         self.interval = interval
         self.skipped_steps = 0
+        self.on_skip: Callable[[], None] | None = None
         self._good_steps = 0
         self._found_nonfinite = False
         self._is_unscaled: set[int] = set()
@@ -72,6 +75,8 @@ class LossScaler:
         self.unscale_(optimizer)
         if self.is_dynamic and self._found_nonfinite:
             self.skipped_steps += 1
+            if self.on_skip is not None:
+                self.on_skip()
             return None
         return optimizer.step(*args, **kwargs)
 

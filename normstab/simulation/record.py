@@ -110,7 +110,8 @@ class _Recording:
 
     def begin_root_forward(self) -> None:
         """Count a step where there is no optimizer to count by; look at the parameters of a recorded one."""
-        if not self._has_seen_optimizer and self._has_seen_forward:
+        is_counted_elsewhere = self._has_seen_optimizer or self.run.arithmetic.clock.is_set
+        if self._has_seen_forward and not is_counted_elsewhere:
             self._advance()
         self._has_seen_forward = True
         self.whereabouts.restart()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import First, Ledger
 from normstab.simulation.around.code_lines import Sources
+from normstab.simulation.around.parameters import Parameters
 from normstab.simulation.loss_scale import LossScaler
 
 __all__ = ["OFFENCES", "Run"]
@@ -22,7 +23,8 @@ class Run:
     """A simulation, while it runs and afterwards.
 
     `unrecognised` counts operations that were computed as torch does; `notes` say in words what else was
-    not simulated; `sources` names the line of code of a first offence, where one is known.
+    not simulated; `sources` names the line of code of a first offence, where one is known. `parameters` are
+    those that the network uses as rounded copies.
     """
 
     arithmetic: Arithmetic
@@ -30,6 +32,7 @@ class Run:
     unrecognised: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
+    parameters: Parameters = field(default_factory=lambda: Parameters(()), repr=False)
 
     @property
     def ledger(self) -> Ledger:

@@ -47,6 +47,27 @@ def test_without_over_and_underflow_scaling_changes_no_bit():
     assert torch.equal(*weights)
 
 
+def test_a_skipped_step_is_a_step_of_its_own():
+    steps = []
+    for is_skipped in (False, True):
+        layer, optimizer = one_weight()
+        with simulate(layer, "fp16/stochastic", loss_scale="dynamic") as run:
+            for number in range(4):
+                steps.append(run.step)
+                scaled_step(layer, optimizer, run, torch.full((1, 1), float("inf") if is_skipped and number else 1.0))
+    assert steps == [0, 1, 2, 3] * 2
+
+
+def test_a_step_that_is_skipped_first_does_not_shift_those_after_it():
+    layer, optimizer = one_weight()
+    with simulate(layer, "fp16", loss_scale="dynamic") as run:
+        steps = []
+        layer.register_forward_hook(lambda *_: steps.append(run.step))
+        for x in (float("inf"), float("inf"), 1.0, 1.0):
+            scaled_step(layer, optimizer, run, torch.full((1, 1), x))
+    assert steps == [0, 1, 2, 3]
+
+
 def test_a_dynamic_scale_follows_grad_scaler():
     ours, theirs = LossScaler("dynamic"), torch.amp.GradScaler("cpu")
     gradients = [1.0, float("inf"), 1.0, float("nan"), *[1.0] * 5]

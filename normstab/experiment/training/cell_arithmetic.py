@@ -6,7 +6,7 @@ The rest of an experiment asks nothing else of the simulation: pause, step, ledg
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -24,11 +24,21 @@ __all__ = ["Simulated", "simulated"]
 
 
 class Simulated:
-    """What runs around the network: `run` is the simulation, None where plain torch computes."""
+    """What runs around the network: `run` is the simulation, or the recording of exponents (`is_recording`).
 
-    def __init__(self, ledger: Ledger | None = None, run: Run | None = None, *, rounds_optimizer: bool = False) -> None:
-        self.ledger = ledger
+    Without a run plain torch computes.
+    """
+
+    def __init__(
+        self,
+        run: Run | None = None,
+        *,
+        is_recording: bool = False,
+        rounds_optimizer: bool = False,
+    ) -> None:
         self.run = run
+        self.ledger = None if run is None else run.ledger
+        self.is_recording = is_recording
         self.rounds_optimizer = rounds_optimizer
 
     def paused(self) -> AbstractContextManager[object]:
@@ -40,22 +50,38 @@ class Simulated:
         if self.run is not None:
             self.run.arithmetic.clock.set(step)
 
+    def cast_names(self, step: int) -> list[str]:
+        """Return the names of the parameters that `step`, which comes next, will not cast, nor count, again.
+
+        An evaluation is keyed by the step that follows it: its rounded copies are those of that step.
+        """
+        if self.run is None or self.run.step != step:
+            return []
+        return self.run.parameters.cast_names()
+
+    def go_on(self, step: int, cast: Sequence[str]) -> None:
+        """Be where a checkpoint before `step` was made; what was counted so far was counted then."""
+        self.begin_step(step)
+        if self.run is not None:
+            self.run.parameters.cast(cast)
+            self.run.ledger.drain()
+
     @property
     def arithmetic(self) -> Arithmetic:
         """The arithmetic of the whole network; native where plain torch computes."""
-        if self.run is None:
+        if self.run is None or self.is_recording:
             return Arithmetic("native")
         return self.run.arithmetic
 
     @property
     def unrecognised(self) -> Mapping[str, int]:
         """The operations that passed unrounded, and how often."""
-        return {} if self.run is None else dict(sorted(self.run.unrecognised.items()))
+        return {} if self.run is None or self.is_recording else dict(sorted(self.run.unrecognised.items()))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the simulation says of itself."""
-        return () if self.run is None else tuple(self.run.notes)
+        return () if self.run is None or self.is_recording else tuple(self.run.notes)
 
 
 @contextlib.contextmanager
@@ -71,7 +97,7 @@ def simulated(
         from normstab.simulation.record import record
 
         with record(model) as log:
-            yield Simulated(log.ledger)
+            yield Simulated(log, is_recording=True)
         return
     ledger = Ledger(histogram=numerics.histogram)
     with simulate(
@@ -84,4 +110,4 @@ def simulated(
         master_weights=numerics.master_weights,
         expand=numerics.expand,
     ) as run:
-        yield Simulated(ledger, run, rounds_optimizer=numerics.round_optimizer)
+        yield Simulated(run, rounds_optimizer=numerics.round_optimizer)

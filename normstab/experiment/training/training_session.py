@@ -195,6 +195,7 @@ class Session:
             "scaler": self.scaler.state_dict(),
             "history": self.history.to_text(),
             "random": torch.get_rng_state(),
+            "cast": self.simulated.cast_names(self.history.step),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -205,5 +206,4 @@ class Session:
         self.history = History.from_text(state["history"])
         self.unrecognised_before = dict(self.history.unrecognised)
         torch.set_rng_state(state["random"].cpu())
-        if self.simulated.ledger is not None:
-            self.simulated.ledger.drain()
+        self.simulated.go_on(self.history.step, state["cast"])

@@ -42,6 +42,16 @@ class Held:
         """Whether the tensor lies elsewhere than when last looked up."""
         return self.tensor.data_ptr() != self.start
 
+    @property
+    def name(self) -> str:
+        """The tensor's name in the model."""
+        return f"{self.place.name}.{self.local_name}"
+
+    @property
+    def is_cast(self) -> bool:
+        """Whether the copy is of now: the next use will not cast, nor count."""
+        return self.copy is not None and self._copied_at == (_version(self.tensor), self.place.arithmetic.clock.step)
+
     def invalidate(self) -> None:
         """Cast again on next use: the tensor was written to."""
         self._copied_at = None
@@ -49,13 +59,12 @@ class Held:
     def rounded(self) -> Tensor:
         """Return the tensor cast to the `parameter` format, cast anew in each step and after each change."""
         arithmetic = self.place.arithmetic
-        now = (_version(self.tensor), arithmetic.clock.step)
-        if self.copy is None or self._copied_at != now:
+        if self.copy is None or not self.is_cast:
             x = self.tensor.detach()
             call = arithmetic.in_format("parameter").call(self.local_name)
             has_room = self.copy is not None and self.copy.shape == x.shape and self.copy.dtype == x.dtype
             self.copy = round_tensor(x, call, out=self.copy if has_room else None)
-            self._copied_at = now
+            self._copied_at = (_version(self.tensor), arithmetic.clock.step)
         return self.copy
 
     def of_view(self, view: Tensor) -> Tensor:
@@ -107,6 +116,17 @@ class Parameters:
                 held.relocate()
                 held.invalidate()
             self._sort()
+
+    def cast_names(self) -> list[str]:
+        """Return the names of those that the rest of this step will not cast again."""
+        return [held.name for held in self._held if held.is_cast]
+
+    def cast(self, names: Iterable[str]) -> None:
+        """Cast those of these names now, so that the rest of the step does not; their counts are the caller's."""
+        wanted = set(names)
+        for held in self._held:
+            if held.name in wanted:
+                held.rounded()
 
     def _sort(self) -> None:
         """Order by address; a tensor without elements has none."""

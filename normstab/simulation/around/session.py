@@ -71,7 +71,8 @@ class Session:
             Place(OUTSIDE, outside, direction="optimizer", passes=optimizer is None),
         )
         self.held = list(held_tensors(self.places))
-        self.mode = Emulation(self.whereabouts, Parameters(self.held), master_weights=master_weights)
+        run.parameters = Parameters(self.held)
+        self.mode = Emulation(self.whereabouts, run.parameters, master_weights=master_weights)
         self.mode.unrecognised = run.unrecognised
         self.mode.sources = run.sources
         self._has_entered = False
@@ -97,6 +98,7 @@ class Session:
             self._store_rounded("forward")
         hook_modules(self.model, self.places, self, stack)
         hook_optimizers(self, stack)
+        self.run.scaler.on_skip = self.end_skipped_step
         self.mode.expands = expand
         if expand:
             stack.enter_context(WithoutFastPaths())
@@ -105,6 +107,7 @@ class Session:
     def _end(self) -> None:
         """Leave the mode; hooks on copies of the model do nothing from now on."""
         self.leave()
+        self.run.scaler.on_skip = None
         self.is_over = True
 
     @property
@@ -135,7 +138,8 @@ class Session:
 
     def begin_root_forward(self) -> None:
         """Count a step where there is no optimizer to count by; look up moved parameters."""
-        if not self._has_seen_optimizer and self._has_seen_forward:
+        is_counted_elsewhere = self._has_seen_optimizer or self.run.arithmetic.clock.is_set
+        if self._has_seen_forward and not is_counted_elsewhere:
             self.run.arithmetic.advance()
         self._has_seen_forward = True
         self.whereabouts.restart()
@@ -160,6 +164,11 @@ class Session:
             self._store_rounded("optimizer")
         if optimizer is self.optimizer or self.optimizer is None:
             self.run.arithmetic.advance()
+
+    def end_skipped_step(self) -> None:
+        """Count a step that a loss scaler skipped: no two steps of training draw the same random bits."""
+        self._has_seen_optimizer = True
+        self.run.arithmetic.advance()
 
     def _store_rounded(self, direction: str) -> None:
         """Round the parameters themselves."""
