@@ -18,6 +18,7 @@ from normstab.numerics.execute import round_tensor
 from normstab.numerics.ledger import Ledger
 from normstab.simulation.around.compilation import keep_uncompiled
 from normstab.simulation.around.hooks import hook_modules, hook_optimizers
+from normstab.simulation.around.mode_stack import check_order, close_mode, drop_ended_modes
 from normstab.simulation.around.observation import Observation
 from normstab.simulation.around.parameters import Held
 from normstab.simulation.around.places import OUTSIDE, Place, Whereabouts
@@ -43,9 +44,11 @@ def record(model: nn.Module, *, every: int = 1) -> Iterator[Log]:
         raise NormstabError(f"record: every is a whole number >= 1, found {every!r}")
     arithmetic = Arithmetic("fp32", ledger=Ledger(histogram=True))
     log = Log(arithmetic, LossScaler())
+    recording = _Recording(model, log, every)
     with ExitStack() as stack:
-        _Recording(model, log, every).begin(stack)
+        recording.begin(stack)
         yield log
+    check_order(recording.is_in_order, "record")
 
 
 class _Recording:
@@ -56,6 +59,7 @@ class _Recording:
         self.run = log
         self.every = every
         self.is_over = False
+        self.is_in_order = True
         at = log.arithmetic
         self.places = {m: Place(name, at, direction="forward", passes=False) for name, m in model.named_modules()}
         outside, optimizer = (Place(OUTSIDE, at, direction=d, passes=False) for d in ("forward", "optimizer"))
@@ -69,6 +73,7 @@ class _Recording:
 
     def begin(self, stack: ExitStack) -> None:
         """Put hooks in place and enter the mode; closing `stack` undoes both."""
+        drop_ended_modes()
         stack.callback(self._end)
         for held in self.held:
             if held.is_parameter:
@@ -81,8 +86,8 @@ class _Recording:
         self.ensure_entered()
 
     def _end(self) -> None:
-        self._leave()
-        self.is_over = True
+        self.is_in_order = not self._has_entered or close_mode(self.mode)
+        self.is_over = self.mode.is_over = True
 
     @property
     def is_idle(self) -> bool:

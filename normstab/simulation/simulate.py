@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import Precision
+from normstab.simulation.around.mode_stack import check_order
 from normstab.simulation.around.session import Arithmetics, Session
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.rules import Rules
@@ -48,7 +49,8 @@ def simulate(
     result of each operation, in order.
 
     Only this thread, and its backward passes, are simulated. Raises NormstabError for a precision, rule or
-    loss scale that does not exist. A result that is not finite never raises.
+    loss scale that does not exist, and where the context is not closed innermost first by the thread that opened
+    it: whatever happens, nothing is rounded after its end. A result that is not finite never raises.
     """
     chosen = Rules(rules, precision)
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(), seed)
@@ -58,3 +60,4 @@ def simulate(
         session.mode.observer = observer
         session.begin(stack, expand=expand)
         yield run
+    check_order(session.is_in_order, "simulate")

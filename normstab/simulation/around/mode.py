@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._dynamo.eval_frame import set_eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
 from normstab.numerics.readable.reference import holds
 from normstab.simulation.around.code_lines import Sources
@@ -38,7 +39,7 @@ OF_PLAIN_TENSORS = torch._C._disabled_torch_dispatch_impl
 class Emulation(TorchDispatchMode):
     """Computes every operation in the arithmetic of its place; lists by name what it does not understand.
 
-    `is_suspended` lets everything pass: another simulation has taken over, or our own bookkeeping runs.
+    `is_suspended` lets everything pass: another simulation has taken over, or this one is over.
     """
 
     def __init__(self, whereabouts: Whereabouts, parameters: Parameters, *, master_weights: bool) -> None:
@@ -48,10 +49,27 @@ class Emulation(TorchDispatchMode):
         self.master_weights = master_weights
         self.unrecognised: Counter[str] = Counter()
         self.is_suspended = False
+        self.is_over = False
+        self.replaced: dict[nn.Module, Arithmetic] = {}
+        self._suspensions = 0
         self.sources = Sources()
         self.expands = False
         self.observer: Observer | None = None
         self._plans: dict[int, Plan] = {}
+
+    def suspend(self) -> None:
+        """Let everything pass until as many calls of `resume`."""
+        self._suspensions += 1
+        self.is_suspended = True
+
+    def resume(self) -> None:
+        """Undo one `suspend`; a mode that is over stays as it is."""
+        self._suspensions -= 1
+        self.is_suspended = self.is_over or self._suspensions > 0
+
+    def end(self) -> None:
+        """Let everything pass from now on, on whatever stack the mode may still lie."""
+        self.is_over = self.is_suspended = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

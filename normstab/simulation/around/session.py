@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +17,7 @@ from normstab.numerics.precision import Precision
 from normstab.simulation.around.compilation import is_compiled, keep_uncompiled
 from normstab.simulation.around.hooks import hook_modules, hook_optimizers
 from normstab.simulation.around.mode import Emulation
+from normstab.simulation.around.mode_stack import close_mode, drop_ended_modes
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import OUTSIDE, Place, Whereabouts
 from normstab.simulation.aten.expand_fused import WithoutFastPaths
@@ -75,20 +76,23 @@ class Session:
         self.mode = Emulation(self.whereabouts, run.parameters, master_weights=master_weights)
         self.mode.unrecognised = run.unrecognised
         self.mode.sources = run.sources
+        self.is_in_order = True
         self._has_entered = False
         self._has_seen_optimizer = optimizer is not None
         self._has_seen_forward = False
 
     def begin(self, stack: ExitStack, *, expand: bool) -> None:
         """Put everything in place; closing `stack` takes it away."""
+        drop_ended_modes()
         stack.callback(self._end)
-        for other in _get_current_dispatch_mode_stack():
-            if isinstance(other, Emulation) and not other.is_suspended:
-                other.is_suspended = True
-                stack.callback(setattr, other, "is_suspended", False)
+        outer = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, Emulation)]
+        for mode in outer:
+            mode.suspend()
+            stack.callback(mode.resume)
         for module, place in self.places.items():
             if rounds_itself(module):
-                stack.callback(setattr, module, "arithmetic", module.arithmetic)
+                self.mode.replaced[module] = module.arithmetic  # type: ignore[assignment]
+                stack.callback(self._give_back, module, outer)
                 module.arithmetic = place.arithmetic
             self._note_compiled(module, place)
         for held in self.held:
@@ -106,9 +110,20 @@ class Session:
 
     def _end(self) -> None:
         """Leave the mode; hooks on copies of the model do nothing from now on."""
-        self.leave()
+        self.is_in_order = not self._has_entered or close_mode(self.mode)
+        self.mode.end()
         self.run.scaler.on_skip = None
         self.is_over = True
+
+    def _give_back(self, module: nn.Module, outer: Sequence[Emulation]) -> None:
+        """Give a layer the arithmetic it had, or, where that was of a simulation closed meanwhile, the one before."""
+        if module.arithmetic is not self.places[module].arithmetic:
+            return  # a simulation opened later is still open: it gives back what was before both
+        before = self.mode.replaced[module]
+        for mode in reversed(outer):
+            if mode.is_over and module in mode.replaced:
+                before = mode.replaced[module]
+        module.arithmetic = before
 
     @property
     def is_idle(self) -> bool:
