@@ -17,6 +17,7 @@ from torch import Tensor
 from normstab.errors import NormstabError
 from normstab.numerics.accumulate import accumulate as accumulate_over
 from normstab.numerics.call import Call
+from normstab.numerics.clock import Clock
 from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Row, site_of
@@ -26,36 +27,7 @@ from normstab.numerics.readable import exact, native
 from normstab.numerics.readable.operations import Carried, Operand, carry_function, exact_root
 from normstab.numerics.readable.reference import Counts, count, round_reference
 
-__all__ = ["Arithmetic", "Clock"]
-
-
-class Clock:
-    """The step that all Arithmetics made from one share, and how often each site was called within it.
-
-    `is_set`: someone outside says which step begins, so a simulation does not count forwards of its own.
-    """
-
-    def __init__(self, step: int = 0) -> None:
-        self.step = step
-        self.is_set = False
-        self._calls: dict[str, int] = {}
-
-    def advance(self) -> None:
-        """Begin the next step: the numbers of calls start again."""
-        self.step += 1
-        self._calls.clear()
-
-    def set(self, step: int) -> None:
-        """Begin `step`, as a training loop that counts its steps does, also after a resume."""
-        self.step = step
-        self.is_set = True
-        self._calls.clear()
-
-    def number(self, site: str) -> int:
-        """Return how often `site` was called before in this step, and count this call."""
-        n = self._calls.get(site, 0)
-        self._calls[site] = n + 1
-        return n
+__all__ = ["Arithmetic"]
 
 
 class Arithmetic:

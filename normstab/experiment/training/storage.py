@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from normstab.experiment.scenario.spec import NumericsSpec
 from normstab.experiment.training.optimizers import CompensatedAdamW, CompensatedSGD
-from normstab.numerics.arithmetic import Arithmetic, Clock
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.clock import Clock
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
-from normstab.numerics.arithmetic import Arithmetic, Clock
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.clock import Clock
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
@@ -117,13 +118,13 @@ class Session:
 
     def _give_back(self, module: nn.Module, outer: Sequence[Emulation]) -> None:
         """Give a layer the arithmetic it had, or, where that was of a simulation closed meanwhile, the one before."""
-        if module.arithmetic is not self.places[module].arithmetic:
+        if getattr(module, "arithmetic", None) is not self.places[module].arithmetic:
             return  # a simulation opened later is still open: it gives back what was before both
         before = self.mode.replaced[module]
         for mode in reversed(outer):
             if mode.is_over and module in mode.replaced:
                 before = mode.replaced[module]
-        module.arithmetic = before
+        module.arithmetic = before  # type: ignore[assignment]
 
     @property
     def is_idle(self) -> bool:

@@ -22,7 +22,8 @@ from normstab.norms.functional import (
     normalize_with,
     update_running,
 )
-from normstab.numerics.arithmetic import Arithmetic, Clock
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.clock import Clock
 from normstab.simulation.aten.operation import Handler, Operation, Result
 
 __all__ = ["NORM_OPERATIONS"]
