@@ -265,7 +265,9 @@ def schema(context: typer.Context) -> None:
 @app.command(name="list")
 def list_catalogue(
     context: typer.Context,
-    catalogue: Annotated[str, typer.Argument(help="formats, norms, models, datasets or scenarios; none: all.")] = "",
+    catalogue: Annotated[
+        str, typer.Argument(help="formats, recipes, norms, models, datasets or scenarios; none: all.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """List the names that a scenario may use."""

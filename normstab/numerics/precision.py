@@ -6,59 +6,19 @@ Frozen values and their grammar only; nothing here computes, and nothing here ne
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any
 
-from normstab.errors import PrecisionError, near
+from normstab.errors import FormatError, PrecisionError, near
 from normstab.numerics.formats import AnyFormat, Format, parse_format
+from normstab.numerics.recipes import RECIPES
+from normstab.numerics.rounding_modes import NEAREST, ROUNDINGS, Rounding
+from normstab.numerics.scaled.scaled_format import Scaled
 
-__all__ = ["ROUNDINGS", "Accumulation", "Precision", "Rounding"]
+__all__ = ["FORMAT_ROLES", "NEAREST", "OPERANDS", "ROUNDINGS", "Accumulation", "Collective", "Precision", "Rounding"]
 
-# Source: IEEE 754-2019 clause 4.3 (nearest: ties to even; to-odd: clause 4.3 note, Boldo and Melquiond 2008).
-ROUNDINGS = ("nearest", "nearest-away", "toward-zero", "up", "down", "to-odd", "stochastic")
-DEFAULT_RANDOM_BITS = 16
-MOST_RANDOM_BITS = 32
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """A rounding mode; `bits` is R, the number of random bits of `stochastic`, and 0 for the others."""
-
-    mode: str = "nearest"
-    bits: int = 0
-
-    def __post_init__(self) -> None:
-        if self.mode not in ROUNDINGS:
-            raise PrecisionError(
-                f"unknown rounding {self.mode!r}{near(self.mode, ROUNDINGS)} ({', '.join(ROUNDINGS)}, stochastic:R)"
-            )
-        if self.is_stochastic and not 1 <= self.bits <= MOST_RANDOM_BITS:
-            raise PrecisionError(f"stochastic:R takes 1 <= R <= {MOST_RANDOM_BITS} random bits, found {self.bits}")
-        if not self.is_stochastic and self.bits:
-            raise PrecisionError(f"rounding {self.mode!r} takes no random bits, found ':{self.bits}'")
-
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether the result depends on random bits."""
-        return self.mode == "stochastic"
-
-    @staticmethod
-    def parse(text: str | Rounding) -> Rounding:
-        """Return the rounding that `text` names: a mode, or `stochastic:R`."""
-        if isinstance(text, Rounding):
-            return text
-        if not isinstance(text, str):
-            raise PrecisionError(f"a rounding is a string or a Rounding, not {type(text).__name__}: {text!r}")
-        mode, colon, bits = text.strip().lower().partition(":")
-        if colon and not bits.isdecimal():
-            raise PrecisionError(f"rounding {text!r}: the number of random bits is a whole number, found {bits!r}")
-        default = DEFAULT_RANDOM_BITS if mode == "stochastic" else 0
-        return Rounding(mode, int(bits) if colon else default)
-
-    def __str__(self) -> str:
-        return f"{self.mode}:{self.bits}" if self.is_stochastic else self.mode
-
-
-NEAREST = Rounding("nearest")
 ORDERS = ("sequential", "pairwise", "blockedK", "lanesK")
 _ORDER = re.compile(r"(sequential|pairwise|blocked|lanes)(\d*)\Z")
 
@@ -129,18 +89,63 @@ def _without_suffix(text: str, suffix: str) -> tuple[str, bool]:
     return text.removesuffix(suffix), text.endswith(suffix)
 
 
+# Roles of a result that may have a format of their own.
 FORMAT_ROLES = ("square", "sum", "variance", "reciprocal", "gradient", "parameter", "optimizer")
-KEYS = (*FORMAT_ROLES, "mean", "divide", "matmul")
+# What a product takes in: activations, weights, upstream gradients.
+OPERANDS = ("operand.input", "operand.weight", "operand.grad")
+# Keys that take one of a few words; the first is the default.
+WORDS = {
+    "divide": ("direct", "reciprocal"),
+    "casts": ("honour", "ignore"),
+    "norm": ("each", "wide"),
+    "master": ("on", "off"),
+    "autocast": ("none", "cuda-fp16", "cuda-bf16"),
+}
+# In the order in which they are written.
+KEYS = (
+    *FORMAT_ROLES,
+    "mean",
+    "divide",
+    "matmul",
+    "casts",
+    "norm",
+    "operand",
+    *OPERANDS,
+    "master",
+    "autocast",
+    "collective",
+)
 _BLOCKWISE = re.compile(r"blockwise(\d+)\Z")
+COLLECTIVES = ("ring", "tree")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """The format in which gradients are summed over processes, and the order of that sum: `ring` or `tree`."""
+
+    format: AnyFormat
+    order: str = "ring"
+
+    @staticmethod
+    def parse(text: str | Collective) -> Collective:
+        """Return what `FORMAT[:ring|tree]` names."""
+        if isinstance(text, Collective):
+            return text
+        name, _, order = text.strip().lower().rpartition(":")
+        return Collective(parse_format(name), order) if order in COLLECTIVES else Collective(parse_format(text))
+
+    def __str__(self) -> str:
+        return f"{self.format}:{self.order}"
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The spec of an arithmetic: a format per role, a rounding, and how sums and means are formed.
+    """The spec of an arithmetic: a format per role, a rounding, how sums and means are formed, which machine.
 
     `compute` None is `native`: nothing is rounded and torch computes. A role that is None is in the
-    compute format. `mean` is `sum`, `blockwiseK` or `welford`; `divide` is `direct` or `reciprocal`.
-    Grammar: `COMPUTE[/ROUNDING[/ACCUMULATION]][;KEY=VALUE]...`.
+    compute format. `mean` is `sum`, `blockwiseK` or `welford`; `divide` is `direct` or `reciprocal`. `recipe`
+    names the row of recipes that this is, with the keys that differ from it.
+    Grammar: `COMPUTE[/ROUNDING[/ACCUMULATION]][;KEY=VALUE]...` or `RECIPE[;KEY=VALUE]...`.
     """
 
     compute: AnyFormat | None
@@ -156,26 +161,31 @@ class Precision:
     mean: str = "sum"
     divide: str = "direct"
     matmul: Accumulation = NATIVE
+    casts: str = "honour"
+    norm: str = "each"
+    operand_input: Scaled | None = None
+    operand_weight: Scaled | None = None
+    operand_grad: Scaled | None = None
+    master: str = "on"
+    autocast: str = "none"
+    collective: Collective | None = None
+    recipe: str = ""
 
     def __post_init__(self) -> None:
         match = _BLOCKWISE.match(self.mean)
         if self.mean not in ("sum", "welford") and (match is None or int(match[1]) < 2):
             raise PrecisionError(f"unknown mean {self.mean!r} (sum, blockwiseK with K >= 2, welford)")
-        if self.divide not in ("direct", "reciprocal"):
-            hint = near(self.divide, ("direct", "reciprocal"))
-            raise PrecisionError(f"unknown divide {self.divide!r}{hint} (direct, reciprocal)")
+        for key, words in WORDS.items():
+            if (word := getattr(self, key)) not in words:
+                raise PrecisionError(f"unknown {key} {word!r}{near(str(word), words)} ({', '.join(words)})")
         kahan = self.accumulation.kahan or self.matmul.kahan
         if kahan and self.rounding != NEAREST:
             raise PrecisionError(f"+kahan is defined for nearest rounding only, found {self.rounding}")
-        if self.compute is None and not self._has_only_defaults():
+        if self.compute is None and any(getattr(self, each.name) != each.default for each in fields(self)[1:]):
             raise PrecisionError("'native' rounds nothing and takes no other part; use fp32 or fp64 to add parts")
-
-    def _has_only_defaults(self) -> bool:
-        """Whether nothing but the compute format was chosen."""
-        forms = (self.rounding, self.accumulation, self.mean, self.divide, self.matmul)
-        return forms == (NEAREST, NATIVE, "sum", "direct", NATIVE) and all(
-            getattr(self, role) is None for role in FORMAT_ROLES
-        )
+        if self.recipe and _head(self) != _head(_row(self.recipe)):
+            # A recipe in another format or rounding is another machine: its keys stay, its name does not.
+            object.__setattr__(self, "recipe", "")
 
     @property
     def is_native(self) -> bool:
@@ -187,6 +197,11 @@ class Precision:
         """K of `blockwiseK`, or 0 for the other forms of the mean."""
         match = _BLOCKWISE.match(self.mean)
         return int(match[1]) if match else 0
+
+    @property
+    def wide_layers(self) -> tuple[str, ...]:
+        """Which layers with a weight take their operands unquantized: "first", "last", as the recipe says."""
+        return RECIPES[self.recipe].wide if self.recipe else ()
 
     def format(self, role: str | None = None) -> AnyFormat:
         """Return the format of `role`, the compute format where the role has none of its own."""
@@ -201,35 +216,53 @@ class Precision:
             return text
         if not isinstance(text, str):
             return _with_defaults(parse_format(text), "", "", {})
-        head, *options = [part.strip() for part in text.strip().split(";")]
-        parts = head.split("/")
-        if len(parts) > 3 or not parts[0]:
-            raise PrecisionError(f"precision {text!r}: expected COMPUTE[/ROUNDING[/ACCUMULATION]][;KEY=VALUE]...")
-        compute, rounding, accumulation = (part.strip() for part in (*parts, "", "")[:3])
+        head, *options = [part.strip() for part in text.strip().lower().split(";")]
         chosen = _options(text, options)
-        if compute.lower() == "native":
-            if len(parts) > 1 or chosen:
-                raise PrecisionError(
-                    f"precision {text!r}: 'native' rounds nothing and takes no other part; use fp32 or fp64"
-                )
-            return Precision(None)
-        if any(part == "" for part in parts):
-            raise PrecisionError(f"precision {text!r}: an empty part between slashes")
-        return _with_defaults(parse_format(compute), rounding, accumulation, chosen)
+        plain = head.removeprefix("uniform:").strip()
+        if plain != head:
+            chosen.setdefault("casts", "ignore")
+        if plain in RECIPES:
+            _, *of_row = RECIPES[plain].precision.split(";")
+            return replace(_parsed(text, _head(_row(plain)), {**_options(text, of_row), **chosen}), recipe=plain)
+        return _parsed(text, plain, chosen)
 
     def __str__(self) -> str:
         if self.compute is None:
             return "native"
-        roles = {role: getattr(self, role) for role in FORMAT_ROLES if getattr(self, role) is not None}
-        forms = {"mean": self.mean, "divide": self.divide, "matmul": self.matmul}
-        usual = {"mean": "sum", "divide": "direct", "matmul": NATIVE}
-        shown = {**roles, **{key: value for key, value in forms.items() if value != usual[key]}}
-        head = f"{self.compute}/{self.rounding}/{self.accumulation}"
-        return head + "".join(f";{key}={value}" for key, value in shown.items())
+        usual = _spelled(_row(self.recipe) if self.recipe else Precision(self.compute))
+        shown = {key: value for key, value in _spelled(self).items() if value != usual[key]}
+        is_uniform = not self.recipe and shown.pop("casts", "") == "ignore"
+        both = {shown.get("operand.input"), shown.get("operand.weight")}
+        if len(both) == 1 and None not in both:
+            del shown["operand.input"], shown["operand.weight"]
+            shown["operand"] = both.pop() or ""
+        head = self.recipe or f"{'uniform:' if is_uniform else ''}{_head(self)}"
+        return head + "".join(f";{key}={shown[key]}" for key in KEYS if key in shown)
+
+
+def _head(precision: Precision) -> str:
+    """Return `COMPUTE/ROUNDING/ACCUMULATION`."""
+    return f"{precision.compute}/{precision.rounding}/{precision.accumulation}"
+
+
+def _spelled(precision: Precision) -> dict[str, str]:
+    """Return every key with its value in words, `none` for what is not set."""
+    keys = (key for key in KEYS if key != "operand")
+    found = {key: getattr(precision, key.replace(".", "_")) for key in keys}
+    return {key: "none" if value is None else str(value) for key, value in found.items()}
+
+
+@cache
+def _row(recipe: str) -> Precision:
+    """Return the precision that a recipe's row spells out, without its name."""
+    return Precision.parse(RECIPES[recipe].precision)
 
 
 def _options(text: str, options: list[str]) -> dict[str, str]:
-    """Return the `KEY=VALUE` pairs of `text` as a dict, each key known and given once."""
+    """Return the `KEY=VALUE` pairs of `text` as a dict, each key known and given once.
+
+    `operand` is written out as the two operands that it stands for, unless one of them has a key of its own.
+    """
     chosen: dict[str, str] = {}
     for option in options:
         key, equals, value = (part.strip().lower() for part in option.partition("="))
@@ -240,18 +273,47 @@ def _options(text: str, options: list[str]) -> dict[str, str]:
         if key in chosen:
             raise PrecisionError(f"precision {text!r}: {key!r} is given twice")
         chosen[key] = value
-    return chosen
+    both = chosen.pop("operand", None)
+    return chosen if both is None else {"operand.input": both, "operand.weight": both, **chosen}
+
+
+def _parsed(text: str, head: str, chosen: dict[str, str]) -> Precision:
+    """Return the Precision of `COMPUTE[/ROUNDING[/ACCUMULATION]]` with the chosen keys."""
+    parts = head.split("/")
+    if len(parts) > 3 or not parts[0]:
+        raise PrecisionError(f"precision {text!r}: expected COMPUTE[/ROUNDING[/ACCUMULATION]][;KEY=VALUE]...")
+    compute, rounding, accumulation = (part.strip() for part in (*parts, "", "")[:3])
+    if compute == "native":
+        if len(parts) > 1 or chosen:
+            raise PrecisionError(
+                f"precision {text!r}: 'native' rounds nothing and takes no other part; use fp32 or fp64"
+            )
+        return Precision(None)
+    if any(part == "" for part in parts):
+        raise PrecisionError(f"precision {text!r}: an empty part between slashes")
+    if compute in RECIPES:
+        raise PrecisionError(f"precision {text!r}: a recipe takes ;KEY=VALUE after it, no rounding or accumulation")
+    try:
+        found = parse_format(compute)
+    except FormatError as error:
+        if hint := near(compute, RECIPES):
+            raise PrecisionError(f"precision {text!r}: unknown recipe or format {compute!r}{hint}") from error
+        raise
+    return _with_defaults(found, rounding, accumulation, chosen)
 
 
 def _with_defaults(compute: AnyFormat, rounding: str, accumulation: str, chosen: dict[str, str]) -> Precision:
     """Return the Precision with what was left out filled in: nearest, and fp32 sums (fp64 for wider formats)."""
     is_wide = isinstance(compute, Format) and compute.precision > 24
+    of_keys: dict[str, Any] = {role: parse_format(chosen[role]) for role in FORMAT_ROLES if role in chosen}
+    of_keys |= {key: chosen[key] for key in ("mean", *WORDS) if key in chosen}
+    readers: dict[str, Callable[[str], Any]] = {**dict.fromkeys(OPERANDS, Scaled.parse), "collective": Collective.parse}
+    for key in (key for key in readers if chosen.get(key, "none") != "none"):
+        of_keys[key.replace(".", "_")] = readers[key](chosen[key])
     return Precision(
         compute,
         Rounding.parse(rounding or "nearest"),
         Accumulation.parse(accumulation or ("fp64" if is_wide else "fp32")),
-        **{role: parse_format(chosen[role]) for role in FORMAT_ROLES if role in chosen},
-        mean=chosen.get("mean", "sum"),
-        divide=chosen.get("divide", "direct"),
         matmul=Accumulation.parse(chosen.get("matmul", "native"), allow_fused=True),
+        **of_keys,
     )

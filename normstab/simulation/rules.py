@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from normstab.errors import NormstabError
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.precision import Precision
+from normstab.numerics.precision import OPERANDS, Precision
 
 __all__ = ["Rules"]
 
@@ -35,6 +35,8 @@ class Rules:
             else:
                 self._exact[name] = Precision.parse(value)
         self._used: set[str] = set()
+        for each in self.precisions():
+            _refuse_what_is_not_simulated(each)
 
     def of(self, name: str) -> Precision:
         """Return the precision of the module called `name`."""
@@ -58,6 +60,16 @@ class Rules:
         for name in self._exact:
             if name and name not in names:
                 raise NormstabError(f"rules: the model has no module {name!r}{near(name, names)}")
+
+
+def _refuse_what_is_not_simulated(precision: Precision) -> None:
+    """Raise for the first key that asks for what a simulation does not do, rather than pass over it."""
+    for key, usual in (("norm", "each"), ("master", "on"), ("autocast", "none"), ("collective", None)):
+        if getattr(precision, key) != usual:
+            raise NormstabError(f"precision {precision}: {key}={getattr(precision, key)} is not simulated")
+    for key in OPERANDS:
+        if (found := getattr(precision, key.replace(".", "_"))) is not None:
+            raise NormstabError(f"precision {precision}: {key}={found} is not simulated")
 
 
 def _compiled(name: str) -> re.Pattern[str]:

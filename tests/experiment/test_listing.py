@@ -9,8 +9,17 @@ from normstab.experiment.scenario.listing import LISTINGS, SCALES, listing
 from normstab.experiment.scenario.reader import load_scenario, scenario_paths
 from normstab.norms.catalogue import KINDS, NORMS
 from normstab.numerics.formats import FORMATS
+from normstab.numerics.precision import Precision
+from normstab.numerics.recipes import RECIPES
 
 CATALOGUES = {"formats": FORMATS, "norms": NORMS, "models": MODELS, "datasets": DATASETS}
+
+
+def test_the_recipes_are_listed_with_what_they_expand_to():
+    rows = {row["name"]: row["precision"] for row in listing("recipes")}
+    assert list(rows) == [*RECIPES, "uniform:fp16"]
+    assert rows["half"] == "fp16/nearest/fp32:lanes64;norm=wide;master=off"
+    assert all(Precision.parse(expansion).compute is not None for expansion in rows.values())
 
 
 @pytest.mark.parametrize("kind", CATALOGUES)

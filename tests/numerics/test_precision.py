@@ -1,15 +1,44 @@
 """The Precision grammar: parse(str(p)) == p, defaults, roles, errors."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import normstab as ns
+from normstab.numerics.recipes import RECIPES
+from normstab.numerics.scaled.scaled_format import Scaled
 
 FORMAT_NAMES = [*ns.FORMATS, "e6m9", "q7.8", "e4m3fn:saturate", "q3.4:wrap"]
 ROUNDINGS = ["nearest", "nearest-away", "toward-zero", "up", "down", "to-odd", "stochastic", "stochastic:8"]
 ORDERS = ["", ":sequential", ":pairwise", ":blocked64", ":lanes16"]
 MATMULS = ["native", "exact", "fp16:sequential+fused", "fp32", "fp16:blocked8+fused"]
+SCALED_FORMATS = [
+    "e4m3fn",
+    "tf32",
+    "e4m3fn@row",
+    "e5m2:saturate@tensor",
+    "int8@row",
+    "int4@block64+zero",
+    "int7@block32:e8m0",
+    "q1.6@block32:e8m0:even",
+    "e2m1@block16:e4m3fn/stochastic",
+    "e2m1@tile16:e4m3fn",
+    "e4m3fn@tile128:fp32:rceil/up",
+    "e4m3fn@delayed16",
+]
+MACHINE_KEYS = {
+    "casts": st.sampled_from(["honour", "ignore"]),
+    "norm": st.sampled_from(["each", "wide"]),
+    "operand": st.sampled_from(SCALED_FORMATS),
+    "operand.input": st.sampled_from(SCALED_FORMATS),
+    "operand.weight": st.sampled_from(SCALED_FORMATS),
+    "operand.grad": st.sampled_from([*SCALED_FORMATS, "none"]),
+    "master": st.sampled_from(["on", "off"]),
+    "autocast": st.sampled_from(["none", "cuda-fp16", "cuda-bf16"]),
+    "collective": st.sampled_from(["none", "fp16", "bf16:tree", "e4m3fn:saturate:ring"]),
+}
 ROLES = ["square", "sum", "variance", "reciprocal", "gradient", "parameter", "optimizer"]
 
 formats = st.sampled_from(FORMAT_NAMES)
@@ -33,6 +62,8 @@ def specs(draw):
         text += f";divide={draw(st.sampled_from(['direct', 'reciprocal']))}"
     if draw(st.booleans()):
         text += f";matmul={draw(st.sampled_from(MATMULS))}"
+    for key in draw(st.lists(st.sampled_from(list(MACHINE_KEYS)), unique=True)):
+        text += f";{key}={draw(MACHINE_KEYS[key])}"
     return text
 
 
@@ -41,6 +72,68 @@ def test_parse_of_str_is_the_same_precision(text):
     precision = ns.Precision.parse(text)
     assert ns.Precision.parse(str(precision)) == precision
     assert str(ns.Precision.parse(str(precision))) == str(precision)
+
+
+@given(st.sampled_from(list(RECIPES)), st.dictionaries(st.sampled_from(list(MACHINE_KEYS)), st.none()), st.data())
+def test_parse_of_str_is_the_same_recipe(name, keys, data):
+    text = name + "".join(f";{key}={data.draw(MACHINE_KEYS[key])}" for key in keys)
+    precision = ns.Precision.parse(text)
+    assert precision.recipe == name
+    assert str(precision).split(";")[0] == name
+    assert ns.Precision.parse(str(precision)) == precision
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_its_row_and_prints_as_its_name(name):
+    row, recipe = ns.Precision.parse(RECIPES[name].precision), ns.Precision.parse(name)
+    assert str(recipe) == name
+    assert replace(recipe, recipe="") == row
+    assert recipe != row
+
+
+def test_keys_after_a_recipe_change_one_thing():
+    changed = ns.Precision.parse("fp8-rowwise;master=off;operand.grad=none")
+    assert str(changed) == "fp8-rowwise;operand.grad=none;master=off"
+    assert (changed.master, changed.operand_grad) == ("off", None)
+    assert changed.operand_input == ns.Precision.parse("fp8-rowwise").operand_input
+
+
+def test_a_recipe_in_another_rounding_keeps_its_keys_and_loses_its_name():
+    changed = replace(ns.Precision.parse("mxfp8"), rounding=ns.Rounding.parse("up"))
+    assert changed.recipe == "" and str(changed).startswith(
+        "bf16/up/fp32:lanes64;norm=wide;operand=e4m3fn@block32:e8m0"
+    )
+
+
+def test_uniform_is_the_precision_that_ignores_casts():
+    uniform = ns.Precision.parse("uniform:fp16;square=fp32")
+    assert uniform == ns.Precision.parse("fp16;square=fp32;casts=ignore")
+    assert str(uniform) == "uniform:fp16/nearest/fp32:lanes64;square=fp32"
+    assert ns.Precision.parse("uniform:mxfp8") == ns.Precision.parse("mxfp8;casts=ignore")
+
+
+def test_keys_at_their_default_are_not_written():
+    text = "fp16;casts=honour;norm=each;operand=none;master=on;autocast=none;collective=none"
+    assert str(ns.Precision.parse(text)) == "fp16/nearest/fp32:lanes64"
+
+
+def test_the_two_operands_are_written_as_one_where_they_are_alike():
+    alike = ns.Precision.parse("bf16;operand.weight=int8@row;operand.input=int8@row")
+    assert str(alike) == "bf16/nearest/fp32:lanes64;operand=int8@row"
+    assert alike == ns.Precision.parse("bf16;operand=int8@row") and alike.operand_grad is None
+
+
+@pytest.mark.parametrize("text", SCALED_FORMATS)
+def test_a_scaled_format_prints_as_it_is_written(text):
+    assert Scaled.parse(str(Scaled.parse(text))) == Scaled.parse(text)
+    assert str(Scaled.parse(text)) == text.replace("stochastic", "stochastic:16")
+
+
+def test_scaled_formats_fill_in_what_is_left_out():
+    assert Scaled.parse("e4m3fn@block32:e8m0") == Scaled.parse("e4m3fn@block32:e8m0:floor")
+    assert Scaled.parse("e4m3fn@row") == Scaled.parse("e4m3fn@row:fp32:max")
+    assert Scaled.parse("int8") == Scaled.parse("int8@tensor")
+    assert Scaled.parse("e4m3fn").granule == "none"
 
 
 def test_a_bare_format_means_nearest_with_fp32_lanes():
@@ -88,6 +181,22 @@ def test_an_object_will_do_wherever_a_string_does():
         ("fp16/nearest/fp32/x", "COMPUTE"),
         ("fp16//fp32", "empty part"),
         ("", "COMPUTE"),
+        ("fp16;norm=wyde", "wide"),
+        ("fp16;casts=honor", "honour"),
+        ("fp16;autocast=fp16", "cuda-fp16"),
+        ("mxfp9", "mxfp8"),
+        ("mxfp8/nearest", "recipe"),
+        ("native;norm=wide", "native"),
+        ("fp16;operand=int8@rwo", "row"),
+        ("fp16;operand=int9@row", "N <= 8"),
+        ("fp16;operand=e4m3fn@block", "K >= 1"),
+        ("fp16;operand=e4m3fn@row32", "K >= 1"),
+        ("fp16;operand=e4m3fn@block32:e8m0:max", "power of two"),
+        ("fp16;operand=e4m3fn@block32:e8m0:flor", "floor"),
+        ("fp16;operand=e4m3fn@block32:floor", "after a scale"),
+        ("fp16;operand=e2m1@block16:e4m3fn:floor", "max"),
+        ("fp16;operand=e2m1@block16:q3.4", "floating-point"),
+        ("fp16;operand=e4m3fn@row+zero", "intN"),
         ("native/nearest", "native"),
         ("native;square=fp32", "native"),
     ],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from normstab.errors import lookup
 from normstab.numerics.formats import FORMATS, Format
+from normstab.numerics.recipes import RECIPES, UNIFORM
 
 __all__ = ["LISTINGS", "listing"]
 
@@ -18,7 +19,7 @@ Rows = list[dict[str, str | int | float | None]]
 
 
 def listing(kind: str) -> Rows:
-    """Return the rows of the catalogue called `kind`: formats, norms, models, datasets or scenarios."""
+    """Return the rows of the catalogue called `kind`: formats, recipes, norms, models, datasets or scenarios."""
     return lookup(LISTINGS, kind, what="catalogue")()
 
 
@@ -53,6 +54,21 @@ def _norms() -> Rows:
     from normstab.norms.catalogue import NORMS
 
     return [{"name": name, "scale": SCALES[spec.kind]} for name, spec in NORMS.items()]
+
+
+def _recipes() -> Rows:
+    from normstab.numerics.precision import Precision
+
+    return [
+        {
+            "name": name,
+            "is": row.summary,
+            "precision": str(Precision.parse(row.precision)),
+            "stays wide": " ".join(row.wide) or None,
+            "source": row.source,
+        }
+        for name, row in {**RECIPES, "uniform:fp16": UNIFORM}.items()
+    ]
 
 
 def _models() -> Rows:
@@ -95,6 +111,7 @@ def _question(path: Path) -> str:
 
 LISTINGS: dict[str, Callable[[], Rows]] = {
     "formats": _formats,
+    "recipes": _recipes,
     "norms": _norms,
     "models": _models,
     "datasets": _datasets,
