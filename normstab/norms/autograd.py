@@ -21,6 +21,7 @@ from normstab.norms.functional import (
     normalize_with,
 )
 from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.readable.reference import holds
 from normstab.numerics.rounding import check_operand
 
@@ -43,6 +44,20 @@ class Plan(NamedTuple):
     ar: Arithmetic
     statistics: tuple[Tensor | None, Tensor | None] | None
 
+    @property
+    def is_native(self) -> bool:
+        """Whether plain torch computes, and differentiates."""
+        return self.ar.is_native
+
+    @opaque
+    def emulate(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Normalized:
+        """Normalize in the arithmetic, differentiable by backward, once."""
+        check_operand(x, self.ar.format)
+        x, gamma, beta = plain(x), *(None if p is None else plain(p) for p in (gamma, beta))
+        found: list[Normalized] = []
+        output: Tensor = _Emulated.apply(x, gamma, beta, self, found)  # type: ignore[no-untyped-call]
+        return found[0]._replace(output=output)
+
     def run(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Forward:
         """Normalize by the statistics of `x`, or by those given."""
         if self.statistics is None:
@@ -62,17 +77,27 @@ def normalize(
     """Return z = gamma (x - mu) / s + beta, differentiable in x, gamma and beta.
 
     With `statistics` (the running mean, and what is stored of the scale) those are used, as in evaluation.
-    The output has the dtype of `x` where that can hold the compute format, else the carrier's.
+    The output has the dtype of `x` where that can hold the compute format, else the carrier's. Of no values at
+    all there are no statistics, and the gradients of gamma and beta are zero.
     """
     plan = Plan(scheme, reduction, ar, statistics)
+    if x.numel() == 0:
+        return Normalized(_of_nothing(x, gamma, beta), None, None)
     if ar.is_native:
         # As torch's own layers do, half tensors are normalized in float32.
         done = plan.run(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, gamma, beta)
         return Normalized(done.output.to(x.dtype), done.mean, done.stored)
-    check_operand(x, ar.format)
-    found: list[Normalized] = []
-    output: Tensor = _Emulated.apply(x, gamma, beta, plan, found)  # type: ignore[no-untyped-call]
-    return found[0]._replace(output=output)
+    return plan.emulate(x, gamma, beta)
+
+
+def _of_nothing(x: Tensor, *parameters: Tensor | None) -> Tensor:
+    """Return the empty output of an empty `x`, a function of the parameters all the same."""
+    with _disable_current_modes():
+        output = x.clone()
+        for parameter in parameters:
+            if parameter is not None:
+                output = output + parameter.flatten()[:0].sum()  # an empty sum: of gradient zero
+    return output
 
 
 class _Emulated(torch.autograd.Function):

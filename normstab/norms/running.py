@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.dispatch import kernels_for
+from normstab.numerics.dispatch import kernels_for, opaque
 from normstab.numerics.precision import Precision
 
 __all__ = ["update_running"]
@@ -25,7 +25,6 @@ PRECISION_OF_BUFFERS = {
 }
 
 
-@torch.no_grad()
 def update_running(
     running: Tensor, new: Tensor, momentum: float, reduction: Reduction, ar: Arithmetic, *, operation: str
 ) -> None:
@@ -34,10 +33,17 @@ def update_running(
     `new` has one value per channel, or per sample and channel (instance norm); the latter are averaged
     first. m and 1 - m are rounded to the dtype of the buffer.
     """
+    move(ar, running, new, momentum, reduction, operation)
+
+
+@opaque
+@torch.no_grad()
+def move(ar: Arithmetic, running: Tensor, new: Tensor, momentum: float, reduction: Reduction, operation: str) -> None:
+    """Do it, by a kernel where one serves."""
     if len(running) == new.numel() and not ar.is_native and _by_kernel(running, new, momentum, ar, operation):
         return
     of_buffer = buffer_arithmetic(running.dtype, ar)
-    m, rest = (float(torch.tensor(weight, dtype=running.dtype)) for weight in (momentum, 1.0 - momentum))
+    m, rest = (float(torch.tensor(weight, dtype=running.dtype, device="cpu")) for weight in (momentum, 1.0 - momentum))
     values = (
         new.detach().reshape(-1, len(running)).to(torch.float64 if running.dtype == torch.float64 else torch.float32)
     )

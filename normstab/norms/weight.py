@@ -23,6 +23,7 @@ from normstab.errors import NormstabError, near
 from normstab.norms.dispersion import first_largest
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.precision import Precision
 
 __all__ = ["BoundedWeightNorm", "WeightNorm", "bounded_weight_norm", "weight_norm"]
@@ -108,9 +109,7 @@ class _Scaling(nn.Module):
         if ar.is_native:
             return g * (v / _norm(v, self.norm, slices, ar).value)
         gain = g if isinstance(g, Tensor) else None
-        plan = _Plan(self.norm, slices, ar, None if isinstance(g, Tensor) else g)
-        weight: Tensor = _Emulated.apply(gain, v, plan)  # type: ignore[no-untyped-call]
-        return weight
+        return _Plan(self.norm, slices, ar, None if isinstance(g, Tensor) else g).emulate(gain, v)
 
     def extra_repr(self) -> str:
         """Describe the norm."""
@@ -178,6 +177,18 @@ class _Plan(NamedTuple):
     slices: Reduction
     ar: Arithmetic
     rho: float | None
+
+    @property
+    def is_native(self) -> bool:
+        """Whether plain torch computes, and differentiates."""
+        return self.ar.is_native
+
+    @opaque
+    def emulate(self, gain: Tensor | None, v: Tensor) -> Tensor:
+        """Return g (v / ||v||) in the arithmetic, differentiable by backward, once."""
+        gain, v = None if gain is None else plain(gain), plain(v)
+        weight: Tensor = _Emulated.apply(gain, v, self)  # type: ignore[no-untyped-call]
+        return weight
 
 
 class _Emulated(torch.autograd.Function):

@@ -90,8 +90,13 @@ def accumulate(
     `.load`, where only those that do not fit count. An addition that joins two partial sums draws the random
     bits of the first leaf of its right operand, by its row-major index in `x`.
     """
+    x = backends.plain(x)
     reduced = canonical_dims(dims, x.dim())
     shape = kept_shape(x, reduced, keepdim=keepdim)
+    if x.numel() == 0 or x.device.type == "meta":
+        # Nothing is added, nothing counts: the kernels need not know of it.
+        result = accumulation.format if accumulation.format is not None else format
+        return x.new_zeros(shape, dtype=carrier_dtype((x,), result))
     if accumulation.kind == "native":
         wide = x.to(carrier_dtype((x,), format))
         return wide.sum(dim=reduced, keepdim=keepdim) if reduced else wide.clone()
@@ -129,7 +134,8 @@ def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:
 
 def block_sums(x: Tensor, dims: Sequence[int], width: int, at: SumCalls) -> Tensor:
     """Return the sequential sums (K, blocks) of consecutive blocks of `width` addends, the last one shorter."""
-    kernels = kernels_for(x)
+    x = backends.plain(x)
+    kernels = kernels_for(x) if x.numel() else None
     sums = None if kernels is None else kernels.block_sums(x, dims, width, at)
     if sums is None:
         terms = round_loads(terms_of(x, dims), at.load)

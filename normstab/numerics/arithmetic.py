@@ -18,6 +18,7 @@ from normstab.errors import NormstabError
 from normstab.numerics.accumulate import accumulate as accumulate_over
 from normstab.numerics.call import Call
 from normstab.numerics.clock import Clock
+from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Row, site_of
@@ -136,13 +137,15 @@ class Arithmetic:
         n = self.clock.number(site)
         return Draw(key_word(self.key.seed, f"{site}#{n}" if n else site), self.clock.step, 0)
 
+    @opaque
     def cast(self, x: Tensor, operation: str = "cast", *, out: Tensor | None = None) -> Tensor:
         """Round `x`, in the carrier dtype; a tensor that is already in the format is unchanged."""
         if self.is_native:
             return x
-        carrier = x.to(carrier_dtype((x,), self.format))
+        carrier = plain(x).to(carrier_dtype((x,), self.format))
         return round_tensor(carrier, self.call(operation), out=out)
 
+    @opaque
     def constant(self, value: float, operation: str) -> float:
         """Return `value` rounded to nearest-even in the compute format, counted at `operation.const`."""
         if self.is_native:
@@ -177,6 +180,7 @@ class Arithmetic:
         """Return a b + c, rounded once."""
         return self._operate("fma", (a, b, c), operation, out)
 
+    @opaque
     def _operate(self, name: str, operands: tuple[Operand, ...], operation: str, out: Tensor | None) -> Tensor:
         """Compute one of the six operations."""
         if self.is_native:
@@ -206,6 +210,7 @@ class Arithmetic:
             return self.apply(lambda x: exact_root(x, int(p)), a, operation=operation)
         return self.apply(lambda x: torch.pow(x, 1.0 / p), a, operation=operation)
 
+    @opaque
     def apply(self, function: Callable[..., Tensor], *operands: Operand, operation: str) -> Tensor:
         """Return `function` (exp, log, tanh, erf, ...) computed in float64 and rounded once.
 
@@ -214,6 +219,7 @@ class Arithmetic:
         if self.is_native:
             return function(*operands)
         call = self.call(operation)
+        operands = tuple(plain(x) if isinstance(x, Tensor) else x for x in operands)
         carried: Carried = carry_function(function, operands)
         return finish(carried, call, dtype=carrier_dtype(operands, call.format))
 
@@ -249,6 +255,7 @@ class Arithmetic:
         """Return a where `condition` holds, else b, exactly."""
         return torch.where(condition, a, b)
 
+    @opaque
     def sum(
         self, x: Tensor, dim: int | tuple[int, ...] | None = None, *, keepdim: bool = False, operation: str = "sum"
     ) -> Tensor:
@@ -264,6 +271,7 @@ class Arithmetic:
         )
         return self.cast(total, operation) if kind.kind == "native" else total
 
+    @opaque
     def mean(
         self, x: Tensor, dim: int | tuple[int, ...] | None = None, *, keepdim: bool = False, operation: str = "mean"
     ) -> Tensor:
@@ -274,6 +282,7 @@ class Arithmetic:
 
         return mean_over(self, x, dim, keepdim=keepdim, operation=operation)
 
+    @opaque
     def matmul(self, a: Tensor, b: Tensor, *, operation: str = "matmul") -> Tensor:
         """Return the matrix product, shapes as torch.matmul: native and one rounding, or an emulated accumulator."""
         if self.is_native:
@@ -293,6 +302,6 @@ def raise_missing_key(precision: Precision) -> NoReturn:
 @lru_cache(maxsize=4096)
 def _rounded_constant(value: float, format: AnyFormat) -> tuple[float, Counts]:
     """Return a host constant cast to `format`, and what that counts."""
-    x = torch.tensor([value], dtype=torch.float64)
+    x = torch.tensor([value], dtype=torch.float64, device="cpu")
     rounded = round_reference(x, format, NEAREST)
     return float(rounded.value[0]), count(rounded, operand_nan=x.isnan(), operand_inf=x.isinf())

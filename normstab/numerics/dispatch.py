@@ -7,16 +7,18 @@ A kernels module offers `round_into(x, out, call) -> bool` and `pointwise(operat
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib import import_module
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from normstab.errors import DtypeError
 from normstab.numerics.call import Call
 
-__all__ = ["Kernels", "kernels_for"]
+__all__ = ["Kernels", "is_traced", "kernels_for", "opaque", "plain"]
 
 
 class Kernels(Protocol):
@@ -34,6 +36,86 @@ class Kernels(Protocol):
 def kernels_for(x: Tensor) -> Kernels | None:
     """Return the kernels that serve the device of `x`, or None for the reference."""
     return _kernels(x.device.type)
+
+
+def plain(x: Tensor) -> Tensor:
+    """Return `x` with the values it reads as in its memory: the door to every kernel.
+
+    A lazily negated view and torch's tensor of zeros are written out. Raises DtypeError, by name, for a
+    tensor whose memory does not hold its values: sparse, nested, fake or distributed, another subclass with
+    insides of its own, or one that torch.func has wrapped.
+    """
+    if not isinstance(x, Tensor):
+        raise DtypeError(f"expected a tensor, found {type(x).__name__}: {x!r:.60}")
+    if type(x).__torch_dispatch__ is not PLAIN_DISPATCH or x.layout is not torch.strided or x.is_nested:
+        raise DtypeError(f"{_described(x)} has no plain memory to compute on{_advice(x)}")
+    if torch._C._are_functorch_transforms_active() and torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise DtypeError(
+            "an Arithmetic computes on numbers, and under torch.func.grad, vmap or jvp a tensor stands for others; of "
+            "normstab only cast works there: differentiate with backward() or torch.autograd.grad, batch by an axis"
+        )
+    if x.dtype.is_complex:
+        raise DtypeError(f"expected real numbers, found {x.dtype}; compute on x.real and x.imag")
+    if torch._C._len_torch_dispatch_stack() and is_traced(x):
+        raise DtypeError(
+            "an Arithmetic computes on numbers, and tracing (make_fx, FakeTensorMode) would lose its rounding "
+            "without a word; call normstab.cast, which is traced as one operation"
+        )
+    if x.is_neg():
+        return x.resolve_neg()
+    return torch.zeros(x.shape, dtype=x.dtype, device=x.device) if x._is_zerotensor() else x
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether operations are recorded rather than computed: by torch.jit.trace, make_fx, or on fake tensors."""
+    if type(x) is not Tensor and hasattr(x, "fake_mode"):
+        return True
+    if torch._C._get_tracing_state() is not None:
+        return True
+    if not torch._C._len_torch_dispatch_stack():
+        return False
+    keys = torch._C._TorchDispatchModeKey
+    return any(torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY))
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+WHY_OPAQUE = "an emulated operation counts and draws, so it is called as it is: the graph is broken here"
+
+
+def opaque(function: Callable[P, R]) -> Callable[P, R]:
+    """Return `function`, a method of something with `is_native`, that torch.compile calls without looking inside.
+
+    The graph breaks there, with a note; under `native` it is traced as plain torch. Nothing here imports the compiler.
+    """
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_dynamo_compiling() and not args[0].is_native:  # type: ignore[attr-defined]
+            torch._dynamo.graph_break(msg=f"normstab: {WHY_OPAQUE}")  # type: ignore[no-untyped-call]
+            return torch.compiler.disable(function, reason=WHY_OPAQUE)(*args, **kwargs)  # type: ignore[no-any-return]
+        return function(*args, **kwargs)
+
+    return called
+
+
+PLAIN_DISPATCH = Tensor.__torch_dispatch__  # which says "this tensor does nothing of its own"
+
+
+def _described(x: Tensor) -> str:
+    """Return what kind of tensor `x` is, in words."""
+    if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+        return f"a {type(x).__name__}"
+    return "a nested tensor" if x.is_nested else f"a tensor of layout {x.layout}"
+
+
+def _advice(x: Tensor) -> str:
+    """Return what to pass instead."""
+    if x.is_nested:
+        return "; pass its values: x.values()"
+    if hasattr(x, "to_local"):
+        return "; pass its local part: x.to_local()"
+    return "; pass x.to_dense()" if x.layout is not torch.strided else "; pass a plain tensor"
 
 
 @cache

@@ -21,6 +21,7 @@ __all__ = ["add_counts", "carrier_dtype", "compute", "finish", "round_tensor"]
 
 def round_tensor(x: Tensor, call: Call, *, out: Tensor | None = None) -> Tensor:
     """Round `x` as `call` says, into `out` (which may be `x`) or a new tensor of the same strides."""
+    x = backends.plain(x)
     kernels = backends.kernels_for(x)
     result = torch.empty_like(x) if out is None else out
     if kernels is None or not kernels.round_into(x, result, call):
@@ -39,6 +40,7 @@ def compute(operation: str, operands: tuple[Operand, ...], call: Call, *, out: T
     Operands are floating tensors that broadcast, or Python scalars, used as they come. The result is float64
     where the format or an operand is wider than float32, else float32.
     """
+    operands = tuple(backends.plain(x) if isinstance(x, Tensor) else x for x in operands)
     dtype = carrier_dtype(operands, call.format)
     first = next(x for x in operands if isinstance(x, Tensor))
     kernels = backends.kernels_for(first)
@@ -56,7 +58,7 @@ def finish(carried: Carried, call: Call, *, dtype: torch.dtype, out: Tensor | No
     value = carried.value
     kernels = backends.kernels_for(value)
     # With nothing infinite or NaN, what the operands were does not matter, and a plain cast counts right.
-    if kernels is not None and bool(torch.isfinite(value).all()):
+    if kernels is not None and value.numel() and bool(torch.isfinite(value).all()):
         result = torch.empty_like(value)
         if kernels.round_into(value, result, call):
             narrowed = encode(result, dtype).view(value.shape) if dtype != torch.float64 else result
@@ -85,7 +87,7 @@ def _fields(shape: torch.Size, call: Call, device: torch.device) -> Tensor | Non
 
 def add_counts(call: Call, carried: Carried, rounded: Rounded) -> None:
     """Add what happened to the row of `call`, if anyone counts."""
-    if call.row is None or rounded.value.numel() == 0:
+    if call.row is None or rounded.value.numel() == 0 or rounded.value.device.type == "meta":
         return
     counts = count(
         rounded,

@@ -25,6 +25,7 @@ from normstab.numerics.accumulate import (
     sum_terms,
 )
 from normstab.numerics.call import Call
+from normstab.numerics.dispatch import plain
 from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import Accumulation
@@ -66,6 +67,7 @@ def accumulate_matmul(a: Tensor, b: Tensor, *, accumulation: Accumulation, calls
     products, rounded once to `format` at the operation's own site. Kind `native`: torch's product, unrounded.
     Operands are float32 (p <= 24) or float64. Random bits by the index in the virtual (..., M, N, K).
     """
+    a, b = plain(a), plain(b)
     shapes = shapes_of(a, b)
     if accumulation.kind == "native":
         dtype = carrier_dtype((a, b), format)

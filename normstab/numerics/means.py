@@ -27,6 +27,7 @@ from normstab.numerics.accumulate import (
     terms_of,
 )
 from normstab.numerics.call import Call
+from normstab.numerics.dispatch import plain
 from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import FORMATS, AnyFormat
 from normstab.numerics.precision import Accumulation
@@ -129,12 +130,13 @@ def welford(
     stays in the accumulator format, for M2 / n to be the one result that is cast. Without `with_m2` it is not
     counted. Native accumulation has the format fp32 here, and exact fp64. Source: Welford 1962.
     """
+    x = plain(x)
     reduced = canonical_dims(tuple(dims), x.dim())
     format = _accumulator(ar.precision.accumulation)
     calls = {name: ar.call(f"{operation}.{name}", format) for name in MEAN_SITES}
     unseen = calls["sum"]._replace(row=None)
     calls |= {name: ar.call(f"{operation}.{name}", format) if with_m2 else unseen for name in M2_SITES}
-    kernels = kernels_for(x)
+    kernels = kernels_for(x) if x.numel() else None
     found = None if kernels is None else kernels.welford(x, reduced, calls)
     mean, m2 = _welford_reference(x, reduced, calls) if found is None else found
     mean, m2 = (

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from normstab.errors import DtypeError, NormstabError
 from normstab.numerics.call import Call
+from normstab.numerics.dispatch import is_traced
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.formats import AnyFormat, parse_format
 from normstab.numerics.ledger import Ledger, Site
@@ -47,11 +48,24 @@ def cast(
     Raises DtypeError (a TypeError) when `x` is not floating point or its dtype cannot hold the format, and
     NormstabError for an unknown format, a missing key or a wrong `out`; then nothing was written.
     """
-    if torch.compiler.is_compiling() and out is None and ledger is None and gradient is None:
-        seed, of_site, step = (str(key.seed), key.site, str(key.step)) if key is not None else ("", "", "")
-        compiled: Tensor = compiled_cast(x, str(format), str(rounding), seed, of_site, step)
-        return compiled
+    is_bare = out is None and ledger is None and gradient is None
+    if torch.compiler.is_compiling() or is_traced(x):
+        if is_bare:
+            return _as_one_operation(x, format, rounding, key)
+        if not torch.compiler.is_dynamo_compiling():
+            raise NormstabError(
+                "a traced cast takes neither out=, ledger= nor gradient=: its graph could not keep them"
+            )
+        torch._dynamo.graph_break(msg="normstab: a cast that counts is called as it is")  # type: ignore[no-untyped-call]
     how = _How(parse_format(format), Rounding.parse(rounding), key, ledger, site, gradient)
+    return _cast(x, how, out)
+
+
+def _cast(x: Tensor, how: _How, out: Tensor | None) -> Tensor:
+    """Round `x` now."""
+    if torch.compiler.is_dynamo_compiling():
+        return torch.compiler.disable(_cast)(x, how, out)  # type: ignore[no-any-return]
+    key = how.key
     check_operand(x, how.format)
     if how.rounding.is_stochastic and key is None:
         raise NormstabError(
@@ -68,6 +82,15 @@ def cast(
     return round_tensor(x, how.call(), out=out)
 
 
+def _as_one_operation(x: Tensor, format: str | AnyFormat, rounding: str | Rounding, key: Key | None) -> Tensor:
+    """Record the cast as the registered operation, whose step may change without another compilation."""
+    if key is None:
+        return compiled_cast(x, str(format), str(rounding), "", "", 0)  # type: ignore[no-any-return]
+    # An operation's whole numbers are signed: the upper half of 0 .. 2^64 - 1 becomes negative.
+    step = key.step - 2**64 if key.step >= 2**63 else key.step
+    return compiled_cast(x, str(format), str(rounding), str(key.seed), key.site, step)  # type: ignore[no-any-return]
+
+
 class _How(NamedTuple):
     """The checked options of one cast."""
 
@@ -77,15 +100,22 @@ class _How(NamedTuple):
     ledger: Ledger | None
     site: str
     gradient: str | AnyFormat | None
+    suffix: str = ""
+    direction: str = "forward"
 
-    def call(self, suffix: str = "", direction: str = "forward") -> Call:
+    def of_gradient(self) -> _How:
+        """Return how the gradient is rounded; the gradient of that, in a second derivative, likewise."""
+        assert self.gradient is not None, "asked for only where it is rounded"
+        return self._replace(format=parse_format(self.gradient), suffix=self.suffix + ".grad", direction="backward")
+
+    def call(self) -> Call:
         """Return the Call of this cast, or of its gradient's at the site with `suffix`."""
         draw = None
         if self.key is not None and self.rounding.is_stochastic:
-            draw = self.key.at(self.key.site + suffix).draw
+            draw = self.key.at(self.key.site + self.suffix).draw
         if self.ledger is None:
             return Call(self.format, self.rounding, draw=draw)
-        row = self.ledger.row(Site(self.site, "cast" + suffix, direction))
+        row = self.ledger.row(Site(self.site, "cast" + self.suffix, self.direction))
         step = self.key.step if self.key is not None else 0
         return Call(self.format, self.rounding, row, self.ledger.stamp(), step, draw, self.ledger.counts_inexact)
 
@@ -107,9 +137,10 @@ class _StraightThrough(torch.autograd.Function):
         how: _How = ctx.how
         if how.gradient is None:
             return grad, None
-        of_gradient = how._replace(format=parse_format(how.gradient))
+        of_gradient = how.of_gradient()
         check_operand(grad, of_gradient.format)
-        return round_tensor(grad, of_gradient.call(".grad", "backward")), None
+        rounded: Tensor = _StraightThrough.apply(grad, of_gradient)  # type: ignore[no-untyped-call]
+        return rounded, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
@@ -124,14 +155,14 @@ class _StraightThrough(torch.autograd.Function):
 
 
 @torch.library.custom_op("normstab::cast", mutates_args=())
-def compiled_cast(x: Tensor, format: str, rounding: str, seed: str, site: str, step: str) -> Tensor:
+def compiled_cast(x: Tensor, format: str, rounding: str, seed: str, site: str, step: int) -> Tensor:
     """Round `x` as one opaque operation of a compiled graph; an empty `seed` says that there is no key."""
-    key = Key(int(seed), site, int(step)) if seed else None
-    return cast(x, format, rounding=rounding, key=key)
+    key = Key(int(seed), site, step % 2**64) if seed else None
+    return _cast(x, _How(parse_format(format), Rounding.parse(rounding), key, None, "", None), None)
 
 
 @compiled_cast.register_fake
-def _(x: Tensor, format: str, rounding: str, seed: str, site: str, step: str) -> Tensor:
+def _(x: Tensor, format: str, rounding: str, seed: str, site: str, step: int) -> Tensor:
     return torch.empty_like(x)
 
 

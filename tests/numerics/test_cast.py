@@ -144,8 +144,8 @@ def test_out_under_autograd_is_refused():
 
 def test_the_compiled_operation_passes_opcheck():
     x = torch.randn(3, 4, requires_grad=True)
-    torch.library.opcheck(compiled_cast, (x, "fp16", "nearest", "", "", ""))
-    torch.library.opcheck(compiled_cast, (x.detach(), "bf16", "stochastic:8", "7", "bn1", "3"))
+    torch.library.opcheck(compiled_cast, (x, "fp16", "nearest", "", "", 0))
+    torch.library.opcheck(compiled_cast, (x.detach(), "bf16", "stochastic:8", "7", "bn1", 3))
 
 
 @pytest.mark.parametrize("key", [None, ns.Key(2**63 + 1, "bn1", 5)])

@@ -139,7 +139,7 @@ def forward_sites(
 
 def draws_of(sites: Sites) -> Tensor:
     """Return the Philox words and steps of the input's cast, the centring and the division, to draw them again."""
-    draws = torch.zeros(len(AGAIN), 2, dtype=torch.int64)
+    draws = torch.zeros(len(AGAIN), 2, dtype=torch.int64, device="cpu")
     for i, name in enumerate(AGAIN):
         call = sites[name]
         if call is not None and call.draw is not None:

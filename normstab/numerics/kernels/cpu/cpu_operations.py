@@ -61,7 +61,7 @@ def _aligned(
     if result.dtype == dtype and is_own and (result.is_contiguous() or not call.rounding.is_stochastic):
         axes = align(tensors, result)
     if axes is None:
-        target = torch.empty(result.shape, dtype=dtype)
+        target = torch.empty(result.shape, dtype=dtype, device="cpu")
         tensors = [x.expand(result.shape).contiguous() for x in tensors]
         axes = flat(tensors, target)
     _run(_task(operation, operands, tensors, axes, call, target), target.numel(), call)
