@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from normstab.numerics.philox import Key
     from normstab.numerics.precision import Accumulation, Precision, Rounding
     from normstab.numerics.rounding import cast
+    from normstab.numerics.scaled.quantize import quantize
     from normstab.simulation.record import record
     from normstab.simulation.simulate import simulate
 
@@ -76,6 +77,7 @@ __all__ = [
     "bounded_weight_norm",
     "cast",
     "parse_format",
+    "quantize",
     "record",
     "replace_norms_",
     "scale_range",
@@ -110,6 +112,7 @@ _HOME = {
     "normstab.numerics.philox": ("Key",),
     "normstab.numerics.precision": ("Accumulation", "Precision", "Rounding"),
     "normstab.numerics.rounding": ("cast",),
+    "normstab.numerics.scaled.quantize": ("quantize",),
     "normstab.simulation.record": ("record",),
     "normstab.simulation.simulate": ("simulate",),
 }

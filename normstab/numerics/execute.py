@@ -16,7 +16,7 @@ from normstab.numerics.philox import random_fields
 from normstab.numerics.readable.operations import Carried, Operand, carry
 from normstab.numerics.readable.reference import Rounded, count, encode, round_reference
 
-__all__ = ["add_counts", "carrier_dtype", "compute", "finish", "round_tensor"]
+__all__ = ["add_counts", "carrier_dtype", "compute", "fields_of", "finish", "round_tensor"]
 
 
 def round_tensor(x: Tensor, call: Call, *, out: Tensor | None = None) -> Tensor:
@@ -25,7 +25,7 @@ def round_tensor(x: Tensor, call: Call, *, out: Tensor | None = None) -> Tensor:
     kernels = backends.kernels_for(x)
     result = torch.empty_like(x) if out is None else out
     if kernels is None or not kernels.round_into(x, result, call):
-        fields = _fields(x.shape, call, x.device)
+        fields = fields_of(x.shape, call, x.device)
         rounded = round_reference(x, call.format, call.rounding, fields=fields)
         add_counts(call, Carried(x, x.isnan(), x.isinf(), None), rounded)
         result.copy_(rounded.value)
@@ -63,7 +63,7 @@ def finish(carried: Carried, call: Call, *, dtype: torch.dtype, out: Tensor | No
         if kernels.round_into(value, result, call):
             narrowed = encode(result, dtype).view(value.shape) if dtype != torch.float64 else result
             return narrowed if out is None else out.copy_(narrowed)
-    fields = _fields(value.shape, call, value.device)
+    fields = fields_of(value.shape, call, value.device)
     rounded = round_reference(value, call.format, call.rounding, fields=fields)
     add_counts(call, carried, rounded)
     narrowed = encode(rounded.value, dtype).view(value.shape)
@@ -76,7 +76,7 @@ def carrier_dtype(operands: tuple[Operand, ...], format: AnyFormat) -> torch.dty
     return torch.float64 if is_wide else torch.float32
 
 
-def _fields(shape: torch.Size, call: Call, device: torch.device) -> Tensor | None:
+def fields_of(shape: torch.Size, call: Call, device: torch.device) -> Tensor | None:
     """Return U per element, by the logical row-major index, for stochastic rounding; else None."""
     if not call.rounding.is_stochastic:
         return None

@@ -7,13 +7,15 @@ nothing. Nothing here needs torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normstab.errors import NormstabError, lookup, near
+from normstab.numerics.readable.histogram import Histogram
+from normstab.numerics.scaled.granule_counts import GranuleCounts
 
 __all__ = ["COUNTERS", "First", "Histogram", "Ledger", "Row", "Site", "Tally"]
 
@@ -72,29 +74,6 @@ class First(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """How many exact results fell into each binade [2^e, 2^(e+1)), were zero, infinite or NaN."""
-
-    binades: Mapping[int, int] = field(default_factory=dict)
-    zero: int = 0
-    inf: int = 0
-    nan: int = 0
-
-    def __add__(self, other: Histogram) -> Histogram:
-        binades = dict(self.binades)
-        for exponent, n in other.binades.items():
-            binades[exponent] = binades.get(exponent, 0) + n
-        return Histogram(
-            dict(sorted(binades.items())), self.zero + other.zero, self.inf + other.inf, self.nan + other.nan
-        )
-
-    @property
-    def finite_nonzero(self) -> int:
-        """How many results were finite and not zero."""
-        return sum(self.binades.values())
-
-
-@dataclass(frozen=True)
 class Tally:
     """Counts at one site, and the largest and smallest finite nonzero magnitude that arrived there.
 
@@ -115,10 +94,37 @@ class Tally:
     largest: float = 0.0
     smallest: float = float("inf")
     histogram: Histogram | None = None
+    granules: GranuleCounts | None = None
+
+    @property
+    def zero_granules(self) -> int:
+        """How many granules of a scaled format were all zeros."""
+        return self.granules.zero_granules if self.granules else 0
+
+    @property
+    def dead_granules(self) -> int:
+        """How many granules of a scaled format had every element flushed."""
+        return self.granules.dead_granules if self.granules else 0
+
+    @property
+    def scale_spread(self) -> float:
+        """The log2 of the largest scale over the smallest."""
+        return self.granules.scale_spread if self.granules else 0.0
+
+    @property
+    def mse(self) -> float | None:
+        """The mean squared error of quantizing; None unless the ledger asked."""
+        return self.granules.squares.mse if self.granules and self.granules.squares else None
+
+    @property
+    def sqnr(self) -> float | None:
+        """Signal over quantization noise in decibels; None unless the ledger asked."""
+        return self.granules.squares.sqnr if self.granules and self.granules.squares else None
 
     def __add__(self, other: Tally) -> Tally:
         sums: dict[str, Any] = {name: _total(getattr(self, name), getattr(other, name)) for name in COUNTERS}
         sums["histogram"] = _total(self.histogram, other.histogram)
+        sums["granules"] = _total(self.granules, other.granules)
         largest, smallest = max(self.largest, other.largest), min(self.smallest, other.smallest)
         return Tally(**sums, largest=largest, smallest=smallest)
 
@@ -137,9 +143,21 @@ class Row:
     the step of it; then the float32 pair (largest, smallest). `histogram` has HISTOGRAM_BINS int64, or is None.
     """
 
-    __slots__ = ("address", "buffer", "counts", "extremes", "first_stamp", "first_step", "histogram")
+    __slots__ = (
+        "address",
+        "buffer",
+        "counts",
+        "counts_squares",
+        "extremes",
+        "first_stamp",
+        "first_step",
+        "granules",
+        "histogram",
+    )
 
     def __init__(self, *, with_histogram: bool) -> None:
+        self.granules: GranuleCounts | None = None
+        self.counts_squares = False
         n = len(COUNTERS)
         self.buffer: NDArray[np.int64] = np.zeros(3 * n + 1, np.int64)
         self.counts = self.buffer[:n]
@@ -154,12 +172,14 @@ class Row:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # `address` is that of this very buffer, so a copy must be built, never restored field by field.
-        return _copied_row, (self.buffer.copy(), None if self.histogram is None else self.histogram.copy())
+        histogram = None if self.histogram is None else self.histogram.copy()
+        return _copied_row, (self.buffer.copy(), histogram, self.granules)
 
     def reset(self) -> None:
         """Set every count to zero; the first offences stay."""
         self.counts[:] = 0
         self.extremes[:] = (0.0, np.inf)
+        self.granules = None
         if self.histogram is not None:
             self.histogram[:] = 0
 
@@ -179,12 +199,13 @@ class Row:
             counts["inexact"] = None
         histogram = None if self.histogram is None else _histogram(self.histogram)
         largest, smallest = self.extremes.tolist()
-        return Tally(**counts, largest=largest, smallest=smallest, histogram=histogram)
+        return Tally(**counts, largest=largest, smallest=smallest, histogram=histogram, granules=self.granules)
 
 
-def _copied_row(buffer: NDArray[np.int64], histogram: NDArray[np.int64] | None) -> Row:
-    """Return a row of its own memory with the counts of `buffer` and `histogram`."""
+def _copied_row(buffer: NDArray[np.int64], histogram: NDArray[np.int64] | None, granules: GranuleCounts | None) -> Row:
+    """Return a row of its own memory with the counts of `buffer`, `histogram` and `granules`."""
     row = Row(with_histogram=histogram is not None)
+    row.granules = granules
     row.buffer[:] = buffer
     if row.histogram is not None and histogram is not None:
         row.histogram[:] = histogram
@@ -202,13 +223,14 @@ class Ledger(Mapping[Site, Tally]):
     """Tallies per Site, in order of first use.
 
     `inexact=True` also counts inexact results, which rules out the float32 fast path; `histogram=True` counts
-    exact results per binade. `ledger[site]` takes a Site, or a dotted prefix such as "conv1" or "bn1.square",
-    for which it returns the sum.
+    exact results per binade, `mse=True` squared errors of scaled formats. `ledger[site]` takes a Site, or a
+    dotted prefix such as "conv1" or "bn1.square", for which it returns the sum.
     """
 
-    def __init__(self, *, inexact: bool = False, histogram: bool = False) -> None:
+    def __init__(self, *, inexact: bool = False, histogram: bool = False, mse: bool = False) -> None:
         self.counts_inexact = inexact
         self.counts_histogram = histogram
+        self.counts_squares = mse
         self._rows: dict[Site, Row] = {}
         self._stamp = 0
 
@@ -217,6 +239,7 @@ class Ledger(Mapping[Site, Tally]):
         row = self._rows.get(site)
         if row is None:
             row = self._rows[site] = Row(with_histogram=self.counts_histogram)
+            row.counts_squares = self.counts_squares
         return row
 
     def stamp(self) -> int:
