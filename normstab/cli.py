@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from normstab.terminal import executor_options as on
+
 if TYPE_CHECKING:
     from normstab.assess.assessment import Assessment
     from normstab.experiment.execution.executor import Execution
@@ -68,8 +70,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 """The commands, for `normstab.__main__.main`."""
-GLOBAL_OPTIONS = ("--quiet", "-q", "--debug")
-"""Options of every command."""
+GLOBAL_OPTIONS = ("--quiet", "-q", "--debug")  # options of every command
 
 
 @app.callback(epilog="--quiet and --debug may stand anywhere on the line.")
@@ -94,12 +95,16 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every cell again, finished records or not.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
     out: Annotated[str, typer.Option(metavar="DIR", help="Where records and report go (reports/NAME).")] = "",
+    executor: on.Executor = "local",
+    address: on.Address = None,
+    cpus_per_cell: on.CpusPerCell = None,
+    gpus_per_cell: on.GpusPerCell = None,
+    shared_out: on.SharedOut = False,
     strict: Strict = False,
     allow_import: AllowImport = False,
     as_json: Json = False,
 ) -> None:
     """Train every cell of scenarios beside its wide reference, judge, and write the report."""
-    from normstab.experiment.execution.executor import Execution
     from normstab.experiment.scenario.gather import directories_of, load_scenarios
     from normstab.study import write_reports
 
@@ -109,9 +114,9 @@ def run(
     if dry_run:
         _show(voice, scenarios, as_json=as_json)
         return
-    execution = Execution(jobs=jobs, threads=threads, device=device, fresh=fresh)
-    codes: list[int] = []
-    found: dict[Path, Assessment] = {}
+    ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
+    execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)
+    codes, found = list[int](), dict[Path, Assessment]()
     for scenario, directory in zip(scenarios, directories, strict=True):
         voice.say(f"{scenario.name}: {scenario.question or 'no question stated'}")
         code, assessment = _run(voice, scenario, directory, execution)

@@ -205,3 +205,16 @@ def test_a_run_adds_its_summary_to_the_file_that_github_names(finished, monkeypa
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     main(["run", "tiny.yaml", "--smoke", "--out", "out"])
     assert "tiny" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--address", "auto"], "--address is an option of --executor ray"),
+        (["--shared-out"], "--shared-out is an option of --executor ray"),
+        (["--executor", "ray", "--jobs", "2"], "--jobs is of local cells"),
+    ],
+)
+def test_options_of_the_other_executor_are_refused(options, says, capsys):
+    assert main(["run", "quickstart", *options]) == 2
+    assert says in capsys.readouterr().err

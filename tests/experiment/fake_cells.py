@@ -36,6 +36,8 @@ def run_cell(cell: Cell, directory: Path, *, threads: int, device: str, report: 
         raise ZeroDivisionError("a bug")
     if act == "refuse":
         raise NormstabError("the data set is not there")
+    if act == "nap":
+        time.sleep(0.5)
     if act == "sleep":
         time.sleep(60)
     if act == "unwritable":

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from normstab.errors import RecordError
 from normstab.experiment.execution.lock import lock_directory
+from normstab.experiment.execution.pools import LocalPool, Pool, PoolWorker
 from normstab.experiment.execution.progress import Event, EventKind, Failure, Outcome
+from normstab.experiment.execution.ray_settings import RaySettings
 from normstab.experiment.execution.run_log import RunLog, start_log
-from normstab.experiment.execution.worker import Message, Task, Worker, death_of, interrupts_held, start_worker
+from normstab.experiment.execution.worker import Message, Task, interrupts_held
 from normstab.experiment.records.cell_record import read_record
 from normstab.experiment.scenario.spec import Cell
 
@@ -28,6 +29,7 @@ __all__ = ["Execution", "run_cells"]
 class Execution:
     """How cells are run: `jobs` workers at once, `threads` of torch in each, `fresh`: nothing is reused.
 
+    With `ray`, cells are tasks of a Ray cluster, whose resources say how many run at once, and `jobs` means nothing.
     `run_cell` is the function that runs one cell, as `module:function`.
     """
 
@@ -35,6 +37,7 @@ class Execution:
     threads: int = 1
     device: str = "cpu"
     fresh: bool = False
+    ray: RaySettings | None = None
     run_cell: str = "normstab.experiment.train:run_cell"
 
 
@@ -54,15 +57,17 @@ def run_cells(
     execution = execution or Execution()
     with lock_directory(out_dir), ExitStack() as until_ready:
         until_ready.enter_context(interrupts_held())
-        settings = {"jobs": execution.jobs, "threads": execution.threads, "device": execution.device}
-        run = _Run(cells, out_dir, execution, on_event, start_log(out_dir, settings))
+        pool = _pool(Task(out_dir, execution.threads, execution.device, execution.run_cell), execution)
+        settings = {"threads": execution.threads, "device": execution.device, **pool.facts()}
+        run = _Run(cells, out_dir, execution.fresh, pool, on_event, start_log(out_dir, settings))
         try:
             until_ready.close()
             run.go()
         except KeyboardInterrupt:
             run.is_interrupted = True
         finally:
-            run.stop_workers()
+            pool.stop()
+        run.log.entry |= pool.facts()
         run.log.close("interrupted" if run.is_interrupted else "complete")
         return run.outcome()
 
@@ -74,15 +79,14 @@ class _Run:
         self,
         cells: Sequence[Cell],
         out_dir: Path,
-        execution: Execution,
+        is_fresh: bool,
+        pool: Pool,
         on_event: Callable[[Event], None],
         log: RunLog,
     ) -> None:
         self._cells: Mapping[str, Cell] = {cell.id: cell for cell in cells}
-        self._out_dir, self._execution, self._on_event, self.log = out_dir, execution, on_event, log
-        self._task = Task(out_dir, execution.threads, execution.device, execution.run_cell)
+        self._out_dir, self._is_fresh, self._pool, self._on_event, self.log = out_dir, is_fresh, pool, on_event, log
         self._waiting = dict(self._cells)
-        self._workers: list[Worker] = []
         self._finished: list[str] = []
         self._reused: list[str] = []
         self._failures: dict[str, Failure] = {}
@@ -102,28 +106,18 @@ class _Run:
     def go(self) -> None:
         """Reuse what is finished, then run the rest to the end."""
         self._take_stock()
-        while self._waiting or self._busy():
+        while self._waiting or self._pool.busy():
             self._dispatch()
-            busy = self._busy()
+            busy = self._pool.busy()
             if busy:
-                ready = wait([worker.pipe for worker in busy])
-                for worker in [worker for worker in busy if worker.pipe in ready]:
+                for worker in self._pool.wait_for(busy):
                     self._hear(worker, worker.take())
-
-    def stop_workers(self) -> None:
-        """End every worker; cells under way keep their checkpoints."""
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
-
-    def _busy(self) -> list[Worker]:
-        return [worker for worker in self._workers if worker.cell is not None]
 
     def _take_stock(self) -> None:
         """Reuse the finished records, or remove them all where the run is to be fresh."""
         for cell in self._cells.values():
             directory = self._out_dir / "records" / cell.id
-            if self._execution.fresh:
+            if self._is_fresh:
                 shutil.rmtree(directory, ignore_errors=True)
             elif self._has_record(cell.id):
                 del self._waiting[cell.id]
@@ -143,7 +137,7 @@ class _Run:
         for cell in list(self._waiting.values()):
             if self._is_blocked(cell) or not self._is_ready(cell):
                 continue
-            worker = self._free_worker()
+            worker = self._pool.free_worker()
             if worker is None:
                 return
             del self._waiting[cell.id]
@@ -168,20 +162,7 @@ class _Run:
                 return True
         return False
 
-    def _free_worker(self) -> Worker | None:
-        """Return an idle worker, a new one, or None where all `jobs` are busy."""
-        for worker in [worker for worker in self._workers if worker.cell is None]:
-            if worker.process.is_alive():
-                return worker
-            self._workers.remove(worker)
-            worker.stop()
-        if len(self._workers) >= self._execution.jobs:
-            return None
-        with interrupts_held():
-            self._workers.append(start_worker(self._task))
-        return self._workers[-1]
-
-    def _hear(self, worker: Worker, message: Message | None) -> None:
+    def _hear(self, worker: PoolWorker, message: Message | None) -> None:
         """Act on a worker's message; None: the worker died, and another will take its place."""
         cell = worker.cell
         assert cell is not None, "only a busy worker is listened to"
@@ -193,11 +174,10 @@ class _Run:
             return
         self.log.seconds[cell.id] = round(time.monotonic() - worker.started_s, 3)
         if message is None and not self._has_record(cell.id):
-            message = Message("crashed", death_of(worker))
+            message = Message("crashed", worker.death())
         worker.cell = None
         if message is None or message.kind == "crashed":
-            self._workers.remove(worker)
-            worker.stop()
+            self._pool.discard(worker)
         if message is None or message.kind == "finished":
             self._finished.append(cell.id)
             self.log.write()
@@ -214,7 +194,7 @@ class _Run:
         self._tell("failed", cell, failure=failure)
 
     def _tell(
-        self, kind: EventKind, cell: Cell, *, worker: Worker | None = None, failure: Failure | None = None
+        self, kind: EventKind, cell: Cell, *, worker: PoolWorker | None = None, failure: Failure | None = None
     ) -> None:
         done = len(self._finished) + len(self._failures)
         elapsed_s = time.monotonic() - self._started_s
@@ -226,13 +206,21 @@ class _Run:
         """Return the seconds left, from the mean time of the cells of this run; None before any is known."""
         known = list(self.log.seconds.values())
         left = float(len(self._waiting))
-        for worker in self._busy():
+        for worker in self._pool.busy():
             fraction = worker.progress.fraction if worker.progress is not None else 0.0
             left += 1.0 - fraction
             if fraction > 0.0:
                 known.append((time.monotonic() - worker.started_s) / fraction)
         if not known:
             return None
-        return (
-            left * sum(known) / len(known) / max(1, min(self._execution.jobs, len(self._waiting) + len(self._busy())))
-        )
+        at_once = max(1, min(self._pool.width, len(self._waiting) + len(self._pool.busy())))
+        return left * sum(known) / len(known) / at_once
+
+
+def _pool(task: Task, execution: Execution) -> Pool:
+    """Return the workers that `execution` asks for."""
+    if execution.ray is None:
+        return LocalPool(task, execution.jobs)
+    from normstab.experiment.execution.ray_pool import RayPool
+
+    return RayPool(task, execution.ray)

@@ -27,7 +27,7 @@ from normstab.experiment.execution.lock import hold_shared
 from normstab.experiment.execution.progress import Progress
 from normstab.experiment.scenario.spec import Cell
 
-__all__ = ["Message", "Task", "Worker", "death_of", "interrupts_held", "start_worker"]
+__all__ = ["LocalWorker", "Message", "Task", "answer_of", "interrupts_held", "start_worker"]
 
 # A live table shows no more than a few updates a second.
 LEAST_SECONDS_BETWEEN_REPORTS = 0.2
@@ -54,7 +54,7 @@ class Message:
 
 
 @dataclass
-class Worker:
+class LocalWorker:
     """The executor's side of a worker: its process, its pipe, and the cell it is at."""
 
     process: SpawnProcess
@@ -81,6 +81,18 @@ class Worker:
         assert isinstance(message, Message), message
         return message
 
+    def death(self) -> str:
+        """Return how the process died, as a sentence; waits until it has."""
+        self.process.join(5.0)
+        code = self.process.exitcode
+        if code is None:
+            return "the worker closed its pipe and hangs"
+        if code >= 0:
+            return f"the worker exited with status {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        cause = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+        return f"the worker was killed by {name}{cause}"
+
     def stop(self, *, patience_s: float = 2.0) -> None:
         """End the process, by force where it does not end soon; an idle worker holds nothing worth waiting for."""
         self.process.terminate()
@@ -91,14 +103,14 @@ class Worker:
         self.pipe.close()
 
 
-def start_worker(task: Task) -> Worker:
+def start_worker(task: Task) -> LocalWorker:
     """Return a new worker. Start it with interrupts held: Ctrl-C stays blocked in it, and the executor decides."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, task), daemon=True)
     process.start()
     theirs.close()
-    return Worker(process, ours)
+    return LocalWorker(process, ours)
 
 
 @contextmanager
@@ -121,19 +133,6 @@ def interrupts_held() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def death_of(worker: Worker) -> str:
-    """Return how the worker's process died, as a sentence; waits until it has."""
-    worker.process.join(5.0)
-    code = worker.process.exitcode
-    if code is None:
-        return "the worker closed its pipe and hangs"
-    if code >= 0:
-        return f"the worker exited with status {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    cause = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
-    return f"the worker was killed by {name}{cause}"
-
-
 def _serve(pipe: Connection, task: Task) -> None:
     """Run the cells that come through the pipe until the executor ends this process or is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -143,7 +142,7 @@ def _serve(pipe: Connection, task: Task) -> None:
                 plain = pipe.recv()
             except EOFError:
                 return
-            pipe.send(_run(plain, task, pipe))
+            pipe.send(answer_of(plain, task, _reporter(pipe)))
 
 
 def _end_with_parent() -> None:
@@ -154,14 +153,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run(plain: Mapping[str, Any], task: Task, pipe: Connection) -> Message:
-    """Run one cell; an exception becomes a message."""
+def answer_of(plain: Mapping[str, Any], task: Task, report: Callable[[Progress], None]) -> Message:
+    """Run one cell in this process; an exception becomes a message."""
     try:
         cell = Cell.from_json(plain)
         module, _, name = task.run_cell.partition(":")
         run_cell = getattr(importlib.import_module(module), name)
         directory = task.out_dir / "records" / cell.id
-        run_cell(cell, directory, threads=task.threads, device=task.device, report=_reporter(pipe))
+        run_cell(cell, directory, threads=task.threads, device=task.device, report=report)
     except NormstabError as error:
         return Message("refused", str(error))
     except Exception as error:
