@@ -239,7 +239,8 @@ def slopes(sign_RK: Tensor, members: Tensor, scheme: Scheme, reduction: Reductio
 def range_slopes(members: Tensor, factor: float, ar: Arithmetic) -> Slopes:
     """Return C (1[j = argmax] - 1[j = argmin]), which is zero where both are the same place."""
     is_same = members[:, :1] == members[:, 1:]
-    ends = torch.where(is_same, 0.0, torch.tensor([[1.0, -1.0]], device=members.device))
+    one_R1 = torch.ones_like(members[:, :1], dtype=torch.float32)
+    ends = torch.where(is_same, 0.0, torch.cat([one_R1, -one_R1], 1))
     return Slopes(
         ar.mul(factor, ends, operation="slope"), ar.mul(factor, torch.zeros_like(ends[:, :1]), operation="slope")
     )

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from normstab.errors import NormstabError
-from normstab.numerics.accumulate import accumulate as accumulate_over
 from normstab.numerics.call import Call
 from normstab.numerics.clock import Clock
 from normstab.numerics.dispatch import opaque, plain
@@ -27,6 +26,7 @@ from normstab.numerics.precision import NEAREST, Accumulation, Precision, Roundi
 from normstab.numerics.readable import exact, native
 from normstab.numerics.readable.operations import Carried, Operand, carry_function, exact_root
 from normstab.numerics.readable.reference import Counts, count, round_reference
+from normstab.numerics.readable.sums import SUMS
 
 __all__ = ["Arithmetic"]
 
@@ -60,6 +60,7 @@ class Arithmetic:
         self.site = key.site if key is not None else ""
         self.direction = "forward"
         self.role: str | None = None
+        self.sums = SUMS
         self.clock = Clock(key.step if key is not None else 0)
         self._variants: dict[tuple[str, str, str | None], Arithmetic] = {}
         self._sites: dict[str, tuple[Row | None, str, AnyFormat]] = {}
@@ -102,7 +103,7 @@ class Arithmetic:
         """Return the same arithmetic elsewhere, made once."""
         where = (site, direction, role)
         if where not in self._variants:
-            other = object.__new__(Arithmetic)
+            other = object.__new__(type(self))
             other.__dict__.update(self.__dict__)
             other.site, other.direction, other.role, other._sites = site, direction, role, {}
             self._variants[where] = other
@@ -266,7 +267,7 @@ class Arithmetic:
         if self.is_native:
             return x.sum() if dim is None else x.sum(dim, keepdim=keepdim)
         kind = self.precision.accumulation
-        total = accumulate_over(
+        total = self.sums.accumulate(
             x, dim, keepdim=keepdim, accumulation=kind, calls=self.calls(operation), format=self.format
         )
         return self.cast(total, operation) if kind.kind == "native" else total

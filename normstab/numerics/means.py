@@ -12,26 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from normstab.numerics.accumulate import (
-    Terms,
-    accumulate,
-    add_terms,
-    block_sums,
-    canonical_dims,
-    kept_shape,
-    kernels_for,
-    negated,
-    round_loads,
-    round_terms,
-    sum_calls,
-    terms_of,
-)
-from normstab.numerics.call import Call
+from normstab.numerics.accumulate import canonical_dims, kept_shape, sum_calls
 from normstab.numerics.dispatch import plain
 from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import FORMATS, AnyFormat
 from normstab.numerics.precision import Accumulation
-from normstab.numerics.readable.operations import carry
 from normstab.numerics.readable.reference import encode
 
 if TYPE_CHECKING:
@@ -64,7 +49,7 @@ def _of_sum(ar: Arithmetic, x: Tensor, reduced: tuple[int, ...], n: int, operati
     """
     role = ar.precision.sum
     site = f"{operation}.sum"
-    total = accumulate(
+    total = ar.sums.accumulate(
         x,
         reduced,
         accumulation=ar.precision.accumulation,
@@ -106,12 +91,12 @@ def _sums_of_blocks(ar: Arithmetic, x: Tensor, dims: tuple[int, ...], width: int
     """Return the sums (K, blocks) of consecutive blocks, sequential in the accumulator format."""
     kind = ar.precision.accumulation
     if kind.kind == "rounded":
-        return block_sums(x, dims, width, sum_calls(kind, ar.calls(site)))
+        return ar.sums.block_sums(x, dims, width, sum_calls(kind, ar.calls(site)))
     rows = x.permute([axis for axis in range(x.dim()) if axis not in dims] + list(dims)).reshape(-1, _size(x, dims))
     full = rows.shape[1] // width * width
     parts = [rows[:, :full].unflatten(1, (-1, width)), rows[:, full:].unsqueeze(1)]
     calls, fp64 = ar.calls(site), FORMATS["fp64"]
-    sums = [accumulate(part, 2, accumulation=kind, calls=calls, format=fp64) for part in parts if part.numel()]
+    sums = [ar.sums.accumulate(part, 2, accumulation=kind, calls=calls, format=fp64) for part in parts if part.numel()]
     return torch.cat(sums, 1)
 
 
@@ -136,9 +121,7 @@ def welford(
     calls = {name: ar.call(f"{operation}.{name}", format) for name in MEAN_SITES}
     unseen = calls["sum"]._replace(row=None)
     calls |= {name: ar.call(f"{operation}.{name}", format) if with_m2 else unseen for name in M2_SITES}
-    kernels = kernels_for(x) if x.numel() else None
-    found = None if kernels is None else kernels.welford(x, reduced, calls)
-    mean, m2 = _welford_reference(x, reduced, calls) if found is None else found
+    mean, m2 = ar.sums.welford(x, reduced, calls)
     mean, m2 = (
         encode(value, carrier_dtype((x,), format)) if value.dtype == torch.float64 else value for value in (mean, m2)
     )
@@ -155,20 +138,3 @@ def _accumulator(kind: Accumulation) -> AnyFormat:
     if kind.format is not None:
         return kind.format
     return FORMATS["fp64" if kind.kind == "exact" else "fp32"]
-
-
-def _welford_reference(x: Tensor, reduced: Sequence[int], calls: dict[str, Call]) -> tuple[Tensor, Tensor]:
-    """Return the mean and M2 in float64, element by element."""
-    terms = round_loads(terms_of(x, reduced), calls["load"])
-    mean = terms.at(slice(0, 1))._replace(value=torch.zeros_like(terms.value[:, :1]))
-    m2 = mean
-    for i in range(terms.m):
-        x_i = terms.at(slice(i, i + 1))
-        old = Terms(mean.value, x_i.leaf)
-        delta = add_terms(x_i, negated(old), calls["delta"])
-        step = Terms(round_terms(carry("div", (delta.value, float(i + 1))), x_i.leaf, calls["div"]), x_i.leaf)
-        mean = add_terms(old, step, calls["sum"])
-        after = add_terms(x_i, negated(mean), calls["delta_after"])
-        product = round_terms(carry("mul", (delta.value, after.value)), x_i.leaf, calls["mul"])
-        m2 = add_terms(m2, Terms(product, x_i.leaf), calls["m2"])
-    return mean.value[:, 0], m2.value[:, 0]

@@ -1,0 +1,296 @@
+"""The readable layer, run once on values that have a shape and no numbers: a program of rounded operations.
+
+The values are tensors of torch's device `meta`. An Arithmetic that records stands in for the real one: it notes
+each operation with the calls (site, role, format) that it makes, in the order of stamps. What plain torch does
+in between (views, gathers, comparisons) is noted by a mode of torch. Nothing here knows a norm by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from normstab.norms import op_by_op
+from normstab.norms.dispersion import Scheme
+from normstab.norms.op_by_op import Saved
+from normstab.norms.reduction import Reduction
+from normstab.numerics.accumulate import canonical_dims, kept_shape, sum_calls
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.call import Call
+from normstab.numerics.execute import carrier_dtype
+from normstab.numerics.formats import AnyFormat
+from normstab.numerics.precision import Precision
+from normstab.numerics.readable.operations import Operand
+from normstab.numerics.readable.sums import Sums
+
+__all__ = ["Called", "Outline", "Program", "Step", "Value", "trace_backward", "trace_evaluation", "trace_forward"]
+
+# What makes memory and no value of the program.
+UNRECORDED = {"aten::empty.memory_format"}
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a program depends on: the layer, its arithmetic, and which parameters it has."""
+
+    scheme: Scheme
+    reduction: Reduction
+    precision: Precision
+    has_gamma: bool = True
+    has_beta: bool = True
+
+
+class Value(NamedTuple):
+    """One tensor of a program: its number and its shape."""
+
+    number: int
+    shape: tuple[int, ...]
+
+
+class Called(NamedTuple):
+    """One call of an Arithmetic: the operation at which it counts, its role, and the format of its results."""
+
+    operation: str
+    role: str | None
+    format: AnyFormat
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on values and numbers.
+
+    `kind` is the name of an operation of Arithmetic, with the calls that it makes; or that of torch, with none.
+    `detail` is what else it needs: the axes of a sum, a function to apply, or torch's function and arguments.
+    """
+
+    kind: str
+    operands: tuple[Value | float | None, ...]
+    results: tuple[Value, ...]
+    calls: tuple[Called, ...] = ()
+    detail: Any = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps in the order of stamps, the values that come in, and those that go out (None where there is none)."""
+
+    steps: tuple[Step, ...]
+    inputs: dict[str, Value]
+    outputs: dict[str, Value | None]
+
+    @property
+    def calls(self) -> tuple[Called, ...]:
+        """All calls, in the order in which they are made."""
+        return tuple(called for step in self.steps for called in step.calls)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The operations at which something may be counted, each once, in the order of first use."""
+        return tuple(dict.fromkeys(called.operation for called in self.calls))
+
+
+@dataclass
+class Tape:
+    """The program while it is recorded. Tensors are kept, so that an id means one tensor."""
+
+    steps: list[Step] = field(default_factory=list)
+    waiting: list[Called] = field(default_factory=list)
+    kept: list[Tensor] = field(default_factory=list)
+    numbers: dict[int, Value] = field(default_factory=dict)
+
+    def new(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return a value without numbers."""
+        made = torch.empty(tuple(shape), dtype=dtype, device="meta")
+        self.name(made)
+        return made
+
+    def name(self, x: Tensor) -> Value:
+        """Return the value that a tensor stands for, a new one where it is unknown."""
+        if id(x) not in self.numbers:
+            self.kept.append(x)
+            self.numbers[id(x)] = Value(len(self.numbers), tuple(x.shape))
+        return self.numbers[id(x)]
+
+    def operand(self, x: Operand | Any) -> Any:
+        """Return the value of a tensor that has been seen; a number as it is."""
+        if not isinstance(x, Tensor) or (x.device.type != "meta" and id(x) not in self.numbers):
+            return x
+        assert id(x) in self.numbers, "a tensor that no step made"
+        return self.numbers[id(x)]
+
+    def note(self, kind: str, operands: Sequence[Any], results: Sequence[Tensor], detail: Any = None) -> None:
+        """Note a step, with the calls made since the last one."""
+        values = tuple(self.operand(x) for x in operands)
+        self.steps.append(Step(kind, values, tuple(map(self.name, results)), tuple(self.waiting), detail))
+        self.waiting.clear()
+
+
+class TorchRecorder(TorchDispatchMode):
+    """Note what plain torch does with the values of a tape."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self._tape = tape
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        results = [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
+        if results and func.name() not in UNRECORDED and all(x.device.type == "meta" for x in results):
+            told = tree_map(self._tape.operand, (args, kwargs or {}))
+            tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+            self._tape.note(func.name(), tensors, results, (func, *told))
+        return result
+
+
+class Recorder(Arithmetic):
+    """An Arithmetic that notes on a tape what it would compute; all else, as the forms of a mean, is the real one's."""
+
+    def __init__(self, precision: Precision, tape: Tape) -> None:
+        super().__init__(precision)
+        self._tape = tape
+        self.sums = Sums(self._accumulate, self._block_sums, self._welford)
+
+    def call(self, operation: str, format: AnyFormat | None = None) -> Call:
+        """Note the call, and return it as one that nobody counts."""
+        target = self.format if format is None else format
+        self._tape.waiting.append(Called(operation, self.role, target))
+        return Call(target, self.precision.rounding)
+
+    def cast(self, x: Tensor, operation: str = "cast", *, out: Tensor | None = None) -> Tensor:
+        """Note the cast of a tensor."""
+        call = self.call(operation)
+        return self._made("cast", (x,), x.shape, carrier_dtype((x,), call.format))
+
+    def constant(self, value: float, operation: str) -> float:
+        """Note the constant, and return it as cast."""
+        found = super().constant(value, operation)
+        self._tape.note("constant", (value,), (), operation)
+        return found
+
+    def apply(self, function: Callable[..., Tensor], *operands: Operand, operation: str) -> Tensor:
+        """Note a function applied to each element."""
+        dtype = carrier_dtype(operands, self.call(operation).format)
+        return self._made("apply", operands, _broadcast(operands), dtype, function)
+
+    def sign(self, a: Tensor) -> Tensor:
+        """Note the sign, exact."""
+        return self._made("sign", (a,), a.shape, a.dtype)
+
+    def _operate(self, name: str, operands: tuple[Operand, ...], operation: str, out: Tensor | None) -> Tensor:
+        dtype = carrier_dtype(operands, self.call(operation).format)
+        return self._made(name, operands, _broadcast(operands), dtype)
+
+    def _made(
+        self, kind: str, operands: Sequence[Operand], shape: Sequence[int], dtype: torch.dtype, detail: Any = None
+    ) -> Tensor:
+        """Note a step with one result, and return that."""
+        made = torch.empty(tuple(shape), dtype=dtype, device="meta")
+        self._tape.note(kind, operands, (made,), detail)
+        return made
+
+    def _accumulate(self, x: Tensor, dims: Any, *, keepdim: bool = False, **how: Any) -> Tensor:
+        """Note a sum over axes; the calls that it makes are those of its kind, in their order."""
+        reduced, calls, format = canonical_dims(dims, x.dim()), how["calls"], how["format"]
+        match how["accumulation"].kind:
+            case "rounded":
+                format = sum_calls(how["accumulation"], calls).add.format
+            case "exact":
+                calls("", format)
+        shape = kept_shape(x, reduced, keepdim=keepdim)
+        return self._made("accumulate", (x,), shape, carrier_dtype((x,), format), (reduced, keepdim, how["format"]))
+
+    def _block_sums(self, x: Tensor, dims: Sequence[int], width: int, at: Any) -> Tensor:
+        """Note the sums of consecutive blocks."""
+        n = math.prod(x.shape[axis] for axis in dims)
+        shape = (x.numel() // n, -(-n // width))
+        return self._made("block_sums", (x,), shape, carrier_dtype((x,), at.add.format), (tuple(dims), width))
+
+    def _welford(self, x: Tensor, reduced: Sequence[int], calls: dict[str, Call]) -> tuple[Tensor, Tensor]:
+        """Note Welford's mean and M2."""
+        n = math.prod(x.shape[axis] for axis in reduced)
+        made = [torch.empty(x.numel() // n, dtype=torch.float64, device="meta") for _ in range(2)]
+        self._tape.note("welford", (x,), made, tuple(reduced))
+        return made[0], made[1]
+
+
+def _broadcast(operands: Sequence[Operand]) -> torch.Size:
+    """Return the shape of what operands broadcast to."""
+    shape: torch.Size = torch.broadcast_shapes(*(x.shape for x in operands if isinstance(x, Tensor)))
+    return shape
+
+
+@lru_cache(maxsize=512)
+def trace_forward(outline: Outline) -> Program:
+    """Return the program of `op_by_op.forward`: x, gamma, beta to output, mean, stored and what backward needs."""
+    return _forward(outline)[0]
+
+
+def _forward(outline: Outline) -> tuple[Program, Saved]:
+    """Return the program of the forward pass, and what it saves, as values without numbers."""
+    tape = Tape()
+    inputs = _inputs(tape, outline)
+    with TorchRecorder(tape):
+        ar = Recorder(outline.precision, tape)
+        done = op_by_op.forward(inputs["x"], inputs["gamma"], inputs["beta"], outline.scheme, outline.reduction, ar)
+    outputs = {"output": done.output, "mean": done.mean, "stored": done.stored, **done.saved._asdict()}
+    return _program(tape, inputs, outputs), done.saved
+
+
+@lru_cache(maxsize=512)
+def trace_evaluation(outline: Outline, has_mean: bool = True, has_stored: bool = True) -> Program:
+    """Return the program of `op_by_op.evaluate`, given statistics of one number per channel."""
+    tape = Tape()
+    inputs = _inputs(tape, outline)
+    count = max(outline.reduction.parameters)
+    for name, is_given in (("running_mean", has_mean), ("running_var", has_stored)):
+        inputs[name] = tape.new((count,)) if is_given else None
+    with TorchRecorder(tape):
+        done = op_by_op.evaluate(
+            inputs["x"],
+            inputs["gamma"],
+            inputs["beta"],
+            (inputs["running_mean"], inputs["running_var"]),
+            outline.scheme,
+            outline.reduction,
+            Recorder(outline.precision, tape),
+        )
+    return _program(tape, inputs, {"output": done.output, **done.saved._asdict()})
+
+
+@lru_cache(maxsize=512)
+def trace_backward(outline: Outline, needs: tuple[bool, bool, bool] = (True, True, True)) -> Program:
+    """Return the program of `op_by_op.backward`: grad and what the forward pass saved to the gradients."""
+    saved, tape = _forward(outline)[1], Tape()
+    inputs: dict[str, Any] = {"grad": tape.new(outline.reduction.view)}
+    for name, kept in saved._asdict().items():
+        inputs[name] = None if kept is None else tape.new(kept.shape, kept.dtype)
+    given = Saved(*(inputs[name] for name in Saved._fields))
+    with TorchRecorder(tape):
+        found = op_by_op.backward(
+            inputs["grad"], given, outline.scheme, outline.reduction, Recorder(outline.precision, tape), needs
+        )
+    return _program(tape, inputs, {f"d_{name}": value for name, value in found._asdict().items()})
+
+
+def _inputs(tape: Tape, outline: Outline) -> dict[str, Any]:
+    """Return x, gamma and beta as values, None where the layer has none."""
+    reduction = outline.reduction
+    parameters = [tape.new(reduction.parameters) if has else None for has in (outline.has_gamma, outline.has_beta)]
+    return {"x": tape.new(reduction.view), "gamma": parameters[0], "beta": parameters[1]}
+
+
+def _program(tape: Tape, inputs: dict[str, Any], outputs: dict[str, Any]) -> Program:
+    """Return what a tape holds."""
+    known = {name: tape.name(value) for name, value in inputs.items() if value is not None}
+    found = {name: None if value is None else tape.name(value) for name, value in outputs.items()}
+    return Program(tuple(tape.steps), known, found)
