@@ -37,19 +37,14 @@ class NormSpec:
             raise NormstabError(f"norm 'lpP' takes 0 < P <= {MOST_P:g}; found P = {self.p:g}")
 
     @property
-    def eps_is_inside(self) -> bool:
-        """Whether eps stands under the root, as in l2 and lp, and not beside the finished scale."""
-        return self.kind in ("l2", "lp")
-
-    @property
     def has_constant(self) -> bool:
         """Whether the scale is multiplied by a constant that makes it sigma on Gaussian values."""
         return self.kind in ("l1", "linf", "topk", "range")
 
     @property
-    def has_integer_power(self) -> bool:
-        """Whether the scale is formed by multiplications alone, so that its bits are the same everywhere."""
-        return self.p == int(self.p)
+    def degree(self) -> float:
+        """The power of the input that a deviation is raised to before it is summed: 2 for l2, P for lpP, else 1."""
+        return {"l2": 2.0, "lp": self.p}.get(self.kind, 1.0)
 
     def constant(self, n: int) -> float:
         """Return the constant C of n values in float64; 1 where the scheme has none, and for n = 1.

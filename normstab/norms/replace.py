@@ -8,20 +8,18 @@ what is swapped. What cannot be swapped safely is left, with the reason.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from normstab.errors import NormstabError, near
+from normstab.errors import NormstabError
 from normstab.norms import modules
 from normstab.norms.catalogue import NormSpec, parse_norm
 from normstab.norms.foreign import recognise, with_mixin
+from normstab.numerics.rules import DEFAULT, Rules
 
 __all__ = ["Replacement", "replace_norms_"]
-
-Rules = Mapping[str, str | NormSpec | None]
 
 REPLACED_BY: dict[type[nn.Module], type[modules.Normalizing]] = {
     nn.BatchNorm1d: modules.BatchNorm1d,
@@ -48,26 +46,29 @@ class Replacement:
         return "\n".join(lines + [f"{name}: left, {reason}" for name, reason in self.left.items()])
 
 
-def replace_norms_(model: nn.Module, to: str | NormSpec | Rules, *, norm_constant: float = 1.0) -> Replacement:
+def replace_norms_(
+    model: nn.Module, to: str | NormSpec | Mapping[str, str | NormSpec | None], *, norm_constant: float = 1.0
+) -> Replacement:
     """Give the normalization layers of `model` the norm `to`, in place; return what was replaced and what left.
 
     `to` is a norm, or rules {name: norm}: the exact dotted name of a layer wins, then the first "re:" pattern
-    that matches the whole name, then "_default"; None leaves a layer as it is. Values are untouched:
+    that matches the whole name, then the nearest module around it with a rule, then "_default"; None leaves a
+    layer as it is. Values are untouched:
     the running statistics of a trained l2 net still hold variances, which another norm's evaluation would
     take for scales, so train on, or pass data with momentum None, before evaluating.
 
     Raises NormstabError for an unknown norm, and for an exact name or a pattern that meets no such layer.
     """
-    rules: Rules = to if isinstance(to, Mapping) else {"_default": to}
-    norms = {rule: None if norm is None else parse_norm(norm) for rule, norm in rules.items()}
+    wanted = to if isinstance(to, Mapping) else {DEFAULT: to}
+    norms = {rule: None if norm is None else parse_norm(norm) for rule, norm in wanted.items()}
     layers = {name: layer for name, layer in model.named_modules() if is_norm(layer)}
-    check_rules(norms, layers)
+    rules = norm_rules(norms, layers)
     result = Replacement()
     for name, layer in layers.items():
-        rule = matching_rule(name, norms)
-        spec = None if rule is None else norms[rule]
+        rule = rules.key_for(name)
+        spec = rules.of(name)
         if spec is None:
-            result.left[name] = "no rule names it" if rule is None else f"rule {rule!r} says so"
+            result.left[name] = f"rule {rule!r} says so" if rule in norms else "no rule names it"
         elif reason := replace_layer_(layer, spec, norm_constant):
             result.left[name] = reason
         else:
@@ -82,37 +83,13 @@ def is_norm(layer: nn.Module) -> bool:
     )
 
 
-def check_rules(norms: Mapping[str, NormSpec | None], layers: Mapping[str, nn.Module]) -> None:
-    """Raise for a rule that meets no layer: it is a misspelling."""
-    for rule in norms:
-        if rule == "_default":
-            continue
-        if rule.startswith("re:"):
-            pattern = compiled(rule)
-            if not any(pattern.fullmatch(name) for name in layers):
-                raise NormstabError(f"rule {rule!r} matches no normalization layer ({', '.join(layers) or 'none'})")
-        elif rule not in layers:
-            raise NormstabError(
-                f"rule {rule!r} names no normalization layer{near(rule, layers)} ({', '.join(layers) or 'none'})"
-            )
-
-
-def compiled(rule: str) -> re.Pattern[str]:
-    """Return the pattern of a "re:" rule, or raise."""
-    try:
-        return re.compile(rule.removeprefix("re:"))
-    except re.error as problem:
-        raise NormstabError(f"rule {rule!r}: not a regular expression: {problem}") from None
-
-
-def matching_rule(name: str, norms: Mapping[str, NormSpec | None]) -> str | None:
-    """Return the rule for the layer `name`: exact, then the first pattern, then the default."""
-    if name in norms:
-        return name
-    for rule in norms:
-        if rule.startswith("re:") and compiled(rule).fullmatch(name):
-            return rule
-    return "_default" if "_default" in norms else None
+def norm_rules(norms: Mapping[str, NormSpec | None], layers: Collection[str]) -> Rules[NormSpec | None]:
+    """Return the rules; raise for one that meets no layer, which is a misspelling, and for one of an operation."""
+    rules = Rules(norms, None)
+    if rules.know_operations:
+        raise NormstabError(f"a norm is of a whole layer, so its rule names no operation: {', '.join(norms)}")
+    rules.check(layers, what="no normalization layer is called")
+    return rules
 
 
 def replace_layer_(layer: nn.Module, spec: NormSpec, norm_constant: float) -> str | None:

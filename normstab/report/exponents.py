@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normstab.assess.causes.headroom import precision_at, site_format
-from normstab.assess.causes.sites import in_order
+from normstab.assess.causes.sites import in_order, place_of
 from normstab.assess.judgement import GroupJudgement
 from normstab.assess.runs import Run
 from normstab.numerics.formats import AnyFormat, Format
@@ -97,9 +97,9 @@ def _limits(axes: Axes, limit: AnyFormat | None) -> None:
 
 def _format_of(run: Run, site: str) -> AnyFormat | None:
     """Return the format a site rounds to: by its role in a norm layer, else the compute format; None where wide."""
-    layer = next((name for name in run.record.norm_layers if site.startswith(f"{name}.")), "")
-    precision = precision_at(run, layer or site.partition("[")[0].rpartition(".")[0])
+    module, operation = place_of(site, run.record.norm_layers)
+    precision = precision_at(run, module, operation)
     if precision is None:
         return None
-    operation = site.removeprefix(f"{layer}.").partition("[")[0]
-    return site_format(precision, operation) if layer and site.endswith("[forward]") else precision.format()
+    is_of_norm = module in run.record.norm_layers and site.endswith("[forward]")
+    return site_format(precision, operation) if is_of_norm else precision.format()

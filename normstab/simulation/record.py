@@ -16,12 +16,13 @@ from normstab.errors import NormstabError
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.ledger import Ledger
+from normstab.numerics.rules import OUTSIDE
 from normstab.simulation.around.compilation import keep_uncompiled
 from normstab.simulation.around.hooks import hook_modules, hook_optimizers
 from normstab.simulation.around.mode_stack import check_order, close_mode, drop_ended_modes
 from normstab.simulation.around.observation import Observation
 from normstab.simulation.around.parameters import Held
-from normstab.simulation.around.places import OUTSIDE, Place, Whereabouts
+from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.session import held_tensors, rounds_itself
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.run import Run

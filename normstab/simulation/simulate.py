@@ -12,13 +12,14 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from normstab.errors import NormstabError
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
-from normstab.numerics.precision import Precision
+from normstab.numerics.precision import OPERANDS, Precision
+from normstab.numerics.rules import precision_rules
 from normstab.simulation.around.mode_stack import check_order
 from normstab.simulation.around.session import Arithmetics, Session
 from normstab.simulation.loss_scale import LossScaler
-from normstab.simulation.rules import Rules
 from normstab.simulation.run import Run
 
 __all__ = ["simulate"]
@@ -41,7 +42,7 @@ def simulate(
     """Give every operation inside the `with` block to an Arithmetic of `precision`; yield the Run.
 
     Forward, backward and, with `optimizer`, its steps are rounded and counted at `module.operation[direction]`.
-    `rules` maps module names, `re:` patterns or `_default` to other precisions. `seed` keys stochastic
+    `rules` maps module names, `re:` patterns, `(outside)` or `_default` to other precisions. `seed` keys stochastic
     rounding; torch's generators are not touched. With `master_weights` the network uses rounded copies of
     parameters; without, they are rounded in place at entry and after each update, the one lasting change.
     `loss_scale` configures `run.scaler`. `ledger` continues an existing one. `expand` takes softmax, losses
@@ -52,7 +53,9 @@ def simulate(
     loss scale that does not exist, and where the context is not closed innermost first by the thread that opened
     it: whatever happens, nothing is rounded after its end. A result that is not finite never raises.
     """
-    chosen = Rules(rules, precision)
+    chosen = precision_rules(rules, precision)
+    for each in chosen.values():
+        refuse_what_is_not_simulated(each)
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(), seed)
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale))
     session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
@@ -61,3 +64,13 @@ def simulate(
         session.begin(stack, expand=expand)
         yield run
     check_order(session.is_in_order, "simulate")
+
+
+def refuse_what_is_not_simulated(precision: Precision) -> None:
+    """Raise for the first key that asks for what a simulation does not do, rather than pass over it."""
+    for key, usual in (("norm", "each"), ("master", "on"), ("autocast", "none"), ("collective", None)):
+        if getattr(precision, key) != usual:
+            raise NormstabError(f"precision {precision}: {key}={getattr(precision, key)} is not simulated")
+    for key in OPERANDS:
+        if (found := getattr(precision, key.replace(".", "_"))) is not None:
+            raise NormstabError(f"precision {precision}: {key}={found} is not simulated")

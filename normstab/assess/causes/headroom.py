@@ -6,17 +6,18 @@ From largest and smallest magnitudes in the ledger; no training, no torch.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from normstab.assess.runs import Run
 from normstab.errors import NormstabError
+from normstab.norms.catalogue import parse_norm
 from normstab.numerics.formats import AnyFormat, Format
 from normstab.numerics.precision import Precision
+from normstab.numerics.rules import Rules, plain_operation
 
-__all__ = ["Headroom", "headroom", "precision_at", "site_format"]
+__all__ = ["Headroom", "degree_of", "headroom", "precision_at", "rules_of", "site_format"]
 
 # Forward sites whose result grows as a power of the input: the power is the p of the dispersion.
 POWERED = ("square", "power", "dispersion.sum", "dispersion.div", "variance")
@@ -51,12 +52,11 @@ def headroom(run: Run) -> list[Headroom]:
 def _layer_headroom(run: Run, layer: str) -> Headroom:
     """Return the headroom of one layer; the binades are None where nothing was counted or nothing is rounded."""
     found = run.record.norm_layers[layer]
-    precision = precision_at(run, layer)
     ups: list[tuple[float, str]] = []
     downs: list[tuple[float, str]] = []
-    for operation, tally in run.layer_sites[layer].items() if precision is not None else ():
-        assert precision is not None
-        limit = site_format(precision, operation)
+    for operation, tally in run.layer_sites[layer].items():
+        precision = precision_at(run, layer, operation)
+        limit = None if precision is None else site_format(precision, operation)
         degree = degree_of(found.norm) if operation.removesuffix(".load") in POWERED else 1
         if limit is None or tally.largest <= 0 or operation.endswith(".const"):
             continue
@@ -84,27 +84,34 @@ def _least_normal(limit: AnyFormat) -> float:
     return limit.min_normal if isinstance(limit, Format) else limit.min_subnormal
 
 
-def degree_of(norm: str) -> int:
-    """Return the p of a dispersion's name: 2 for l2, K for lpK, 1 for the others."""
-    match = re.fullmatch(r"lp?(\d+)", norm)
-    return int(match[1]) if match else 1
+def degree_of(norm: str) -> float:
+    """Return the power of the input that the norm of this name sums; 1 where a record names no norm of ours."""
+    try:
+        return parse_norm(norm).degree
+    except NormstabError:
+        return 1.0
 
 
-def precision_at(run: Run, module: str) -> Precision | None:
-    """Return the Precision that rounds `module`; None where nothing is rounded.
+def precision_at(run: Run, module: str, operation: str | None = None) -> Precision | None:
+    """Return the Precision that rounds `module`, or an operation in it, as the run did; None where none does."""
+    return rules_of(run).of(module, operation)
 
-    Rules by name, as the run applied them: the exact name, then `re:` patterns, then `_default`.
-    """
+
+def rules_of(run: Run) -> Rules[Precision | None]:
+    """Return the rules of the run's cell, by the record; None stands for what is not rounded."""
     numerics: Mapping[str, object] = run.record.cell.get("numerics", {})
-    text = str(numerics.get("precision", run.coordinates.get("precision", "native")))
+    text = numerics.get("precision", run.coordinates.get("precision", "native"))
     rules = numerics.get("rules") or {}
     assert isinstance(rules, Mapping)
-    patterns = [name for name in rules if name.startswith("re:") and re.fullmatch(name[3:], module)]
-    chosen = next((rules[name] for name in (module, *patterns, "_default") if name in rules), text)
-    return _parsed(str(chosen))
+    return _rules(str(text), tuple((key, str(rule)) for key, rule in rules.items()))
 
 
 @cache
+def _rules(text: str, rules: tuple[tuple[str, str], ...]) -> Rules[Precision | None]:
+    """Return the rules, made once for the many sites of a report."""
+    return Rules({key: _parsed(rule) for key, rule in rules}, _parsed(text))
+
+
 def _parsed(text: str) -> Precision | None:
     """Return the Precision that `text` names; None for `native`, and for what is none."""
     try:
@@ -119,7 +126,7 @@ def site_format(precision: Precision, operation: str) -> AnyFormat | None:
 
     `operation` is the site without the layer's name: `square`, `dispersion.sum`, `mean.sum.load` ...
     """
-    name = operation.removesuffix(".load").removesuffix(".const")
+    name = plain_operation(operation)
     if name in ("mean.sum", "dispersion.sum"):
         return precision.accumulation.format
     if name in ("running_mean", "running_var"):

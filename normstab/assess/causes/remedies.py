@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from normstab.assess.causes.blame import rate
-from normstab.assess.causes.headroom import degree_of, precision_at
+from normstab.assess.causes.headroom import degree_of, rules_of
+from normstab.assess.causes.sites import place_of
 from normstab.assess.constants import constant
 from normstab.assess.runs import Group, Run
 from normstab.numerics.formats import FORMATS, AnyFormat, Format
 from normstab.numerics.ledger import Histogram, Site, Tally
 from normstab.numerics.precision import Precision
+from normstab.numerics.rules import DEFAULT
 
 __all__ = ["REMEDIES", "Remedy", "Tested", "remedies_for"]
 
@@ -179,15 +181,38 @@ REMEDIES: dict[str, Callable[[Run, Precision], Remedy | None]] = {
 
 def remedies_for(run: Run, group: Group, tested: Tested) -> Iterator[Remedy]:
     """Yield what the record of `run` says would help; `tested` are the other grid points with their verdicts."""
-    layers = list(run.record.norm_layers) or [""]
-    precision = precision_at(run, layers[0])
-    if precision is None:
-        return
+    parts = list(_by_rule(run))
+    offered: set[str] = set()
     for offer in REMEDIES.values():
-        remedy = offer(run, precision)
-        if remedy is not None:
-            wanted = {**group.coordinates, **_in_grid(remedy.change, group)}
-            yield replace(remedy, tested=next((verdict for point, verdict in tested if _same(point, wanted)), None))
+        for setting, precision, part in parts:
+            remedy = offer(part, precision)
+            if remedy is None or remedy.name in offered:
+                continue
+            offered.add(remedy.name)
+            change = {setting if key == "precision" else key: value for key, value in remedy.change.items()}
+            wanted = {**group.coordinates, **_in_grid(change, group)}
+            verdict = next((verdict for point, verdict in tested if _same(point, wanted)), None)
+            yield replace(remedy, change=change, tested=verdict)
+
+
+def _by_rule(run: Run) -> Iterator[tuple[str, Precision, Run]]:
+    """Yield the setting that names a precision, that precision, and the run at the sites which it rounds.
+
+    What a rule keeps wide, or narrow, no other precision of the network would help.
+    """
+    rules, layers = rules_of(run), run.record.norm_layers
+    deciding = {site: rules.key_for(*place_of(site, layers)) for site in run.totals}
+    written = run.record.cell.get("numerics", {}).get("rules") or {}
+    for key in dict.fromkeys([DEFAULT, *deciding.values()]):
+        precision = rules.by_key[key]
+        if precision is None:
+            continue
+        epochs = tuple(
+            replace(epoch, sites={site: tally for site, tally in epoch.sites.items() if deciding[site] == key})
+            for epoch in run.record.epochs
+        )
+        part = replace(run, record=replace(run.record, epochs=epochs)) if set(deciding.values()) != {key} else run
+        yield f"numerics.rules.{key}" if key in written else "precision", precision, part
 
 
 def _in_grid(change: Mapping[str, Any], group: Group) -> dict[str, Any]:

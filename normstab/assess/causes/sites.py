@@ -5,11 +5,12 @@ Records keep sites by name; a reader wants to see a value go through a layer. Kn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from normstab.numerics.ledger import DIRECTIONS, Site
+from normstab.numerics.rules import plain_operation
 
-__all__ = ["OPERATIONS", "in_order", "operation_in"]
+__all__ = ["OPERATIONS", "in_order", "operation_in", "place_of"]
 
 OPERATIONS = (
     "input", "gamma", "beta", "mean.sum", "mean.div", "centre", "abs", "square", "power", "max", "topk",
@@ -22,6 +23,15 @@ OPERATIONS = (
 def operation_in(site: str, layer: str) -> str:
     """Return what follows the layer's name in a site, without the direction: `dispersion.sum.load`."""
     return site.removeprefix(f"{layer}.").partition("[")[0]
+
+
+def place_of(site: str, layers: Container[str]) -> tuple[str, str]:
+    """Return the module and the operation of a site; of a site in a norm layer, that layer and what follows it."""
+    name = site.partition("[")[0]
+    if layer := _layer_of(site, layers):
+        return layer, name.removeprefix(f"{layer}.")
+    module, _, operation = plain_operation(name).rpartition(".")
+    return module, operation
 
 
 def in_order(sites: Iterable[str], layers: Sequence[str]) -> list[str]:
@@ -43,11 +53,11 @@ def in_order(sites: Iterable[str], layers: Sequence[str]) -> list[str]:
     return sorted(sites, key=place)
 
 
-def _layer_of(site: str, places: dict[str, int]) -> str:
+def _layer_of(site: str, layers: Container[str]) -> str:
     """Return the norm layer a site lies in, or an empty string."""
     name = site.partition("[")[0]
     while name:
-        if name in places:
+        if name in layers:
             return name
         name = name.rpartition(".")[0]
     return ""

@@ -6,7 +6,6 @@ a weight.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +17,7 @@ from normstab.norms.catalogue import parse_norm
 from normstab.norms.modules import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, Normalizing
 from normstab.norms.replace import is_norm, replace_norms_
 from normstab.norms.weight import bounded_weight_norm, weight_norm
+from normstab.numerics.rules import DEFAULT, Rules
 
 __all__ = [
     "ChannelBias",
@@ -92,9 +92,12 @@ def channel_norms(weight: Tensor, p: float = 2) -> Tensor:
 
 def apply_norms_(model: nn.Module, spec: ModelSpec) -> None:
     """Give each normalization layer of the model the norm that `spec` wants for its name."""
-    wanted = {name: _rule(spec.norm, name) for name, module in model.named_modules() if is_norm(module)}
+    chosen = spec.norm if isinstance(spec.norm, Mapping) else {DEFAULT: spec.norm}
+    rules = Rules(chosen, "l2")
+    wanted = {name: rules.of(name) for name, module in model.named_modules() if is_norm(module)}
     if not wanted:
         raise NormstabError(f"model {spec.name!r} has no normalization layer for model.norm")
+    rules.check(wanted, what="no normalization layer is called")
     scaling = {name: norm for name, norm in wanted.items() if norm not in ("mean-only", "none")}
     if spec.norm_constant != 1.0 and not any(parse_norm(norm).has_constant for norm in scaling.values()):
         raise NormstabError(f"model.norm_constant multiplies the constant of l1, linf, topK, range, not of {spec.norm}")
@@ -108,20 +111,6 @@ def apply_norms_(model: nn.Module, spec: ModelSpec) -> None:
     if spec.eps is not None:
         for layer in norm_layers(model).values():
             setattr(layer, "eps", spec.eps)  # noqa: B010 - the attribute is torch's, of every norm layer
-
-
-def _rule(norm: str | Mapping[str, str], name: str) -> str:
-    """Return the norm of the layer called `name`: exact name, `re:` pattern, a module around it, `_default`, l2."""
-    if isinstance(norm, str):
-        return norm
-    while name:
-        if name in norm:
-            return norm[name]
-        for rule, value in norm.items():
-            if rule.startswith("re:") and re.fullmatch(rule[3:], name):
-                return value
-        name = name.rpartition(".")[0]
-    return norm.get("_default", "l2")
 
 
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:

@@ -16,8 +16,8 @@ from normstab.numerics.clock import Clock
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
+from normstab.numerics.rules import precision_rules
 from normstab.simulation.around.session import rounds_itself
-from normstab.simulation.rules import Rules
 
 __all__ = ["Storage"]
 
@@ -38,7 +38,7 @@ class Storage:
         self.keeps_states = is_left_to_us and precision.optimizer is not None
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._of_layers = [p for m in model.modules() if rounds_itself(m) for p in m.parameters(recurse=False)]
-        self._rules = Rules(dict(numerics.rules), precision)
+        self._rules = precision_rules(numerics.rules, precision)
         self._seed, self._ledger, self._clock = seed, Ledger(), Clock()
         self._made: dict[Precision, Arithmetic] = {}
 

@@ -13,10 +13,8 @@ import torch
 
 from normstab.numerics.arithmetic import Arithmetic
 
-__all__ = ["OUTSIDE", "Place", "Whereabouts"]
+__all__ = ["Place", "Whereabouts"]
 
-# The module that code outside every module counts as.
-OUTSIDE = "(outside)"
 # An AccumulateGrad node has no sequence number of its own but the greatest there is.
 LARGEST_SEQUENCE = 2**63
 # A boundary is a pair of list entries; beyond this many the older half belongs to graphs long gone.

@@ -15,14 +15,14 @@ from normstab.numerics.clock import Clock
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
+from normstab.numerics.rules import OUTSIDE, Rules
 from normstab.simulation.around.compilation import is_compiled, keep_uncompiled
 from normstab.simulation.around.hooks import hook_modules, hook_optimizers
 from normstab.simulation.around.mode import Emulation
 from normstab.simulation.around.mode_stack import close_mode, drop_ended_modes
 from normstab.simulation.around.parameters import Held, Parameters
-from normstab.simulation.around.places import OUTSIDE, Place, Whereabouts
+from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.aten.expand_fused import WithoutFastPaths
-from normstab.simulation.rules import Rules
 from normstab.simulation.run import Run
 
 __all__ = ["Arithmetics", "Session"]
@@ -31,10 +31,10 @@ __all__ = ["Arithmetics", "Session"]
 class Arithmetics:
     """One Arithmetic per precision, all with one ledger, key and clock."""
 
-    def __init__(self, rules: Rules, ledger: Ledger, seed: int) -> None:
+    def __init__(self, rules: Rules[Precision], ledger: Ledger, seed: int) -> None:
         self._made: dict[Precision, Arithmetic] = {}
         clock = Clock()
-        for precision in rules.precisions():
+        for precision in set(rules.values()):
             made = self._made[precision] = Arithmetic(precision, ledger=ledger, key=Key(seed=seed))
             made.clock = clock
 
@@ -50,20 +50,20 @@ class Session:
         self,
         model: nn.Module,
         run: Run,
-        rules: Rules,
+        rules: Rules[Precision],
         arithmetics: Arithmetics,
         optimizer: Optimizer | None,
         *,
         master_weights: bool,
     ) -> None:
-        rules.check({name for name, _ in model.named_modules()})
+        rules.check([name for name, _ in model.named_modules()])
         self.model = model
         self.run = run
         self.optimizer = _unwrapped(optimizer)
         self.master_weights = master_weights
         self.is_over = False
-        self.is_native = all(precision.is_native for precision in rules.precisions())
-        outside = arithmetics.of(rules.default)
+        self.is_native = all(precision.is_native for precision in rules.values())
+        outside = arithmetics.of(rules.of(OUTSIDE))
         self.places = {
             module: Place(name, arithmetics.of(rules.of(name)), direction="forward", passes=rounds_itself(module))
             for name, module in model.named_modules()
