@@ -16,7 +16,7 @@ from normstab.errors import NormstabError
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import OPERANDS, Precision
-from normstab.numerics.rules import precision_rules
+from normstab.numerics.rules import Rules, precision_rules
 from normstab.simulation.around.mode_stack import check_order
 from normstab.simulation.around.session import Arithmetics, Session
 from normstab.simulation.loss_scale import LossScaler
@@ -54,8 +54,7 @@ def simulate(
     it: whatever happens, nothing is rounded after its end. A result that is not finite never raises.
     """
     chosen = precision_rules(rules, precision)
-    for each in chosen.values():
-        refuse_what_is_not_simulated(each)
+    refuse_what_is_not_simulated(chosen)
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(), seed)
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale))
     session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
@@ -66,8 +65,16 @@ def simulate(
     check_order(session.is_in_order, "simulate")
 
 
-def refuse_what_is_not_simulated(precision: Precision) -> None:
-    """Raise for the first key that asks for what a simulation does not do, rather than pass over it."""
+def refuse_what_is_not_simulated(rules: Rules[Precision]) -> None:
+    """Raise for the first rule or key that asks for what a simulation does not do, rather than pass over it."""
+    if rules.know_operations:
+        raise NormstabError(f"rules: a precision per operation is not simulated ({', '.join(rules.by_key)})")
+    for precision in rules.values():
+        refuse_keys(precision)
+
+
+def refuse_keys(precision: Precision) -> None:
+    """Raise for the first key of a precision that is not simulated."""
     for key, usual in (("norm", "each"), ("master", "on"), ("autocast", "none"), ("collective", None)):
         if getattr(precision, key) != usual:
             raise NormstabError(f"precision {precision}: {key}={getattr(precision, key)} is not simulated")
