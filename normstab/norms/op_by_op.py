@@ -21,7 +21,7 @@ from torch import Tensor
 from normstab.norms.dispersion import DISPERSIONS, Centred, Flow, Scheme, scale_of_stored
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.means import welford
+from normstab.numerics.sums.means import welford
 
 __all__ = ["Forward", "Gradients", "Saved", "backward", "evaluate", "forward"]
 

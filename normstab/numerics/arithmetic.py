@@ -279,7 +279,7 @@ class Arithmetic:
         """Return the mean over `dim` (None: all) in the Precision's form: sum, blockwiseK or welford."""
         if self.is_native:
             return x.mean() if dim is None else x.mean(dim, keepdim=keepdim)
-        from normstab.numerics.means import mean_over
+        from normstab.numerics.sums.means import mean_over
 
         return mean_over(self, x, dim, keepdim=keepdim, operation=operation)
 
@@ -288,7 +288,7 @@ class Arithmetic:
         """Return the matrix product, shapes as torch.matmul: native and one rounding, or an emulated accumulator."""
         if self.is_native:
             return torch.matmul(a, b)
-        from normstab.numerics.matmul import matmul
+        from normstab.numerics.sums.matmul import matmul
 
         return matmul(self, a, b, operation=operation)
 

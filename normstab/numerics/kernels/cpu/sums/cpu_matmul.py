@@ -30,8 +30,8 @@ from normstab.numerics.kernels.cpu.sums.dot_tiles import dot_room, dot_tiles, pa
 from normstab.numerics.kernels.cpu.sums.sum_rows import ORDERS
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.nearest import spec_table
-from normstab.numerics.matmul import Shapes
 from normstab.numerics.precision import Accumulation
+from normstab.numerics.sums.matmul import Shapes
 
 __all__ = ["matmul"]
 
