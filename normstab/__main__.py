@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import typer
 
-from normstab.cli import BAD_INPUT, GLOBAL_OPTIONS, INTERNAL, INTERRUPTED, Voice, app
+from normstab.cli import GLOBAL_OPTIONS, Voice, app
 from normstab.errors import NormstabError
+from normstab.terminal.exit_codes import BAD_INPUT, INTERNAL, INTERRUPTED
 
 __all__ = ["main"]
 

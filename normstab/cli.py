@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from normstab.terminal import executor_options as on
+from normstab.terminal import options
+from normstab.terminal.exit_codes import BAD_INPUT, CRASHED, EXIT_HELP, FAILED, INTERRUPTED, code_of_verdict
 
 if TYPE_CHECKING:
     from normstab.assess.assessment import Assessment
@@ -23,10 +25,7 @@ if TYPE_CHECKING:
     from normstab.experiment.scenario.reader import Scenario
     from normstab.study import Published
 
-__all__ = ["BAD_INPUT", "CRASHED", "FAILED", "GLOBAL_OPTIONS", "INTERNAL", "INTERRUPTED", "Voice", "app"]
-
-FAILED, BAD_INPUT, CRASHED, INTERNAL, INTERRUPTED = 1, 2, 3, 4, 130
-"""Exit codes; the gravest is the greatest."""
+__all__ = ["GLOBAL_OPTIONS", "Voice", "app"]
 
 
 @dataclass
@@ -50,17 +49,6 @@ class Voice:
         print(answer if isinstance(answer, str) else json.dumps(answer, indent=2, ensure_ascii=False), flush=True)
 
 
-Files = Annotated[list[str], typer.Argument(help="Scenario files, directories of them, or names of shipped ones.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="The scenario's smoke profile, and only its smoke expectations.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a field.")]
-Inputs = Annotated[list[str] | None, typer.Option("--input", metavar="SHAPE", help="[name=]SHAPE[:DTYPE[:LOW..HIGH]].")]
-Gates = Annotated[list[str] | None, typer.Option(metavar="METRIC:LIMIT", help="Gate on B minus A: accuracy:-1pp.")]
-Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where tensors live.")]
-AllowImport = Annotated[bool, typer.Option("--allow-import", help="Allow a scenario's module:function names.")]
-Strict = Annotated[bool, typer.Option("--strict", help="An inconclusive expectation fails too.")]
-Form = Literal["md", "json", "junit", "html"]
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
-
 app = typer.Typer(
     help="Will a network survive a number format, where does it break first, and what helps?",
     add_completion=False,
@@ -73,7 +61,7 @@ app = typer.Typer(
 GLOBAL_OPTIONS = ("--quiet", "-q", "--debug")  # options of every command
 
 
-@app.callback(epilog="--quiet and --debug may stand anywhere on the line.")
+@app.callback(epilog=f"--quiet and --debug may stand anywhere on the line. {EXIT_HELP}")
 def _root(
     context: typer.Context,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
@@ -83,15 +71,15 @@ def _root(
     voice.quiet, voice.debug = quiet, debug
 
 
-@app.command()
+@app.command(epilog=EXIT_HELP)
 def run(
     context: typer.Context,
-    files: Files,
-    smoke: Smoke = False,
+    files: options.Files,
+    smoke: options.Smoke = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells run at once, each in a process of its own.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each cell; a part of its result.")] = 1,
-    device: Device = "cpu",
-    overrides: Overrides = None,
+    device: options.Device = "cpu",
+    overrides: options.Overrides = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every cell again, finished records or not.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
     out: Annotated[str, typer.Option(metavar="DIR", help="Where records and report go (reports/NAME).")] = "",
@@ -100,9 +88,9 @@ def run(
     cpus_per_cell: on.CpusPerCell = None,
     gpus_per_cell: on.GpusPerCell = None,
     shared_out: on.SharedOut = False,
-    strict: Strict = False,
-    allow_import: AllowImport = False,
-    as_json: Json = False,
+    strict: options.Strict = False,
+    allow_import: options.AllowImport = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train every cell of scenarios beside its wide reference, judge, and write the report."""
     from normstab.experiment.scenario.gather import directories_of, load_scenarios
@@ -162,12 +150,12 @@ def _tell(voice: Voice, published: Published, *, strict: bool) -> int:
     return BAD_INPUT if any(assessment.problems for assessment in judged) else FAILED if has_failed else 0
 
 
-@app.command()
+@app.command(epilog=EXIT_HELP)
 def report(
     context: typer.Context,
     directories: Annotated[list[str], typer.Argument(metavar="DIR...", help="What `normstab run` wrote.")],
-    form: Annotated[Form, typer.Option("--format", help="md and html rewrite files in DIR, the others print.")] = "md",
-    strict: Strict = False,
+    form: options.Form = "md",
+    strict: options.Strict = False,
 ) -> None:
     """Judge the records of a run again, without training, and render them."""
     from normstab.study import publish
@@ -176,13 +164,13 @@ def report(
     raise typer.Exit(_tell(context.obj, published, strict=strict))
 
 
-@app.command()
+@app.command(epilog=EXIT_HELP)
 def compare(
     context: typer.Context,
     before: Annotated[str, typer.Argument(metavar="DIR_A", help="A run.")],
     after: Annotated[str, typer.Argument(metavar="DIR_B", help="Another run of the same scenario.")],
-    fail_on: Gates = None,
-    as_json: Json = False,
+    fail_on: options.Gates = None,
+    as_json: options.Json = False,
 ) -> None:
     """Compare two runs cell by cell, and fail where a gate does."""
     from normstab.assess.compare import parse_gate
@@ -197,38 +185,49 @@ def compare(
     raise typer.Exit(BAD_INPUT if problems else FAILED if found.failures else 0)
 
 
-@app.command()
+@app.command(epilog=EXIT_HELP)
 def check(
     context: typer.Context,
     factory: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Makes a module (or it, batch, loss).")],
-    inputs: Inputs = None,
+    inputs: options.Inputs = None,
     precision: Annotated[str, typer.Option(help="Such as fp16, bf16/stochastic, 'fp16;square=fp32'.")] = "fp16",
     norm: Annotated[str | None, typer.Option(help="Swap the norm layers to this one first.")] = None,
-    train_steps: Annotated[int, typer.Option(min=0, help="Train on the input this many steps too.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the inputs and of stochastic rounding.")] = 0,
-    as_json: Json = False,
+    rules: options.Rules = None,
+    loss: Annotated[
+        str, typer.Option(help="default (output.loss, else mean square), sum or cross-entropy.")
+    ] = "default",
+    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "sgd",
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01,
+    steps: Annotated[int, typer.Option("--steps", "--train-steps", min=0, help="Train on the input so long too.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the factory, the inputs and stochastic rounding.")] = 0,
+    allow: Annotated[Literal["DEGRADED"] | None, typer.Option(help="Exit 0 for this verdict too.")] = None,
+    strict: options.Strict = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Worst sites, headroom, forecast of formats.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Find out whether a model of your own survives a precision, on one input."""
-    from normstab.testing.check_input import load_factory, parse_inputs
+    from normstab.testing.check_input import build, load_factory, parse_inputs, parse_rules
 
-    specs = parse_inputs(inputs or ())
-    built = load_factory(factory)()
+    specs, ruled = parse_inputs(inputs or ()), parse_rules(rules or ())
+    built = build(load_factory(factory), seed)
     from normstab.testing.check import check as check_built
+    from normstab.testing.check_run import Training
     from normstab.testing.check_text import answer_json, answer_text
 
-    answer = check_built(built, inputs=specs, precision=precision, norm=norm, train_steps=train_steps, seed=seed)
-    context.obj.give(answer_json(answer) if as_json else answer_text(answer).rstrip())
-    raise typer.Exit(0 if answer.passed else FAILED)
+    how = Training(optimizer, lr, steps, loss)
+    answer = check_built(built, inputs=specs, precision=precision, norm=norm, seed=seed, rules=ruled, training=how)
+    context.obj.give(answer_json(answer) if as_json else answer_text(answer, verbose=verbose).rstrip())
+    raise typer.Exit(code_of_verdict(answer.verdict, allow=allow, strict=strict))
 
 
 @app.command()
 def validate(
     context: typer.Context,
-    files: Files,
-    smoke: Smoke = False,
-    overrides: Overrides = None,
-    allow_import: AllowImport = False,
-    as_json: Json = False,
+    files: options.Files,
+    smoke: options.Smoke = False,
+    overrides: options.Overrides = None,
+    allow_import: options.AllowImport = False,
+    as_json: options.Json = False,
 ) -> None:
     """Check scenario files: every problem at once, with its line and a suggestion."""
     from normstab.experiment.scenario.expand import expand
@@ -236,21 +235,20 @@ def validate(
 
     voice: Voice = context.obj
     scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
-    counts = {scenario.path: len(expand(scenario, hash_data=False)) for scenario in scenarios}
-    for path, count in counts.items():
-        voice.say(f"{path}: valid, {count} cells")
+    counts = [{"path": scenario.path, "cells": len(expand(scenario, hash_data=False))} for scenario in scenarios]
+    voice.say("\n".join(f"{count['path']}: valid, {count['cells']} cells" for count in counts))
     if as_json:
-        voice.give([{"path": path, "cells": count} for path, count in counts.items()])
+        voice.give(counts)
 
 
 @app.command()
 def show(
     context: typer.Context,
-    files: Files,
-    smoke: Smoke = False,
-    overrides: Overrides = None,
-    allow_import: AllowImport = False,
-    as_json: Json = False,
+    files: options.Files,
+    smoke: options.Smoke = False,
+    overrides: options.Overrides = None,
+    allow_import: options.AllowImport = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show what scenarios ask, the cells they would run, and their cost."""
     from normstab.experiment.scenario.gather import load_scenarios
@@ -273,7 +271,7 @@ def list_catalogue(
     catalogue: Annotated[
         str, typer.Argument(help="formats, recipes, norms, models, datasets or scenarios; none: all.")
     ] = "",
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the names that a scenario may use."""
     from normstab.experiment.scenario.listing import LISTINGS, listing
@@ -284,7 +282,7 @@ def list_catalogue(
 
 
 @app.command()
-def doctor(context: typer.Context, as_json: Json = False) -> None:
+def doctor(context: typer.Context, as_json: options.Json = False) -> None:
     """Show versions, device, kernels in use and data sets found."""
     from normstab.terminal.plain import facts_text
     from normstab.testing.doctor import examine
@@ -294,7 +292,7 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
 
 
 @app.command()
-def selftest(context: typer.Context, device: Device = "cpu", as_json: Json = False) -> None:
+def selftest(context: typer.Context, device: options.Device = "cpu", as_json: options.Json = False) -> None:
     """Check, on this machine and device, that the numbers are those of every machine; under a minute."""
     from normstab.terminal.plain import table_text
     from normstab.testing.selftest import run_selftest
@@ -310,11 +308,9 @@ def selftest(context: typer.Context, device: Device = "cpu", as_json: Json = Fal
 
 
 def _show(voice: Voice, scenarios: Sequence[Scenario], *, as_json: bool) -> None:
-    """Give the outline of each scenario."""
     from normstab.experiment.scenario.expand import expand
     from normstab.experiment.scenario.outline import outline_of
-    from normstab.terminal.plain import facts_text, table_text
+    from normstab.terminal.plain import outline_text
 
     outlines = [outline_of(scenario, expand(scenario, hash_data=False)) for scenario in scenarios]
-    shown = [f"{facts_text(outline.name, outline.facts)}\n\n{table_text(outline.rows)}" for outline in outlines]
-    voice.give([asdict(outline) for outline in outlines] if as_json else "\n\n".join(shown))
+    voice.give([asdict(outline) for outline in outlines] if as_json else "\n\n".join(map(outline_text, outlines)))

@@ -7,7 +7,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-__all__ = ["facts_text", "table_text"]
+from normstab.experiment.scenario.outline import Outline
+
+__all__ = ["facts_text", "outline_text", "table_text"]
 
 
 def facts_text(title: str, facts: Mapping[str, str]) -> str:
@@ -20,3 +22,8 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows under their headers, numbers to the right; texts that look like numbers stay texts."""
     table: str = tabulate(rows, headers="keys", tablefmt="simple", floatfmt="g", missingval="")
     return table
+
+
+def outline_text(outline: Outline) -> str:
+    """Return what a scenario would run: its facts, then its cells."""
+    return f"{facts_text(outline.name, outline.facts)}\n\n{table_text(outline.rows)}"

@@ -6,7 +6,8 @@ Runs copies: the module that was given is not changed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +17,18 @@ from torch.utils import _pytree as pytree
 
 from normstab.errors import NormstabError
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.ledger import Ledger
+from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import Precision
 from normstab.simulation import simulate
 from normstab.testing.culprit import Trace, find_culprit
 from normstab.testing.differences import Difference, compare
+from normstab.testing.output_verdict import FAILING, SpreadError, spread_error, verdict_without_training
 from normstab.testing.tolerances import Tolerance, derive_tolerance
 
 __all__ = ["Stability", "assert_stable", "check_stable"]
+
+# A gradient below this share of the largest is float64's noise about zero.
+NOISE = 1e-12
 
 Spec = str | Precision | AnyFormat
 
@@ -38,11 +43,14 @@ class Stability:
     ledger: Ledger = field(repr=False)
     culprit: str
     unrecognised: Mapping[str, int]
+    verdict: str = "STABLE"
+    reason: str = ""
+    site: Site | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every output and gradient lies within its tolerance."""
-        return all(difference.passed for difference in self.differences)
+        """Whether the verdict is milder than DEGRADED; INCONCLUSIVE passes."""
+        return self.verdict not in FAILING
 
     @property
     def worst(self) -> Difference:
@@ -52,10 +60,13 @@ class Stability:
     def __str__(self) -> str:
         if self.passed:
             worst = self.worst
-            tensors = f"{len(self.differences)} tensors within tolerance"
-            return f"stable in {self.precision}: {tensors}, worst error {worst.error:.3g} in {worst.name}"
+            tensors = f"{len(self.differences)} tensors, worst error {worst.error:.3g} in {worst.name}"
+            return f"{self.verdict.lower()} in {self.precision}: {self.reason} ({tensors})"
         failed = [difference for difference in self.differences if not difference.passed]
-        lines = ["Tensor-likes are not close!", "", str(self.worst), ""]
+        where = f", made at {self.site}" if self.site is not None else ""
+        off = f"{self.worst.name} off by {self.worst.ulps:.3g} ulps"
+        lines = [f"{self.verdict} in {self.precision.format()}: {off}{where}"]
+        lines += ["Tensor-likes are not close!", "", str(self.worst), "", self.reason[:1].upper() + self.reason[1:]]
         lines += [f"Also: {d.name}, greatest difference {d.error:.3g}" for d in failed if d is not self.worst][:8]
         lines += [f"Precision: {self.precision}, against {self.against}", self.culprit]
         if self.unrecognised:
@@ -80,8 +91,10 @@ def assert_stable(
     `x` is a tensor, a tuple of arguments or a mapping of keyword arguments. The gradients are those of the
     inner product of the outputs with fixed N(0, 1) tensors, for floating inputs and parameters. `rtol` and
     `atol` go together, as in torch.testing.assert_close; without them the tolerance is derived from the
-    format and the number of roundings (`normstab.testing.tolerances`). Raises AssertionError with the largest
-    error, its index, ulps and bits, and the site where it was made; `msg` replaces that text.
+    format and the number of roundings (`normstab.testing.tolerances`), and an error above a tenth of a tensor's
+    spread, or a tensor that became constant, fails whatever it allows. Raises
+    AssertionError with the largest error, its index, ulps and bits, and the site where it was made; `msg` replaces
+    that text.
     """
     found = check_stable(module, x, precision=precision, against=against, rtol=rtol, atol=atol, grad=grad, seed=seed)
     if not found.passed:
@@ -110,18 +123,60 @@ def check_stable(
     found, trace = _run(module, x, narrow, seed, grad=grad, ledger=ledger)
     if [v.shape for v in found.values()] != [v.shape for v in expected.values()]:
         raise NormstabError(f"the outputs in {narrow} and {wide} have different shapes; is the module deterministic?")
-    differences = []
-    roundings = max(1, len(trace.results))
+    is_derived = rtol is None or atol is None
+    given = Tolerance(rtol or 0.0, atol or 0.0, "as given")
+    differences, errors = [], []
+    scales = _scales(expected)
     for name, value in found.items():
-        scale = float(expected[name].abs().nan_to_num(0.0, posinf=0.0).max()) if value.numel() else 0.0
+        elements, roundings = value.numel(), max(1, len(trace.results))
         tolerance = (
-            derive_tolerance(narrow, roundings=roundings, elements=value.numel(), scale=scale)
-            if rtol is None or atol is None
-            else Tolerance(rtol, atol, "as given")
+            derive_tolerance(narrow, roundings=roundings, elements=elements, scale=scales[name])
+            if is_derived
+            else given
         )
         differences.append(compare(name, value, expected[name], narrow.format(), tolerance))
+        if is_derived and float(expected[name].abs().max() if elements else 0.0) >= scales[name]:
+            bound = tolerance.atol + tolerance.rtol * scales[name]
+            errors.append(spread_error(name, value, expected[name], bound))
+    verdict, reason = _verdict(differences, errors, narrow)
     culprit = find_culprit(trace, reference, ledger)
-    return Stability(narrow, wide, tuple(differences), ledger, culprit, dict(trace.unrecognised))
+    return Stability(
+        narrow,
+        wide,
+        tuple(differences),
+        ledger,
+        culprit.sentence,
+        dict(trace.unrecognised),
+        verdict,
+        reason,
+        culprit.site,
+    )
+
+
+def _scales(expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the magnitude by which each tensor is measured: its largest.
+
+    A gradient that cancels to noise (a bias before a batch norm) is measured by the largest gradient, of whose errors
+    it is made.
+    """
+    own = {name: float(v.abs().nan_to_num(0.0, posinf=0.0).max()) if v.numel() else 0.0 for name, v in expected.items()}
+    largest = max((scale for name, scale in own.items() if name.startswith("gradient")), default=0.0)
+    return {
+        name: largest if name.startswith("gradient") and scale < NOISE * largest else scale
+        for name, scale in own.items()
+    }
+
+
+def _verdict(differences: Sequence[Difference], errors: Sequence[SpreadError], precision: Precision) -> tuple[str, str]:
+    """Return the verdict and why: of values that are not finite, then of the tolerance, then of the spread."""
+    lost = next((d for d in differences if not d.passed and not math.isfinite(d.error)), None)
+    if lost is not None:
+        return "NONFINITE", f"the {lost.name} is inf or NaN where the wide run is finite"
+    verdict, reason = verdict_without_training(errors, precision.format())
+    outside = next((d for d in differences if not d.passed), None)
+    if verdict not in FAILING and outside is not None:
+        return "DEGRADED", f"the {outside.name} lies outside its tolerance"
+    return verdict, reason if errors else "every tensor lies within the given tolerance"
 
 
 def _run(

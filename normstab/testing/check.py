@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from normstab.assess.causes.blame import Blame, blame
+from normstab.assess.causes.blame import Blame, blame, rate
 from normstab.assess.causes.headroom import Headroom, headroom
 from normstab.assess.causes.remedies import REMEDIES, Remedy
 from normstab.assess.causes.whatif import predicted
+from normstab.assess.constants import constant
 from normstab.assess.runs import Run
 from normstab.errors import NormstabError
 from normstab.norms.replace import replace_norms_
@@ -27,16 +27,28 @@ from normstab.numerics.ledger import Ledger, Tally
 from normstab.numerics.precision import Precision
 from normstab.simulation import Run as Simulated
 from normstab.simulation import record, simulate
-from normstab.testing.check_input import InputSpec
+from normstab.testing.check_input import InputSpec, users_code
 from normstab.testing.check_record import BLAMED, as_run, norm_layers
-from normstab.testing.subject import Subject, floating_tensors, subject_of
+from normstab.testing.check_run import Outcome, Training, run_plainly, run_subject
+from normstab.testing.culprit import Culprit, Trace, find_culprit
+from normstab.testing.output_verdict import (
+    FAILING,
+    SEVERITY,
+    SpreadError,
+    spread_error,
+    verdict_without_training,
+)
+from normstab.testing.subject import Subject, subject_of
 from normstab.testing.tolerances import derive_tolerance
 
 __all__ = ["SEVERITY", "Answer", "check"]
 
-# Verdicts, the mildest first.
-SEVERITY = ("STABLE", "DEGRADED", "DIVERGED", "COLLAPSED", "NONFINITE")
-LEARNING_RATE = 0.01
+ONE_PASS = Training()
+# Of each result in a trace this many elements are kept, so that a large network's fits into memory.
+SAMPLED = 4096
+# Roundings to nearest are spread over their interval, not at its ends, as the bound has it: u / sqrt(3) each.
+# Source: a uniform variable is strictly sub-Gaussian: its variance may stand for the square of its bound.
+UNIFORM = math.sqrt(3)
 # Training in the precision has left the reference when its last loss is this share above it (contract: 50 %).
 LOSS_SHARE = 0.5
 
@@ -56,7 +68,7 @@ class Forecast:
 class Answer:
     """What `check` found. `first` has the first site and step of each kind of offence, with the user's line of code.
 
-    `error` is the largest output error relative to the largest output in fp64, `allowed` the derived tolerance.
+    `error` is the largest error of an output and `allowed` the derived bound, as shares of its spread in fp64.
     """
 
     verdict: str
@@ -78,17 +90,8 @@ class Answer:
 
     @property
     def passed(self) -> bool:
-        """Whether the verdict is no worse than DEGRADED."""
-        return SEVERITY.index(self.verdict) <= SEVERITY.index("DEGRADED")
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """One run of the subject: the first outputs, every loss, and whether anything was not finite, and what."""
-
-    outputs: list[Tensor]
-    losses: tuple[float, ...]
-    nonfinite: str | None
+        """Whether the verdict is milder than DEGRADED; INCONCLUSIVE passes."""
+        return self.verdict not in FAILING
 
 
 def check(
@@ -99,42 +102,43 @@ def check(
     norm: str | None = None,
     train_steps: int = 0,
     seed: int = 0,
+    rules: Mapping[str, str | Precision | AnyFormat] | None = None,
+    training: Training = ONE_PASS,
 ) -> Answer:
     """Return whether what a factory built survives `precision`.
 
     `built` is a module, or (module, batch, loss); `inputs` are made from `seed` when there is no batch. `norm`
     swaps the normalization layers first. Without `train_steps` one forward and backward pass is compared with
-    fp64; with them that many SGD steps on the batch too. Raises NormstabError for input that cannot be run;
-    what the arithmetic does to the numbers never raises.
+    fp64; with them that many steps of `training` on the batch too. `rules` are those of `simulate`.
+    Raises NormstabError for input that cannot be run; what the arithmetic does to the numbers never raises.
     """
-    spec = Precision.parse(precision)
-    if spec.is_native:
-        raise NormstabError("precision 'native' rounds nothing; name a format to check, such as fp16")
-    subject, replaced = _with_norm(subject_of(built, inputs, seed), norm)
-    steps = max(1, train_steps)
-    reference = _run(subject.copied(torch.float64), seed, steps)
-    recorded = _recorded(subject, seed)
-    ledger, narrow = Ledger(histogram=True), subject.copied(torch.float32)
-    optimizer = _optimizer(narrow.module)
-    with simulate(narrow.module, spec, optimizer=optimizer, seed=seed, ledger=ledger) as run:
-        found = _run(narrow, seed, steps, optimizer)
-    scale = max((float(x.abs().max()) for x in reference.outputs if x.numel()), default=0.0)
-    error = _Error(_largest_error(found.outputs, reference.outputs), _allowed(spec, ledger, reference, scale), scale)
-    verdict, reason = _verdict(found, reference, error, str(spec.format()))
+    spec = _rounding(precision)
+    training = replace(training, steps=train_steps or training.steps)
+    subject, replaced = _with_norm(subject_of(built, inputs, seed, training.loss), norm)
+    run_plainly(subject, seed)
+    reference, wide_trace = _reference(subject, seed, training)
+    ledger, narrow, trace = Ledger(histogram=True), subject.copied(torch.float32), Trace(most=SAMPLED)
+    optimizer = training.optimizer_of(narrow.module)
+    with simulate(
+        narrow.module, spec, optimizer=optimizer, seed=seed, ledger=ledger, rules=rules, observer=trace.see
+    ) as run:
+        found = run_subject(narrow, seed, training, optimizer)
+    errors = _output_errors(spec, ledger, reference, found)
+    verdict, reason = _verdict(found, reference, errors, spec)
     of_precision = as_run(ledger, spec, norm_layers(narrow.module), found.losses, is_finite=found.nonfinite is None)
     return Answer(
         verdict=verdict,
         reason=reason,
         precision=spec,
-        error=error.share,
-        allowed=error.allowed_share,
+        error=max((error.share for error in errors), default=0.0),
+        allowed=max((error.allowed for error in errors), default=0.0),
         losses=found.losses,
         reference_losses=reference.losses,
-        blame=blame(of_precision),
+        blame=_blamed(of_precision, verdict, find_culprit(trace, wide_trace, ledger)),
         first=_first_offences(run),
         worst_sites=_worst_sites(ledger),
         headroom=headroom(of_precision),
-        forecast=[_forecast(recorded, name) for name in FORMATS if name not in ("fp64", "fp32")],
+        forecast=_forecasts(_recorded(subject, seed)),
         remedies=[remedy for offer in REMEDIES.values() if (remedy := offer(of_precision, spec)) is not None],
         unrecognised=dict(sorted(run.unrecognised.items())),
         notes=tuple(run.notes),
@@ -142,23 +146,12 @@ def check(
     )
 
 
-@dataclass(frozen=True)
-class _Error:
-    """The largest output error, what rounding alone allows, and the largest output, by which both are scaled."""
-
-    largest: float
-    allowed: float
-    scale: float
-
-    @property
-    def share(self) -> float:
-        """The error relative to the largest output."""
-        return self.largest / self.scale if self.scale else self.largest
-
-    @property
-    def allowed_share(self) -> float:
-        """The allowance relative to the largest output."""
-        return self.allowed / self.scale if self.scale else self.allowed
+def _rounding(precision: str | Precision | AnyFormat) -> Precision:
+    """Return the precision; raise NormstabError for one that rounds nothing."""
+    spec = Precision.parse(precision)
+    if spec.is_native:
+        raise NormstabError("precision 'native' rounds nothing; name a format to check, such as fp16")
+    return spec
 
 
 def _with_norm(subject: Subject, norm: str | None) -> tuple[Subject, dict[str, str]]:
@@ -172,12 +165,46 @@ def _with_norm(subject: Subject, norm: str | None) -> tuple[Subject, dict[str, s
     return subject, replaced
 
 
-def _allowed(spec: Precision, ledger: Ledger, reference: _Outcome, scale: float) -> float:
-    """Return the largest output error that roundings which behave like chance would leave."""
+def _output_errors(spec: Precision, ledger: Ledger, reference: Outcome, found: Outcome) -> list[SpreadError]:
+    """Return how far each output lies from fp64's, with what roundings that behave like chance would leave."""
     calls = sum(1 for site in ledger if site.direction == "forward")
     elements = sum(x.numel() for x in reference.outputs)
-    tolerance = derive_tolerance(spec, roundings=calls, elements=elements, scale=scale)
-    return tolerance.atol + tolerance.rtol * scale
+    errors = []
+    for i, (a, b) in enumerate(zip(found.outputs, reference.outputs, strict=True)):
+        scale = float(b.abs().max()) if b.numel() else 0.0
+        tolerance = derive_tolerance(spec, roundings=calls, elements=elements, scale=scale)
+        name = "output" if len(reference.outputs) == 1 else f"output {i}"
+        errors.append(spread_error(name, a, b, tolerance.atol / UNIFORM))
+    return errors
+
+
+def _verdict(found: Outcome, reference: Outcome, errors: Sequence[SpreadError], spec: Precision) -> tuple[str, str]:
+    """Return the gravest verdict that holds, and why."""
+    if found.nonfinite:
+        return "NONFINITE", f"{found.nonfinite} became inf or NaN in step {len(found.losses) - 1}; in fp64 it is finite"
+    verdict, reason = verdict_without_training(errors, spec.format())
+    start, end, wanted = found.losses[0], found.losses[-1], reference.losses[-1]
+    has_left = wanted <= reference.losses[0] and (end > start or end > wanted * (1 + LOSS_SHARE))
+    if verdict != "COLLAPSED" and len(found.losses) > 1 and has_left:
+        return "DIVERGED", f"the loss went from {start:.4g} to {end:.4g}; in fp64 it ends at {wanted:.4g}"
+    return verdict, reason
+
+
+def _blamed(run: Run, verdict: str, culprit: Culprit) -> Blame | None:
+    """Return what produced the first inf or NaN; for a large error, the site that made it; else the worst underflow.
+
+    An underflow elsewhere is no answer to an error that the comparison with fp64 finds at another site.
+    """
+    counted = blame(run)
+    if verdict not in FAILING or culprit.site is None:
+        return counted
+    if counted is not None and counted.counter != "underflow" and counted.site == str(culprit.site):
+        return counted
+    site = str(culprit.site)
+    tally = run.totals.get(site, Tally())
+    if rate(tally, "underflow") >= constant("flushed_share"):
+        return Blame(site, 0, "underflow", tally.underflow, tally.count)
+    return Blame(site, 0, "precision", 0, 0, str(culprit.seen) if culprit.seen else None)
 
 
 def _first_offences(run: Simulated) -> dict[str, tuple[str, int, str]]:
@@ -189,44 +216,30 @@ def _first_offences(run: Simulated) -> dict[str, tuple[str, int, str]]:
     }
 
 
-def _optimizer(module: nn.Module) -> torch.optim.Optimizer | None:
-    """Return plain SGD on the parameters that take part, or None where there are none."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.SGD(trained, lr=LEARNING_RATE) if trained else None
-
-
-def _run(subject: Subject, seed: int, steps: int, optimizer: torch.optim.Optimizer | None = None) -> _Outcome:
-    """Run forward and backward, and the optimizer between steps; stop at the first loss that is not finite."""
-    optimizer = optimizer if optimizer is not None else _optimizer(subject.module)
-    outputs: list[Tensor] = []
-    losses: list[float] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for step in range(steps):
-            output, loss = subject.forward()
-            if step == 0:
-                outputs = [x.detach().double().clone() for x in floating_tensors(output)]
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
-                return _Outcome(outputs, tuple(losses), "the loss")
-            if loss.requires_grad:
-                loss.backward()
-            gradients = [p.grad for p in subject.module.parameters() if p.grad is not None]
-            if not all(bool(g.isfinite().all()) for g in gradients):
-                return _Outcome(outputs, tuple(losses), "a gradient")
-            if optimizer is not None and steps > 1:
-                optimizer.step()
-                optimizer.zero_grad()
-    is_finite = all(bool(x.isfinite().all()) for x in outputs)
-    return _Outcome(outputs, tuple(losses), None if is_finite else "an output")
+def _reference(subject: Subject, seed: int, training: Training) -> tuple[Outcome, Trace]:
+    """Return the run in fp64 and its trace; raise NormstabError where it fails or is not finite."""
+    trace = Trace(most=SAMPLED)
+    with users_code("the model does not run in float64, which it is compared with"):
+        wide = subject.copied(torch.float64)
+        optimizer = training.optimizer_of(wide.module)
+        with simulate(wide.module, "fp64", optimizer=optimizer, seed=seed, observer=trace.see):
+            outcome = run_subject(wide, seed, training, optimizer)
+    if outcome.nonfinite:
+        raise NormstabError(f"{outcome.nonfinite} is not finite even in fp64: mend the model or its input first")
+    return outcome, trace
 
 
 def _recorded(subject: Subject, seed: int) -> Run:
     """Return a plain float32 pass with the exponents of every result."""
     plain = subject.copied(torch.float32)
     with record(plain.module) as log:
-        outcome = _run(plain, seed, 1)
+        outcome = run_subject(plain, seed, ONE_PASS)
     return as_run(log.ledger, Precision.parse("fp32"), norm_layers(plain.module), outcome.losses)
+
+
+def _forecasts(recorded: Run) -> list[Forecast]:
+    """Return what a plain run foretells for every narrow preset."""
+    return [_forecast(recorded, name) for name in FORMATS if name not in ("fp64", "fp32")]
 
 
 def _forecast(recorded: Run, name: str) -> Forecast:
@@ -244,38 +257,12 @@ def _forecast(recorded: Run, name: str) -> Forecast:
     return Forecast(name, over / max(total, 1.0), under / max(total, 1.0), worst, worst_share)
 
 
-def _largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Return the largest absolute difference of the outputs; infinite where one is not finite and the other is."""
-    largest = 0.0
-    for a, b in zip(found, expected, strict=True):
-        difference = torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(math.inf, posinf=math.inf)
-        largest = max(largest, float(difference.max())) if difference.numel() else largest
-    return largest
-
-
-def _verdict(found: _Outcome, reference: _Outcome, error: _Error, name: str) -> tuple[str, str]:
-    """Return the gravest verdict that holds, and why."""
-    if reference.nonfinite:
-        raise NormstabError(f"{reference.nonfinite} is not finite even in fp64: mend the model or its input first")
-    if found.nonfinite:
-        return "NONFINITE", f"{found.nonfinite} became inf or NaN in step {len(found.losses) - 1}; in fp64 it is finite"
-    for a, b in zip(found.outputs, reference.outputs, strict=True):
-        if a.numel() > 1 and bool((a == a.flatten()[0]).all()) and not bool((b == b.flatten()[0]).all()):
-            return "COLLAPSED", f"the output is constant in {name} and is not in fp64"
-    start, end, wanted = found.losses[0], found.losses[-1], reference.losses[-1]
-    if len(found.losses) > 1 and wanted <= reference.losses[0] and (end > start or end > wanted * (1 + LOSS_SHARE)):
-        return "DIVERGED", f"the loss went from {start:.4g} to {end:.4g}; in fp64 it ends at {wanted:.4g}"
-    text = f"the largest output error is {error.share:.2%} of the largest output"
-    if error.largest > error.allowed:
-        return "DEGRADED", f"{text}; rounding alone allows {error.allowed_share:.2%}"
-    return "STABLE", f"{text}, within the {error.allowed_share:.2%} of rounding"
-
-
 def _worst_sites(ledger: Ledger, most: int = 10) -> list[tuple[str, Tally]]:
-    """Return the sites with the greatest share of results lost to overflow, NaN or underflow."""
+    """Return the sites with the greatest share of results lost, overflow and NaN first, casts of constants last."""
     lost = []
     for site, tally in ledger.items():
         harmed = tally.overflow + tally.nan_produced + tally.underflow
         if harmed:
-            lost.append((-(tally.overflow + tally.nan_produced > 0), -harmed / tally.count, str(site), tally))
-    return [(name, tally) for _, _, name, tally in sorted(lost, key=lambda row: row[:3])[:most]]
+            is_grave, is_constant = tally.overflow + tally.nan_produced > 0, site.operation.endswith(".const")
+            lost.append((is_constant, not is_grave, -harmed / tally.count, str(site), tally))
+    return [(row[-2], row[-1]) for row in sorted(lost, key=lambda row: row[:4])[:most]]

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import importlib
+import random
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from normstab.errors import NormstabError, near
 
-__all__ = ["InputSpec", "load_factory", "parse_inputs"]
+__all__ = ["InputSpec", "build", "load_factory", "parse_inputs", "parse_rules", "users_code"]
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 WHOLE = ("bool", "uint8", "int32", "int64")
@@ -81,6 +84,17 @@ def _parse(text: str) -> InputSpec:
     return InputSpec(shape, dtype, match["name"], low, high)
 
 
+def parse_rules(texts: Sequence[str]) -> dict[str, str]:
+    """Return the rules of `--rules MODULE=PRECISION`; the module may be a `re:` pattern or `_default`."""
+    rules = {}
+    for text in texts:
+        name, equals, precision = text.partition("=")
+        if not equals or not precision:
+            raise NormstabError(f"--rules {text!r}: expected MODULE=PRECISION, such as layer1=fp32 or re:.*norm.*=fp32")
+        rules[name] = precision
+    return rules
+
+
 def load_factory(path: str) -> Callable[[], Any]:
     """Return the callable that `package.module:name` names; the working directory is searched too."""
     module_name, colon, name = path.partition(":")
@@ -89,11 +103,13 @@ def load_factory(path: str) -> Callable[[], Any]:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.split(".")[0] == error.name.split(".")[0]:
+        with users_code(f"{path!r} cannot be imported"):
+            module = importlib.import_module(module_name)
+    except NormstabError as error:
+        missing = getattr(error.__cause__, "name", None) if isinstance(error.__cause__, ModuleNotFoundError) else None
+        if missing and module_name.split(".")[0] == missing.split(".")[0]:
             raise NormstabError(
-                f"{path!r}: no module named {error.name!r}; run from its directory or install it"
+                f"{path!r}: no module named {missing!r}; run from its directory or install it"
             ) from error
         raise
     factory = getattr(module, name, None)
@@ -104,3 +120,39 @@ def load_factory(path: str) -> Callable[[], Any]:
         )
     found: Callable[[], Any] = factory
     return found
+
+
+def build(factory: Callable[[], Any], seed: int) -> Any:
+    """Return what the factory makes, with the generators of torch, numpy and Python seeded."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - a factory may draw from numpy's global generator
+    torch.manual_seed(seed)
+    with users_code(f"the factory {getattr(factory, '__name__', factory)} failed"):
+        return factory()
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Turn any failure inside into a NormstabError that says `what`, the failure and the user's line."""
+    try:
+        yield
+    except NormstabError:
+        raise
+    except (Exception, SystemExit) as error:
+        frame = _users_frame(error)
+        where = f"\n  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame is not None else ""
+        raise NormstabError(f"{what}: {type(error).__name__}: {error}{where}") from error
+
+
+def _users_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """Return the innermost frame outside installed libraries and normstab, else None."""
+    ours = str(Path(__file__).parents[1])
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((ours, "<")) and "site-packages" not in frame.filename
+    ]
+    return frames[-1] if frames and frames[-1].filename not in (importlib.__file__, traceback.__file__) else None

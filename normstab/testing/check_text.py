@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
@@ -12,6 +14,9 @@ from tabulate import tabulate
 from normstab.testing.check import Answer, Forecast
 
 __all__ = ["answer_json", "answer_text"]
+
+# So many remedies fit on the first screen.
+MOST_REMEDIES = 2
 
 WORDS = {
     "overflow": "overflowed",
@@ -21,19 +26,29 @@ WORDS = {
 }
 
 
-def answer_text(answer: Answer) -> str:
-    """Return the answer for a terminal: the verdict first, then where, what is near, what helps."""
+def answer_text(answer: Answer, *, verbose: bool = False) -> str:
+    """Return the answer for a terminal, one screen of it: the verdict first, then where, then what helps.
+
+    `verbose` adds the worst sites, the headroom of the norm layers and the forecast for every other format.
+    """
     parts = [f"{answer.verdict} in {answer.precision}: {answer.reason}"]
+    if answer.blame is not None and answer.verdict not in ("STABLE", "INCONCLUSIVE"):
+        parts.append(f"blame: {answer.blame.sentence}")
     if answer.replaced:
         parts.append(f"norms replaced: {len(answer.replaced)}, now {', '.join(sorted(set(answer.replaced.values())))}")
     if len(answer.losses) > 1:
         first, last, reference = answer.losses[0], answer.losses[-1], answer.reference_losses[-1]
         parts.append(f"loss over {len(answer.losses)} steps: {first:.4g} -> {last:.4g} (fp64: {reference:.4g})")
-    parts += [_first(answer), _worst(answer), _headroom(answer), _forecast(answer.forecast), _remedies(answer)]
+    parts.append(_first(answer))
+    if verbose:
+        parts += [_worst(answer), _headroom(answer), _forecast(answer.forecast)]
+    parts.append(_remedies(answer, most=len(answer.remedies) if verbose else MOST_REMEDIES))
     if answer.unrecognised:
         listed = ", ".join(f"{name} ({n})" for name, n in answer.unrecognised.items())
         parts.append(f"not understood, computed as torch does: {listed}")
     parts += [f"note: {note}" for note in answer.notes]
+    if not verbose:
+        parts.append("--verbose: worst sites, headroom of the norm layers, forecast for other formats")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -64,10 +79,23 @@ def _first(answer: Answer) -> str:
     if not answer.first:
         return "nothing overflowed, vanished or became NaN"
     rows = [
-        (WORDS[counter], site, step, source or "(inside a library)")
+        (WORDS[counter], _short(site, 36), step, _near(source) if source else "(inside a library)")
         for counter, (site, step, source) in answer.first.items()
     ]
     return "first offences\n" + _table(rows, ["what", "site", "step", "your code"])
+
+
+def _short(text: str, most: int) -> str:
+    """Return the end of a text that is longer than `most`."""
+    return text if len(text) <= most else "..." + text[3 - most :]
+
+
+def _near(source: str) -> str:
+    """Return "file.py:12" relative to the working directory where the file lies below it, else the end of its path."""
+    path, _, line = source.rpartition(":")
+    with contextlib.suppress(ValueError):
+        path = str(Path(path).relative_to(Path.cwd()))
+    return _short(f"{path}:{line}", 26)
 
 
 def _worst(answer: Answer) -> str:
@@ -117,11 +145,11 @@ def _share(value: float) -> str:
     return "0" if value == 0 else f"{percent:.0f}%" if percent >= 10 else f"{percent:.2g}%"
 
 
-def _remedies(answer: Answer) -> str:
-    """Return what would help."""
+def _remedies(answer: Answer, *, most: int) -> str:
+    """Return what would help, the first `most` of it."""
     if not answer.remedies:
         return ""
-    lines = [f"- {remedy.advice} (untested): {remedy.evidence}" for remedy in answer.remedies]
+    lines = [f"- {remedy.advice} (untested): {remedy.evidence}" for remedy in answer.remedies[:most]]
     return "what would help\n" + "\n".join(lines)
 
 

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from normstab.numerics.ledger import Ledger, Site
 
-__all__ = ["Trace", "find_culprit"]
+__all__ = ["Culprit", "Trace", "find_culprit"]
+
+# A distance from which a forward result is spoilt: what a backward one shows after that is a symptom.
+SPOILT = 0.1
 
 # Gravest first: what makes a value that is not a number comes before what loses one.
 OFFENCES = {
@@ -25,45 +28,63 @@ OFFENCES = {
 
 @dataclass
 class Trace:
-    """The results of one run in order of execution."""
+    """The results of one run in order of execution; with `most`, evenly spaced elements of each, at least so many."""
 
+    most: int = 0
     results: list[tuple[Site, Tensor]] = field(default_factory=list)
     unrecognised: Counter[str] = field(default_factory=Counter)
 
     def see(self, site: Site, result: Tensor) -> None:
         """Keep a copy of an operation's result."""
-        self.results.append((site, result.detach().double().cpu()))
+        kept = result.detach()
+        if self.most and kept.numel() >= 2 * self.most:
+            kept = kept.reshape(-1)[:: kept.numel() // self.most]
+        self.results.append((site, kept.double().cpu()))
 
 
-def find_culprit(narrow: Trace, wide: Trace, ledger: Ledger) -> str:
-    """Return a sentence that names the site where the error was made.
+@dataclass(frozen=True)
+class Culprit:
+    """The site that made the error, the site that laid it bare where that is another, and a sentence."""
+
+    site: Site | None
+    sentence: str
+    seen: Site | None = None
+
+
+def find_culprit(narrow: Trace, wide: Trace, ledger: Ledger) -> Culprit:
+    """Return the site where the error was made.
 
     The first site that produced a NaN, overflowed or divided by zero, if any did; else the operation at
     which the relative distance between the runs grew most, or, if that only laid bare an error that was
-    there before (cancellation), the one that made it.
+    there before (cancellation), the one that made it. A backward site is named only where the forward pass is sound.
     """
+    distances = _distances(narrow, wide)
+    forward = [i for i, distance in enumerate(distances) if distance.site.direction == "forward"]
+    is_spoilt = any(distances[i].relative >= SPOILT for i in forward)
     first = ledger.first(*OFFENCES)
-    if first is not None:
+    if first is not None and not (is_spoilt and first.site.direction == "backward"):
         tally = ledger[first.site]
         text = next(text for counter, text in OFFENCES.items() if getattr(tally, counter))
-        return f"Made at: {first.site} {text} first (largest exact result there {tally.largest:.6g})"
-    distances = _distances(narrow, wide)
-    if not distances:
-        return "Made at: no single operation"
-    shown = max(range(len(distances)), key=lambda i: distances[i].growth)
+        sentence = f"Made at: {first.site} {text} first (largest exact result there {tally.largest:.6g})"
+        return Culprit(first.site, sentence)
+    candidates = forward if is_spoilt else range(len(distances))
+    if not candidates:
+        return Culprit(None, "Made at: no single operation")
+    shown = max(candidates, key=lambda i: distances[i].growth)
     made = shown
     while made and distances[made - 1].absolute >= distances[shown].absolute / 2:
         made -= 1
     seen = distances[shown]
     grew = f"the relative distance to the wide run grew from {seen.before:.3g} to {seen.relative:.3g}"
     if made == shown:
-        return f"Made at: {seen.site}, where {grew}"
-    return f"Made at: {distances[made].site}, by rounding; seen at {seen.site}, where {grew} by cancellation"
+        return Culprit(seen.site, f"Made at: {seen.site}, where {grew}")
+    sentence = f"Made at: {distances[made].site}, by rounding; seen at {seen.site}, where {grew} by cancellation"
+    return Culprit(distances[made].site, sentence, seen.site)
 
 
 @dataclass(frozen=True)
 class _Distance:
-    """Of one operation's results in the two runs: the distance, itself and relative, and the largest one before."""
+    """Of one operation's results in the two runs: the distance, relative (at most 1) too, and the largest before."""
 
     site: Site
     absolute: float
@@ -83,8 +104,8 @@ def _distances(narrow: Trace, wide: Trace) -> list[_Distance]:
     for (site, a), (other, b) in zip(narrow.results, wide.results, strict=False):
         if site != other or a.shape != b.shape:
             break
-        scale, absolute = float(b.norm()), float((a - b).norm())
-        relative = absolute / scale if scale else absolute
+        scale, absolute = float(b.norm()), float((a - b).nan_to_num(float("inf")).norm())
+        relative = min(1.0, absolute / scale) if scale else float(absolute > 0)
         distances.append(_Distance(site, absolute, relative, reached))
         reached = max(reached, relative)
     return distances

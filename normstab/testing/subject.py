@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from normstab.errors import NormstabError
+from normstab.errors import NormstabError, lookup
 from normstab.testing.check_input import InputSpec
 
-__all__ = ["Subject", "floating_tensors", "subject_of"]
+__all__ = ["LOSSES", "Subject", "floating_tensors", "subject_of"]
 
 Loss = Callable[..., Tensor]
 
@@ -50,16 +51,16 @@ def _copied(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.detach().to(dtype if x.is_floating_point() else x.dtype, copy=True)
 
 
-def subject_of(built: Any, inputs: Sequence[InputSpec], seed: int) -> Subject:
+def subject_of(built: Any, inputs: Sequence[InputSpec], seed: int, loss_name: str = "default") -> Subject:
     """Return the subject that a factory built: a module, or (module, batch, loss).
 
-    With a module alone the inputs are made from `inputs`. The default loss is `output.loss`, else the mean
-    square of all floating outputs.
+    With a module alone the inputs are made from `inputs`. `loss_name`, a row of LOSSES, stands where the factory
+    gave no loss; the default one is `output.loss`, else the mean square of all floating outputs.
     """
     module, batch, loss = built if isinstance(built, tuple) and len(built) == 3 else (built, None, None)
     if not isinstance(module, nn.Module):
         raise NormstabError(
-            f"the factory returned {type(module).__name__}; allowed: a module, or (module, batch, loss)"
+            f"the factory returned {_shown(built)}; allowed: a module, or (module, batch, loss), the loss may be None"
         )
     if batch is None and not inputs:
         raise NormstabError("no input: give --input SHAPE, such as --input 8x3x32x32, or return (module, batch, loss)")
@@ -72,7 +73,15 @@ def subject_of(built: Any, inputs: Sequence[InputSpec], seed: int) -> Subject:
         args, kwargs = (), dict(batch)
     else:
         args, kwargs = (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
-    return Subject(module, args, kwargs, loss if loss is not None else mean_square_or_own_loss)
+    default = lookup(LOSSES, loss_name, what="loss")
+    return Subject(module, args, kwargs, loss if loss is not None else default)
+
+
+def _shown(built: Any) -> str:
+    """Return what a factory returned, in words."""
+    if isinstance(built, tuple):
+        return f"({', '.join(type(part).__name__ for part in built)})"
+    return type(built).__name__
 
 
 def mean_square_or_own_loss(output: Any) -> Tensor:
@@ -85,6 +94,29 @@ def mean_square_or_own_loss(output: Any) -> Tensor:
         raise NormstabError("the module returned no floating-point tensor, so there is no default loss; return one")
     total = sum((x.square().mean() for x in tensors[1:]), tensors[0].square().mean())
     return total / len(tensors)
+
+
+def sum_of_outputs(output: Any) -> Tensor:
+    """Return the sum of all floating outputs."""
+    return torch.stack([x.sum() for x in floating_tensors(output)]).sum()
+
+
+def cross_entropy(output: Any) -> Tensor:
+    """Return the cross entropy of the first floating output, (N, classes, ...), with the labels i modulo classes."""
+    logits = next(iter(floating_tensors(output)), None)
+    if logits is None or logits.dim() < 2:
+        raise NormstabError("--loss cross-entropy: the model's output is no tensor of shape (N, classes, ...)")
+    shape = (logits.shape[0], *logits.shape[2:])
+    labels = torch.arange(math.prod(shape), device=logits.device)
+    return nn.functional.cross_entropy(logits, (labels % logits.shape[1]).reshape(shape))
+
+
+LOSSES: dict[str, Callable[[Any], Tensor]] = {
+    "default": mean_square_or_own_loss,
+    "sum": sum_of_outputs,
+    "cross-entropy": cross_entropy,
+}
+"""The losses of `check` by name; another one comes from the factory."""
 
 
 def floating_tensors(tree: Any) -> list[Tensor]:

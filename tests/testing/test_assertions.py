@@ -58,6 +58,53 @@ def test_the_operation_that_lost_most_is_named_when_nothing_overflowed():
     found = check_stable(Cancelling(), X, precision="fp16", grad=False)
     assert not found.passed
     assert found.culprit.startswith("Made at: add[forward], by rounding; seen at sub[forward]")
+    first_line = str(found).splitlines()[0]
+    assert first_line.startswith("DEGRADED in fp16: output off by") and first_line.endswith(
+        "ulps, made at add[forward]"
+    )
+
+
+def test_outputs_that_are_all_flushed_to_zero_are_collapsed_not_within_a_tolerance():
+    found = check_stable(nn.Tanh(), torch.linspace(1e-7, 1e-6, 16), precision="e5m2", grad=False)
+    assert found.verdict == "COLLAPSED" and not found.passed
+    with pytest.raises(AssertionError, match="COLLAPSED in e5m2"):
+        assert_stable(nn.Tanh(), torch.linspace(1e-7, 1e-6, 16), precision="e5m2", grad=False)
+
+
+def test_no_tolerance_excuses_an_error_of_a_tenth_of_the_spread():
+    class Offset(nn.Module):
+        def forward(self, x):
+            return (x + 100.0) - 100.0
+
+    found = check_stable(Offset(), X, precision="bf16", grad=False)
+    assert found.verdict == "DEGRADED" and "of its spread" in found.reason
+
+
+def test_a_bound_above_a_tenth_of_the_spread_is_inconclusive_and_passes():
+    found = check_stable(nn.Sequential(*[nn.LeakyReLU(0.5)] * 20), X, precision="bf16", grad=False)
+    assert found.verdict == "INCONCLUSIVE" and found.passed and str(found).startswith("inconclusive in bf16")
+
+
+def test_a_one_pass_variance_is_blamed_on_its_subtraction_with_gradients_as_without():
+    class OnePass(nn.Module):
+        def forward(self, x):
+            variance = x.square().mean(-1, keepdim=True) - x.mean(-1, keepdim=True).square()
+            return x / (variance.abs() + 1e-3).sqrt()
+
+    x = 40 + X
+    for grad in (False, True):
+        found = check_stable(OnePass(), x, precision="fp16", grad=grad)
+        assert not found.passed and found.site.direction == "forward"
+        assert "seen at sub[forward]" in found.culprit
+
+
+def test_a_bias_before_a_centring_may_have_a_gradient_of_noise():
+    class Centred(nn.Module):
+        def forward(self, x):
+            return x - x.mean(0)
+
+    torch.manual_seed(0)
+    assert_stable(nn.Sequential(nn.Linear(16, 8), Centred()), X, precision="fp16")
 
 
 def test_the_given_tolerance_is_the_one_that_judges(network):

@@ -48,7 +48,7 @@ def test_a_transformer_is_understood_and_survives_bf16(build):
     model, batch = build(pytest.importorskip("transformers"))
     answer = check((model, batch, None), precision="bf16")
     assert answer.unrecognised == {}
-    assert answer.verdict in ("STABLE", "DEGRADED"), answer.reason
+    assert answer.passed, answer.reason  # INCONCLUSIVE: so many roundings to eight bits may by themselves make a tenth
     assert answer.headroom or build is llama  # Llama's RMSNorm is made of plain operations
 
 
@@ -59,7 +59,7 @@ def test_an_rms_norm_that_derives_from_module_is_blamed_by_its_name():
         model.model.embed_tokens.weight.mul_(1e5)
     answer = check((model, batch, None), precision="fp16")
     assert answer.blame.site == "model.embed_tokens.weight[forward]" or "layernorm" in answer.blame.site
-    assert not answer.passed or answer.verdict == "DEGRADED"
+    assert not answer.passed
 
 
 def test_tied_weights_stay_tied_and_are_cast_alike():

@@ -36,13 +36,18 @@ class Blame:
     @property
     def sentence(self) -> str:
         """The blame in words."""
-        share = f"{self.count:,} of {self.of:,} results" if self.of else "results"
-        when = "" if self.step is None else f", first in step {self.step},"
-        words = f"{COUNTER_WORDS[self.counter]} at `{self.site}`{when} in {share}"
+        share = f"in {self.count:,} of {self.of:,} results" if self.of else ""
+        when = "" if self.step is None else f", first in step {self.step}{',' if share else ''}"
+        words = f"{COUNTER_WORDS[self.counter]} at `{self.site}`{when} {share}".rstrip()
         return words + (f"; passed on to `{self.passed_on.partition(',')[0]}`" if self.passed_on else "")
 
 
-COUNTER_WORDS = {**PRODUCERS, "nan_produced": "NaN produced", "underflow": "underflow to zero"}
+COUNTER_WORDS = {
+    **PRODUCERS,
+    "nan_produced": "NaN produced",
+    "underflow": "underflow to zero",
+    "precision": "loss of precision",
+}
 
 
 def blame(run: Run) -> Blame | None:

@@ -12,7 +12,10 @@ from normstab.simulation.around.places import Place
 
 __all__ = ["Sources"]
 
-LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+PACKAGE = Path(__file__).parents[2]
+LIBRARIES = (str(Path(torch.__file__).parent), str(PACKAGE))
+# What calls a model on behalf of a user: beyond it are a command line's and a test runner's own lines.
+ENTRANCES = (str(PACKAGE / "testing"), str(PACKAGE / "experiment"), str(PACKAGE / "cli.py"))
 
 
 class Sources:
@@ -42,8 +45,10 @@ class Sources:
 
 
 def _user_line() -> str:
-    """Return the innermost line outside torch and normstab."""
+    """Return the innermost line outside torch and normstab, or "" where normstab itself called the model."""
     frame = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename.startswith(LIBRARIES):
+        if frame.f_code.co_filename.startswith(ENTRANCES):
+            return ""
         frame = frame.f_back  # type: ignore[assignment]
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""

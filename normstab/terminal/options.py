@@ -1,0 +1,25 @@
+"""The options and arguments that several commands of the command line share, each with its help."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+__all__ = ["AllowImport", "Device", "Files", "Form", "Gates", "Inputs", "Json", "Overrides", "Rules", "Smoke", "Strict"]
+
+# One line each; the help is their documentation.
+Files = Annotated[list[str], typer.Argument(help="Scenario files, directories of them, or names of shipped ones.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="The scenario's smoke profile, and only its smoke expectations.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a field.")]
+Inputs = Annotated[list[str] | None, typer.Option("--input", metavar="SHAPE", help="[name=]SHAPE[:DTYPE[:LOW..HIGH]].")]
+Gates = Annotated[list[str] | None, typer.Option(metavar="METRIC:LIMIT", help="Gate on B minus A: accuracy:-1pp.")]
+Rules = Annotated[list[str] | None, typer.Option(metavar="MODULE=PRECISION", help="A module's own precision.")]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where tensors live.")]
+AllowImport = Annotated[bool, typer.Option("--allow-import", help="Allow a scenario's module:function names.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Inconclusive fails too.")]
+Form = Annotated[
+    Literal["md", "json", "junit", "html"],
+    typer.Option("--format", help="md and html rewrite files in DIR, the others print."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
