@@ -26,11 +26,13 @@ from normstab.numerics.precision import ROUNDINGS, Accumulation, Rounding
 from normstab.numerics.readable.operations import carry
 from normstab.numerics.readable.reference import LAYOUTS, count, encode, holds, round_reference
 from normstab.numerics.rounding import cast
+from normstab.numerics.scaled.quantize import quantize, quantize_readably, scaled_format
 
 __all__ = ["Check", "run_selftest"]
 
 PATTERNS = 20_000
 NAMES = (*FORMATS, "e6m9", "q7.8", "q3.4:wrap", "fp16:saturate")
+SCALED = ("mxfp8", "mxfp4", "mxint8", "nvfp4", "fp8-rowwise", "int8@row")
 KEY = Key(seed=2018, site="selftest", step=7)
 # sha256 over every cast of `_digest`: the bits that every machine must give (NUMERICS_VERSION 1).
 GOLDEN = "100dd1bff7e9d936ea8506158cb3e1911e6a1a289f2997b70c09e03a91d671f5"
@@ -80,6 +82,8 @@ def _checks(device: torch.device) -> Iterator[Check]:
         yield _operations(operation, device)
     for order in ("sequential", "pairwise", "blocked8", "lanes16", "sequential+kahan"):
         yield _sums(order, device)
+    for name in SCALED:
+        yield _scaled(name, device)
     yield Check("bits of all casts", "the stored digest", 1, int(_digest(device) != GOLDEN))
 
 
@@ -111,6 +115,17 @@ def _casts(name: str, device: torch.device) -> Check:
             compared += len(x) + 1
             wrong += _differing(found, expected) + (ledger["x"] != row.tally(with_inexact=True))
     return Check(f"cast to {name}, every mode", "the torch reference", compared, wrong)
+
+
+def _scaled(name: str, device: torch.device) -> Check:
+    """Compare values, scales and codes of a scaled format with the reference, in rows of 100."""
+    finite = torch.where(patterns(torch.float32).isfinite(), patterns(torch.float32), 1.0)
+    x, scaled = finite.view(-1, 100), scaled_format(name)
+    found = quantize(x.to(device), scaled)
+    expected = quantize_readably(x, scaled, Call(FORMATS["fp32"]))
+    pairs = list(zip(found, expected, strict=True))
+    wrong = sum(int((a.cpu() != b).sum()) for a, b in pairs)
+    return Check(f"quantize to {name}", "the torch reference", sum(b.numel() for _, b in pairs), wrong)
 
 
 def _referred(x: Tensor, format: AnyFormat, rounding: Rounding, row: Row) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from normstab.errors import DtypeError, NormstabError
 from normstab.numerics.call import Call
+from normstab.numerics.dispatch import kernels_for
 from normstab.numerics.execute import fields_of
 from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat, Format
 from normstab.numerics.ledger import COUNTERS, Ledger, Row, Site
@@ -28,7 +29,15 @@ from normstab.numerics.scaled.granules import amax_of, extents_of, spread
 from normstab.numerics.scaled.scaled_format import IntegerElement, Scaled
 from normstab.numerics.scaled.scales import Scales, affine_scales, scales_of
 
-__all__ = ["Quantized", "dequantize", "largest_magnitude", "quantize", "quantize_operand"]
+__all__ = [
+    "Quantized",
+    "dequantize",
+    "largest_magnitude",
+    "quantize",
+    "quantize_operand",
+    "quantize_readably",
+    "scaled_format",
+]
 
 # By what a quotient is divided where its scale vanished, so that it is flushed and keeps its sign.
 FLUSHING = 2.0**1000
@@ -104,9 +113,20 @@ def quantize_operand(x: Tensor, scaled: Scaled, call: Call, *, axis: int = -1, a
 
     `amax` is the largest magnitude that the scale of `delayedH` follows from: that of earlier steps.
     """
-    extents = extents_of(x.shape, scaled, axis)
+    extents_of(x.shape, scaled, axis)  # which refuses an axis that is not there
     if x.numel() == 0:
         return Quantized(x.clone(), torch.ones([min(size, 1) for size in x.shape]), codes_of(widened(x), scaled))
+    if amax is None and x.device.type == "cpu" and kernels_for(x) is not None:
+        from normstab.numerics.kernels.cpu.cpu_quantize import quantize_rows  # needs numba
+
+        if (found := quantize_rows(x, scaled, axis, call)) is not None:
+            return Quantized(*found)
+    return quantize_readably(x, scaled, call, axis=axis, amax=amax)
+
+
+def quantize_readably(x: Tensor, scaled: Scaled, call: Call, *, axis: int = -1, amax: float | None = None) -> Quantized:
+    """Return what quantize_operand does, in plain torch: the oracle of its kernels."""
+    extents = extents_of(x.shape, scaled, axis)
     scales = _scales(x, scaled, extents, amax)
     per_element = spread(scales.value, x.shape, extents)
     zero_point = None if scales.zero_point is None else spread(scales.zero_point, x.shape, extents)
@@ -130,14 +150,18 @@ def dequantize(quantized: Quantized, scaled: Scaled, *, axis: int = -1) -> Tenso
 
 def _scales(x: Tensor, scaled: Scaled, extents: tuple[int, ...], amax: float | None) -> Scales:
     """Return the scale of each granule of `x`."""
-    narrow = x.to(torch.float32)
+    wide = x.dtype == torch.float64
+    narrow = encode(round_reference(x, FORMATS["fp32"], NEAREST).value, torch.float32) if wide else x.to(torch.float32)
+    # Magnitudes are compared as whole numbers, with which flush-to-zero does not meddle; NaN is the greatest.
+    bits = narrow.contiguous().view(torch.int32).view(x.shape)
+    magnitude = bits & 0x7FFFFFFF
     if scaled.has_zero_point:
         assert isinstance(scaled.element, IntegerElement)
         # Zero is within every granule's range, so that it has a code of its own.
-        low, high = -amax_of((-narrow).clamp(min=0), extents), amax_of(narrow.clamp(min=0), extents)
-        return affine_scales(low, high, scaled.element.bits)
+        low, high = (amax_of(torch.where(side, magnitude, 0), extents) for side in (bits < 0, bits >= 0))
+        return affine_scales(-low.view(torch.float32), high.view(torch.float32), scaled.element.bits)
     if amax is None:
-        return scales_of(amax_of(narrow.abs(), extents), scaled)
+        return scales_of(amax_of(magnitude, extents).contiguous().view(torch.float32), scaled)
     return scales_of(torch.full([1] * x.dim(), amax, dtype=torch.float32, device=x.device), scaled)
 
 

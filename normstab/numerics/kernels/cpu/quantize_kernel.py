@@ -1,0 +1,287 @@
+"""Scaled formats on the CPU: granule after granule, its largest magnitude, its scale, its numbers and codes.
+
+A granule is K neighbours in memory (the last of a row may be shorter); it stays in the cache between the search for
+its largest magnitude and its rounding. A quotient is rounded once: in float32 lanes where none is near a tie, else in
+float64 ones, where a quotient of two float32 numbers, kept to 40 bits, is on the right side of every tie.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import numpy as np
+
+from normstab.numerics.kernels.cpu.compile import (
+    as_float32,
+    as_float64,
+    as_int64,
+    as_uint32,
+    device,
+    kernel,
+    left32,
+    right32,
+    view,
+)
+
+__all__ = ["FIELDS", "NUMBERS", "RULES", "granule_amax", "quantize_granules"]
+
+# The whole numbers of a table, in order, and after them its float64 numbers.
+FIELDS = (
+    "row_length",
+    "width",
+    "granules",
+    "precision",
+    "emin",
+    "is_float",
+    "has_negative_zero",
+    "fraction_bits",
+    "code_bits",
+    "nan_code",
+    "rule",
+    "emax",
+    "least_exponent",
+    "greatest_exponent",
+    "is_counted",
+)
+NUMBERS = ("largest", "least", "tensor_scale", "fixed_scale")
+# How the scale follows; `fixed`: it is given, that of the whole tensor.
+RULES = {"max": 0, "floor": 1, "ceil": 2, "even": 3, "rceil": 4, "two scales": 5, "fixed": 6}
+RULE_MAX, RULE_FLOOR, RULE_CEIL, RULE_EVEN, RULE_RCEIL, RULE_TWO_SCALES, RULE_FIXED = range(7)
+MAGNITUDE, INFINITE = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+ABSOLUTE, FRACTION = np.int64(0x7FFFFFFFFFFFFFFF), np.int64((1 << 52) - 1)
+SIGN = np.int64(-0x8000000000000000)
+HALF_BIT = np.int64(1 << 51)
+u32 = np.uint32
+U1, U23, FULL, SIGN32, HALF_BIT32 = u32(1), u32(23), u32(0xFFFFFFFF), u32(0x80000000), u32(1 << 22)
+# A quotient by a rounded reciprocal is off by less than this share of itself.
+DOUBT = np.float32(2.0**-21)
+LEAST_SCALE, PART = 2.0**-100, 256
+# Veltkamp's factor, which leaves 40 of 53 bits. Source: Handbook of Floating-Point Arithmetic, 4.4.
+SPLIT = 8193.0
+SHIFTER = 1.5 * 2.0**52  # whose last bits are those of a whole number added to it
+FLUSHING = 2.0**-1000  # in place of the reciprocal of a scale that vanished
+
+
+@device
+def exponent_of(x):  # pragma: no cover - compiled
+    """Return floor(log2 x) of a positive normal float64."""
+    return (as_int64(x) >> 52) - 1023
+
+
+@device
+def multiple(x, quantum):  # pragma: no cover - compiled
+    """Return x rounded to a multiple of 2^quantum, ties to even; the sign of zero is lost."""
+    shifter = as_float64(((quantum + np.int64(1075)) << 52) | HALF_BIT)
+    return (x + shifter) - shifter
+
+
+@device
+def largest_bits(bits, m):  # pragma: no cover - compiled
+    """Return the largest magnitude of `m` float32 as bits, whose order is that of magnitudes, NaN the greatest."""
+    found = np.uint32(0)
+    for i in range(m):
+        magnitude = np.uint32(bits[i] & MAGNITUDE)
+        found = magnitude if magnitude > found else found
+    return found
+
+
+@device
+def scale_of(amax, whole, number, of_scales):  # pragma: no cover - compiled
+    """Return the scale for a positive finite amax, and 1 where it was clipped."""
+    rule, largest = whole[10], number[0]
+    if rule == RULE_FIXED:
+        return number[3], 0
+    if rule == RULE_MAX:
+        return np.float64(np.float32(amax / largest)), 0
+    if rule == RULE_TWO_SCALES:
+        s = np.float64(np.float32(amax / np.float64(np.float32(largest * number[2]))))
+        s = multiple(s, max(exponent_of(s), np.int64(of_scales[1])) - np.int64(of_scales[0]) + 1)
+        clipped = s > of_scales[2]
+        return np.float64(np.float32(number[2] * min(s, of_scales[2]))), np.int64(clipped)
+    if rule == RULE_EVEN:
+        amax = multiple(amax, exponent_of(amax) - whole[3] + 1)
+    e = exponent_of(amax) - whole[11]
+    if rule == RULE_CEIL:
+        e = exponent_of(amax) - exponent_of(largest)
+        if as_int64(amax) & FRACTION > as_int64(largest) & FRACTION:
+            e += 1
+    elif rule == RULE_RCEIL:
+        quotient = np.float64(np.float32(amax / largest))
+        # A quotient that vanished is below every exponent, and is clipped.
+        e = whole[12] - 1 if quotient == 0 else exponent_of(quotient)
+        if quotient != 0 and as_int64(quotient) & FRACTION != 0:
+            e += 1
+    kept = min(max(e, whole[12]), whole[13])
+    return as_float64((kept + 1023) << 52), np.int64(kept != e)
+
+
+@device
+def quotient_of(value, reciprocal):  # pragma: no cover - compiled
+    """Return value times reciprocal to 40 bits: exact where the quotient is a tie, and on its side elsewhere."""
+    y = np.float64(value) * reciprocal
+    c = y * SPLIT
+    return c - (c - y)
+
+
+@device
+def round_floats(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
+    """Write values and codes of `m` float32 whose scale is `scale`, in a floating-point element."""
+    p, emin, has_negative_zero = whole[3], whole[4], whole[6] != 0
+    largest, sign_bit = number[0], np.int64(1) << (whole[8] - 1)
+    reciprocal = FLUSHING if scale == 0 else 1.0 / scale
+    drop, base, normal = np.int64(53) - p, (emin + 1023) << (p - 1), np.int64(1) << (p - 1)
+    least_normal = as_float64((emin + 1023) << 52)
+    for i in range(m):
+        bits = as_int64(quotient_of(x[i], reciprocal))
+        a = as_float64(bits & ABSOLUTE)
+        q = multiple(a, max(exponent_of(a), emin) - p + 1)
+        q = largest if q > largest else q
+        # Adding the least normal number makes the bits below it those of a subnormal pattern.
+        is_small = q < least_normal
+        pattern = as_int64(q + least_normal if is_small else q) >> drop
+        code = pattern - base + (np.int64(0) if is_small else normal)
+        sign = bits & SIGN if has_negative_zero or q != 0 else np.int64(0)
+        codes[i] = np.uint8(code | (sign_bit if sign != 0 else np.int64(0)))
+        out[i] = np.float32(scale * as_float64(as_int64(q) | sign))
+
+
+@device
+def round_narrow(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
+    """Do what round_floats does in float32 lanes; return whether a quotient may lie on the other side of a tie.
+
+    Where the scale is a power of two the quotient is exact, or so small that it vanishes either way.
+    """
+    p, emin = u32(whole[3]), u32(whole[4] + 127)
+    largest, narrow_scale = np.float32(number[0]), np.float32(scale)
+    reciprocal = np.float32(1.0 / scale)
+    drop, base, normal = u32(24 - whole[3]), u32((whole[4] + 127) << (whole[3] - 1)), u32(1 << (whole[3] - 1))
+    least_normal, sign_down = as_float32(left32(emin, U23)), u32(32 - whole[8])
+    keeps_sign = FULL if whole[6] != 0 else u32(0)
+    doubtful = u32(0)
+    for i in range(m):
+        y = np.float32(x[i] * reciprocal)
+        bits = as_uint32(y)
+        a = as_float32(u32(bits & MAGNITUDE))
+        e = right32(u32(bits & MAGNITUDE), U23)
+        e = e if e > emin else emin
+        quantum = u32(e - p + U1)
+        shifter = as_float32(u32(left32(u32(quantum + U23), U23) | HALF_BIT32))
+        q = np.float32(np.float32(a + shifter) - shifter)
+        from_tie = np.float32(abs(np.float32(a - q)) - as_float32(left32(u32(quantum - U1), U23)))
+        doubtful = u32(doubtful | u32(abs(from_tie) <= np.float32(a * DOUBT)))
+        q = largest if q > largest else q
+        is_small = q < least_normal
+        pattern = right32(as_uint32(np.float32(q + least_normal) if is_small else q), drop)
+        code = u32(pattern - base + (u32(0) if is_small else normal))
+        sign = u32(u32(bits & SIGN32) & (FULL if q != np.float32(0) else keeps_sign))
+        codes[i] = np.uint8(u32(code | right32(sign, sign_down)))
+        out[i] = np.float32(narrow_scale * as_float32(u32(as_uint32(q) | sign)))
+    return doubtful != 0
+
+
+@device
+def round_in_parts(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
+    """Round a granule in a floating-point element, part by part: in float32 lanes where they are sure."""
+    is_ordinary = LEAST_SCALE <= scale <= 1.0 / LEAST_SCALE
+    is_power_of_two = as_int64(scale) & FRACTION == 0
+    for start in range(0, m, PART):
+        n = min(PART, m - start)
+        of_x, of_out, of_codes = x[start : start + n], out[start : start + n], codes[start : start + n]
+        is_doubtful = True
+        if is_ordinary:
+            is_doubtful = round_narrow(of_x, scale, of_out, of_codes, n, whole, number) and not is_power_of_two
+        if is_doubtful:
+            round_floats(of_x, scale, of_out, of_codes, n, whole, number)
+
+
+@device
+def round_whole(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
+    """Write values and codes of `m` float32 whose scale is `scale`, in fixed point or whole numbers."""
+    quantum, largest, least = -whole[7], number[0], number[1]
+    reciprocal = FLUSHING if scale == 0 else 1.0 / scale
+    up = as_float64((whole[7] + 1023) << 52)
+    for i in range(m):
+        q = multiple(quotient_of(x[i], reciprocal), quantum) + 0.0
+        q = largest if q > largest else q
+        q = least if q < least else q
+        codes[i] = np.uint8(as_int64(q * up + SHIFTER) & 0xFF)
+        out[i] = np.float32(scale * q)
+
+
+@device
+def count_granule(x, scale, m, whole, number, counts, extremes):  # pragma: no cover - compiled
+    """Count a granule that is neither broken nor zero; return how many elements are left."""
+    p, emin = whole[3], whole[4]
+    divisor = 1.0 / FLUSHING if scale == 0 else scale
+    kept = 0
+    least_normal = as_float64((emin + 1023) << 52)
+    for i in range(m):
+        y = np.float64(x[i]) / divisor
+        if y == 0:
+            continue
+        a = as_float64(as_int64(y) & ABSOLUTE)
+        extremes[0], extremes[1] = max(extremes[0], a), min(extremes[1], a)
+        q = multiple(y, max(exponent_of(a), emin) - p + 1)
+        beyond = q > number[0] or q < number[1]
+        counts[1] += beyond
+        counts[2] += q == 0
+        counts[3] += whole[5] and q != 0 and abs(q) < least_normal
+        kept += q != 0
+    return kept
+
+
+@kernel
+def granule_amax(source, target, table, first, last):  # pragma: no cover - compiled
+    """Write the bits of the largest magnitude of each granule, as uint32, whose order is that of magnitudes."""
+    whole = view(table, 15, np.int64)
+    length, width, granules = whole[0], whole[1], whole[2]
+    out = view(target, last, np.uint32)
+    for g in range(first, last):
+        row, place = g // granules, g % granules
+        m = min(width, length - place * width)
+        bits = view(source + 4 * (row * length + place * width), m, np.uint32)
+        out[g] = largest_bits(bits, m)
+
+
+@kernel
+def quantize_granules(addresses, table, first, last, found, of_scales):  # pragma: no cover - compiled
+    """Quantize granules first .. last; `addresses` of x, values, scales, codes; counts into `found`.
+
+    `found` holds int64: clipped scales, overflow, underflow, subnormal, broken elements, zero and dead
+    granules; then float64: largest and smallest quotient, largest and smallest scale.
+    """
+    place_of = view(addresses, 4, np.int64)
+    whole, number = view(table, 15, np.int64), view(table + 8 * 15, 4, np.float64)
+    scales_format = view(of_scales, 3, np.float64)
+    counts, extremes = view(found, 7, np.int64), view(found + 8 * 7, 4, np.float64)
+    length, width, granules = whole[0], whole[1], whole[2]
+    scales = view(place_of[2], last, np.float32)
+    for g in range(first, last):
+        row, place = g // granules, g % granules
+        m, start = min(width, length - place * width), row * length + place * width
+        bits, x = view(place_of[0] + 4 * start, m, np.uint32), view(place_of[0] + 4 * start, m, np.float32)
+        out, codes = view(place_of[1] + 4 * start, m, np.float32), view(place_of[3] + start, m, np.uint8)
+        top = largest_bits(bits, m)
+        if top >= INFINITE or (whole[10] == RULE_FIXED and number[3] != number[3]):
+            scales[g] = np.nan
+            counts[4] += m
+            for i in range(m):
+                out[i] = np.nan
+                codes[i] = np.uint8(whole[9])
+            continue
+        scale, clipped = 1.0, np.int64(0)
+        if top > 0 or whole[10] == RULE_FIXED:
+            scale, clipped = scale_of(np.float64(as_float32(top)), whole, number, scales_format)
+        scales[g] = np.float32(scale)
+        if whole[5]:
+            round_in_parts(x, scale, out, codes, m, whole, number)
+        else:
+            round_whole(x, scale, out, codes, m, whole, number)
+        if whole[14]:
+            counts[0] += clipped
+            if top == 0:
+                counts[5] += 1
+                continue
+            kept = count_granule(x, scale, m, whole, number, counts, extremes)
+            counts[6] += kept == 0
+            if scale > 0:
+                extremes[2], extremes[3] = max(extremes[2], scale), min(extremes[3], scale)

@@ -1,0 +1,125 @@
+"""The compiled kernels of scaled formats are the readable reference: values, scales, codes and tallies."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import normstab as ns
+from normstab.numerics.call import Call
+from normstab.numerics.formats import FORMATS
+from normstab.numerics.kernels.cpu.cpu_quantize import quantize_rows
+from normstab.numerics.scaled.quantize import quantize_readably, scaled_format
+
+COVERED = [
+    "mxfp8",
+    "mxfp6-e2m3",
+    "mxfp6-e3m2",
+    "mxfp4",
+    "mxint8",
+    "nvfp4",
+    "fp8-rowwise",
+    "fp8-tensorwise",
+    "int8@row",
+    "int8@tensor",
+    "int4@block8",
+    "int7@block32:e8m0",
+    "e4m3fnuz@row",
+    "e5m2fnuz@block4",
+    "q3.4@row",
+    "e5m2@block32:e8m0:ceil",
+    "e4m3fn@block32:e8m0:even",
+    "e4m3fn@block16:e8m0:rceil",
+    "int8@block16:e8m0:rceil",
+    "e2m1@row:fp32:even",
+    "e3m4@block16:e5m2",
+]
+
+
+def bits_of(x):
+    """The bits of each element, every NaN alike."""
+    whole = torch.int32 if x.dtype == torch.float32 else torch.int16
+    return torch.where(x.isnan(), torch.nan, x).contiguous().view(whole)
+
+
+def hurting(seed, shape):
+    """Numbers of every size, ties of low formats among them, zeros of both signs, and now and then a broken one."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=shape) * 2.0 ** rng.integers(-6, 6, shape)
+    kind = rng.integers(0, 5)
+    if kind == 1:  # ties: few significant bits
+        x = rng.integers(-40, 40, shape) * 2.0 ** rng.integers(-3, 3, shape)
+    elif kind == 2:
+        x *= 2.0 ** rng.integers(-150, 120, (*shape[:-1], 1))
+    elif kind == 3:
+        x[rng.random(shape) < 0.02] = rng.choice([np.nan, np.inf, -np.inf])
+    x[rng.random(shape) < 0.1] = rng.choice([0.0, -0.0])
+    if kind == 4:
+        x[: shape[0] // 2] = 0.0
+    return torch.from_numpy(x.astype(np.float32))
+
+
+def assert_equal_to_the_reference(x, name, axis):
+    scaled, ledgers = scaled_format(name), [ns.Ledger(), ns.Ledger()]
+    calls = [Call(FORMATS["fp32"], row=ledger.row(ns.Site("a", "quantize")), stamp=7, step=3) for ledger in ledgers]
+    found, expected = quantize_rows(x, scaled, axis, calls[0]), quantize_readably(x, scaled, calls[1], axis=axis)
+    assert found is not None
+    values, scales, codes = found
+    assert values.shape == x.shape and values.dtype == x.dtype and scales.shape == expected.scales.shape
+    assert torch.equal(bits_of(scales), bits_of(expected.scales))
+    assert codes.dtype == expected.codes.dtype and torch.equal(codes, expected.codes)
+    assert torch.equal(bits_of(values), bits_of(expected.values))
+    assert ledgers[0]["a"] == ledgers[1]["a"]
+    assert ledgers[0].first("saturated") == ledgers[1].first("saturated")
+    uncounted = quantize_rows(x, scaled, axis, Call(FORMATS["fp32"]))
+    assert uncounted is not None and torch.equal(bits_of(uncounted[0]), bits_of(values))
+
+
+@pytest.mark.parametrize("name", COVERED)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32), rows=st.integers(1, 6), columns=st.integers(1, 100), axis=st.sampled_from([-1, 0]))
+def test_kernels_equal_the_reference(name, seed, rows, columns, axis):
+    assert_equal_to_the_reference(hurting(seed, (rows, columns)), name, axis)
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "nvfp4", "fp8-tensorwise", "int8@row"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_kernels_equal_the_reference_on_narrow_tensors(name, dtype):
+    assert_equal_to_the_reference(hurting(0, (4, 96)).to(dtype), name, -1)
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "nvfp4", "fp8-rowwise", "fp8-tensorwise"])
+def test_results_do_not_depend_on_the_number_of_threads(name):
+    x = torch.randn(300, 1000, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = ns.quantize(x, name)
+        torch.set_num_threads(3)
+        three = ns.quantize(x, name)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+def test_what_the_kernels_do_not_cover_is_refused():
+    x, plain = torch.ones(4, 32), Call(FORMATS["fp32"])
+    for name in ("e4m3fn@tile4", "int8@row+zero", "fp16@row", "e4m3fn"):
+        assert quantize_rows(x, scaled_format(name), -1, plain) is None
+    assert quantize_rows(x.double(), scaled_format("mxfp8"), -1, plain) is None
+    assert quantize_rows(x, scaled_format("mxfp8"), -1, plain._replace(rounding=ns.Rounding("up"))) is None
+
+
+def test_flush_to_zero_changes_nothing():
+    x = torch.full((1, 32), 2.0**-140)
+    expected = ns.quantize(x, "mxfp8")
+    torch.set_flush_denormal(True)
+    try:
+        found = ns.quantize(x, "mxfp8")
+    finally:
+        torch.set_flush_denormal(False)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert expected.scales.item() == 2.0**-127 and math.isfinite(expected.values.sum())
