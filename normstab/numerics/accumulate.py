@@ -119,9 +119,9 @@ def kernels_for(x: Tensor, what: str = "sums") -> ModuleType | None:
 
 
 @cache
-def _kernels_of(what: str) -> ModuleType:
-    """Import the CPU kernels of sums or matmul."""
-    return import_module(f"normstab.numerics.kernels.cpu.sums.cpu_{what}")
+def _kernels_of(what: str) -> ModuleType | None:
+    """Import the CPU kernels of sums or matmul; None where that fails."""
+    return backends.served(lambda: import_module(f"normstab.numerics.kernels.cpu.sums.cpu_{what}"), what)
 
 
 def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:

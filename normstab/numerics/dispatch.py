@@ -14,11 +14,15 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.errors import DtypeError
 from normstab.numerics.call import Call
+from normstab.numerics.formats import FORMATS
 
-__all__ = ["Kernels", "is_traced", "kernels_for", "opaque", "plain"]
+__all__ = ["Kernels", "is_traced", "kernels_for", "opaque", "plain", "served"]
+
+Found = TypeVar("Found")
 
 
 class Kernels(Protocol):
@@ -118,20 +122,36 @@ def _advice(x: Tensor) -> str:
     return "; pass x.to_dense()" if x.layout is not torch.strided else "; pass a plain tensor"
 
 
-@cache
-def _kernels(device_type: str) -> Kernels | None:
-    """Import the kernels of a device once; where that fails, warn once and return None."""
-    module = {"cpu": "cpu.cpu_tensors", "cuda": "cuda.cuda_tensors"}.get(device_type)
-    if module is None:
-        return None
+def served(load: Callable[[], Found], what: str) -> Found | None:
+    """Return what `load` gives; where it raises, warn once and return None, so that the reference serves.
+
+    Whatever it raises: a compiler that lacks an option says KeyError, one without a C compiler RuntimeError, a
+    library of another version AttributeError. A cast that is slower is better than one that is impossible.
+    """
     try:
-        found: Kernels = import_module(f"normstab.numerics.kernels.{module}")
-    except ImportError as reason:
+        return load()
+    except Exception as reason:
+        said = f"{type(reason).__name__}: {reason}".partition("\n")[0]
         warnings.warn(
-            f"normstab: no compiled kernels for {device_type} ({reason}); the torch reference serves, with the "
-            f"same results, slower",
+            f"normstab: no compiled kernels for {what} ({said}); the torch reference serves, with the same results, "
+            f"slower",
             RuntimeWarning,
             stacklevel=2,
         )
         return None
+
+
+@cache
+def _kernels(device_type: str) -> Kernels | None:
+    """Return the kernels of a device, imported and tried once; None where there are none, or they do not run."""
+    module = {"cpu": "cpu.cpu_tensors", "cuda": "cuda.cuda_tensors"}.get(device_type)
+    return None if module is None else served(lambda: _tried(module, device_type), device_type)
+
+
+def _tried(module: str, device_type: str) -> Kernels:
+    """Import the kernels, and launch one: many a compiler fails only there."""
+    found: Kernels = import_module(f"normstab.numerics.kernels.{module}")
+    with _disable_current_modes():  # a mode of the caller's would see, or fake, the tensor of this trial
+        x = torch.zeros(1, device=device_type)
+        found.round_into(x, x, Call(FORMATS["fp16"]))
     return found
