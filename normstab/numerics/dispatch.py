@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from normstab.errors import DtypeError
 from normstab.numerics.call import Call
 from normstab.numerics.formats import FORMATS
+from normstab.numerics.version import beyond_tested
 
 __all__ = ["Kernels", "is_traced", "kernels_for", "opaque", "plain", "served"]
 
@@ -142,8 +143,17 @@ def served(load: Callable[[], Found], what: str) -> Found | None:
 
 
 @cache
+def warn_beyond_tested() -> None:
+    """Warn, once in a process and in one sentence, of libraries in other versions than those tested."""
+    if beyond := "; ".join(beyond_tested()):
+        advice = "`normstab selftest` says whether the numbers are right"
+        warnings.warn(f"normstab: {beyond}; {advice}", RuntimeWarning, stacklevel=2)
+
+
+@cache
 def _kernels(device_type: str) -> Kernels | None:
     """Return the kernels of a device, imported and tried once; None where there are none, or they do not run."""
+    warn_beyond_tested()
     module = {"cpu": "cpu.cpu_tensors", "cuda": "cuda.cuda_tensors"}.get(device_type)
     return None if module is None else served(lambda: _tried(module, device_type), device_type)
 

@@ -38,10 +38,15 @@ def examine() -> Facts:
 
 def _versions() -> dict[str, str]:
     from normstab import __version__
-    from normstab.numerics.version import NUMERICS_VERSION
+    from normstab.numerics.version import NUMERICS_VERSION, TESTED, beyond_tested
 
     found = {"normstab": f"{__version__} (numerics {NUMERICS_VERSION})", "python": sys.version.split()[0]}
-    return found | {library: _version_of(library) for library in (*COMPUTING, *READING, *OPTIONAL)}
+    found |= {library: _version_of(library) for library in (*COMPUTING, *READING, *OPTIONAL)}
+    tested = {
+        name: oldest if oldest == newest else f"{oldest} to {newest}" for name, (oldest, newest) in TESTED.items()
+    }
+    found["tested with"] = ", ".join(f"{library} {versions}" for library, versions in tested.items())
+    return found | {"beyond that": "; ".join(beyond_tested()) or "nothing"}
 
 
 def _version_of(library: str) -> str:

@@ -7,6 +7,7 @@ import torch
 
 import normstab as ns
 from normstab.numerics import accumulate, dispatch
+from normstab.numerics.version import TESTED, beyond_tested
 
 X = torch.tensor([1.0 + 2.0**-11, 70000.0, -1e-8])
 
@@ -70,3 +71,21 @@ def test_sums_that_do_not_import_are_summed_by_the_reference(monkeypatch):
         found, counts = outcome()
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert counts == counted
+
+
+@pytest.mark.parametrize(("found", "is_beyond"), [("2.14.1+cu130", False), ("2.13.0", False), ("2.15.0a0", True)])
+def test_a_version_beyond_those_tested_is_named_with_them(found, is_beyond):
+    versions = {library: newest for library, (_, newest) in TESTED.items()} | {"torch": found}
+    expected = [f"torch {found} is not among the versions tested (2.13 to 2.14)"] if is_beyond else []
+    assert list(beyond_tested(versions.__getitem__)) == expected
+
+
+def test_beyond_the_versions_tested_there_is_one_warning_in_a_process(monkeypatch):
+    monkeypatch.setattr(dispatch, "beyond_tested", lambda: ["torch 9.9 is not among the versions tested"])
+    dispatch.warn_beyond_tested.cache_clear()
+    with pytest.warns(RuntimeWarning, match="torch 9.9 .*; `normstab selftest` says"):
+        dispatch.kernels_for(X)
+    dispatch._kernels.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dispatch.kernels_for(X)

@@ -17,6 +17,11 @@ def test_versions_are_those_that_run(facts):
     assert facts["versions"]["numpy"] == numpy.__version__
 
 
+def test_the_versions_tested_are_stated_and_what_lies_beyond_them(facts):
+    assert facts["versions"]["tested with"].startswith("torch 2.13 to 2.14, numba ")
+    assert facts["versions"]["beyond that"]
+
+
 def test_the_threads_and_the_capability_are_torchs(facts):
     assert facts["device"]["torch threads"].startswith(str(torch.get_num_threads()))
     assert facts["device"]["cpu capability"] == torch.backends.cpu.get_cpu_capability()
