@@ -53,7 +53,7 @@ class Judgement:
     @property
     def sentence(self) -> str:
         """The reason and the blame in words."""
-        told = self.verdict not in (Verdict.STABLE, Verdict.INCONCLUSIVE) and self.blame is not None
+        told = self.verdict.fails and self.blame is not None
         return self.reason + (f". First offence: {self.blame.sentence}" if told and self.blame else "")
 
 

@@ -8,28 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 from normstab.assess.constants import constant
 from normstab.assess.curves import end_steps, first_divergence, is_above, start_step
 from normstab.assess.runs import Group, Run
 from normstab.assess.statistics import PairedGap
+from normstab.experiment.scenario.verdict_table import Verdict
 
 __all__ = ["RULES", "Rule", "Verdict", "gap_sentence", "gravest", "percent", "points", "verdict_of"]
-
-
-class Verdict(Enum):
-    """What became of a cell; the value is its gravity, and INCONCLUSIVE stands outside the order."""
-
-    STABLE = 0
-    DEGRADED = 1
-    DIVERGED = 2
-    COLLAPSED = 3
-    NONFINITE = 4
-    INCONCLUSIVE = -1
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclass(frozen=True)

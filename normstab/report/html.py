@@ -24,7 +24,7 @@ from normstab.report.exponents import exponent_plot
 from normstab.report.markdown import fill_template
 from normstab.report.plots import Panel, panels_of, sites_plot
 from normstab.report.svg import COLOURS, thinned
-from normstab.report.words import OUTCOME_MARKS, VERDICT_MARKS, command_for, number
+from normstab.report.words import OUTCOME_MARKS, command_for, number
 
 __all__ = ["render_html", "write_html"]
 
@@ -40,6 +40,7 @@ def render_html(found: Assessment) -> str:
     panels = [_panel(panel) for panel in panels_of(found.judged)[:MOST_PANELS]]
     values = {
         "scenario": found.scenario,
+        "verdicts": list(Verdict),
         "tone": sections.alert(found).lower(),
         "headline": [_plain(line) for line in sections.headline(found)],
         "expectations": [
@@ -84,7 +85,7 @@ def _row(found: Assessment, cell: Judgement, axes: Sequence[str]) -> dict[str, A
     ]
     return {
         "verdict": str(cell.verdict),
-        "mark": VERDICT_MARKS[cell.verdict],
+        "mark": cell.verdict.mark,
         "gravity": cell.verdict.value,
         "is_reference": cell.run.record.is_reference,
         "point": [value_words(axis, cell.coordinates[axis]) if axis in cell.coordinates else "" for axis in axes],
@@ -99,7 +100,7 @@ def _failure(found: Assessment, group: GroupJudgement) -> dict[str, Any]:
     return {
         "title": point_words(group.coordinates),
         "verdict": str(group.verdict),
-        "mark": VERDICT_MARKS[group.verdict],
+        "mark": group.verdict.mark,
         "sentence": _plain(group.worst.sentence),
         "remedies": [(r.advice, _plain(r.evidence), r.tested or "untested") for r in group.remedies],
         "command": command_for(found.scenario, group.worst.coordinates),

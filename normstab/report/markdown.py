@@ -22,7 +22,7 @@ from normstab.experiment.records.files import write_atomically
 from normstab.report import sections
 from normstab.report.exponents import exponent_plot
 from normstab.report.plots import MOST_PANELS, accuracy_plot, loss_plot, panels_of, sites_plot
-from normstab.report.words import VERDICT_MARKS, command_for, number
+from normstab.report.words import command_for, number
 
 __all__ = ["Rendered", "fill_template", "quoted", "render_report", "write_report"]
 
@@ -59,7 +59,7 @@ def render_report(found: Assessment) -> Rendered:
         plots["accuracy"] = _filed(files, "accuracy", accuracy_plot(panels[:MOST_PANELS]))
     plots["sites"] = _filed(files, "sites", sites_plot(found.judged))
     failing = sorted(
-        (group for group in found.judged if group.verdict.value >= Verdict.DEGRADED.value),
+        (group for group in found.judged if group.verdict.fails),
         key=lambda group: -group.verdict.value,
     )
     values = {
@@ -121,7 +121,7 @@ def _failure(found: Assessment, group: GroupJudgement, place: int, files: dict[s
     """Return what the template shows of one grid point that is not stable."""
     cell = group.worst
     return {
-        "mark": VERDICT_MARKS[group.verdict],
+        "mark": group.verdict.mark,
         "title": point_words(group.coordinates),
         "verdict": group.verdict,
         "sentence": cell.sentence[0].upper() + cell.sentence[1:],
@@ -162,7 +162,7 @@ def _facts(group: GroupJudgement) -> list[str]:
 
 def _one_line(group: GroupJudgement) -> str:
     """Return a grid point in one line."""
-    return f"{VERDICT_MARKS[group.verdict]} {point_words(group.coordinates)}: {group.verdict}, {group.worst.reason}"
+    return f"{group.verdict.mark} {point_words(group.coordinates)}: {group.verdict}, {group.worst.reason}"
 
 
 def _details(found: Assessment) -> dict[str, Any]:

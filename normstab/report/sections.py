@@ -20,7 +20,6 @@ from normstab.assess.runs import Run
 from normstab.assess.verdicts import RULES, Verdict
 from normstab.report.words import (
     OUTCOME_MARKS,
-    VERDICT_MARKS,
     aligned,
     number,
 )
@@ -71,7 +70,7 @@ def headline(found: Assessment) -> list[str]:
     ]
     counted = [f"{found.count(outcome)} {outcome}" for outcome in Outcome if found.count(outcome)]
     lines += [f"Expectations: {', '.join(counted)}."] if counted else ["The scenario expects nothing."]
-    failing = [group for group in found.judged if group.verdict.value >= Verdict.DEGRADED.value]
+    failing = [group for group in found.judged if group.verdict.fails]
     if failing:
         worst = max(failing, key=lambda group: group.verdict.value)
         lines.append(f"Gravest: {point_words(worst.coordinates)} is {worst.verdict}: {worst.worst.sentence}.")
@@ -129,7 +128,7 @@ def _verdict_cell(group: GroupJudgement) -> str:
         return accuracy.strip() or "-"
     hit = sum(cell.verdict is group.verdict for cell in group.cells)
     share = "" if hit == len(group.cells) else f" ({hit} of {len(group.cells)} seeds)"
-    return f"{VERDICT_MARKS[group.verdict]} {group.verdict}{accuracy}{share}"
+    return f"{group.verdict.marked}{accuracy}{share}"
 
 
 def undecided_table(found: Assessment) -> str:
@@ -243,12 +242,12 @@ def _cell_row(cell: Judgement) -> Sequence[str]:
     rest = (number(metrics["gradient_cosine"]), _rate(metrics["zero_updates"] or 0.0))
     gap = number(metrics["accuracy_gap_sd"], 2)
     name = f"{point_words(cell.coordinates)}{' (reference)' if cell.run.record.is_reference else ''}"
-    return (name, f"{VERDICT_MARKS[cell.verdict]} {cell.verdict}", accuracy, gap, site, step, *rates, *rest)
+    return (name, cell.verdict.marked, accuracy, gap, site, step, *rates, *rest)
 
 
 def rules_table() -> str:
     """Return the rule of every verdict, the gravest first."""
-    return aligned(("verdict", "when"), [(f"{VERDICT_MARKS[v]} {v}", rule.statement) for v, rule in RULES.items()])
+    return aligned(("verdict", "when"), [(v.marked, rule.statement) for v, rule in RULES.items()])
 
 
 def constants_table(tolerance: float) -> str:

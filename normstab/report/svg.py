@@ -16,22 +16,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from normstab.assess.verdicts import Verdict
-
-__all__ = ["COLOURS", "VERDICT_COLOURS", "draw", "thinned"]
+__all__ = ["COLOURS", "draw", "thinned"]
 
 COLOURS = ("#0969da", "#bf3989", "#1a7f37", "#9a6700", "#8250df", "#0e8a8a", "#cf222e", "#57606a")
 """Line colours, legible on white and told apart by most kinds of colour blindness when paired with markers."""
-
-VERDICT_COLOURS = {
-    Verdict.STABLE: "#1a7f37",
-    Verdict.DEGRADED: "#9a6700",
-    Verdict.DIVERGED: "#bc4c00",
-    Verdict.COLLAPSED: "#cf222e",
-    Verdict.NONFINITE: "#82071e",
-    Verdict.INCONCLUSIVE: "#57606a",
-}
-"""One colour for each verdict."""
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "normstab",

@@ -13,27 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from normstab.assess.expected.outcome import Outcome
-from normstab.assess.verdicts import Verdict
 from normstab.experiment.scenario.checking.checks import canonical, path_of
 from normstab.experiment.scenario.document import AXES, VARIANT, Scenario
 
 __all__ = [
     "OUTCOME_MARKS",
-    "VERDICT_MARKS",
     "aligned",
     "command_for",
     "number",
 ]
-
-VERDICT_MARKS = {
-    Verdict.STABLE: "✔",
-    Verdict.DEGRADED: "▼",
-    Verdict.DIVERGED: "▲",
-    Verdict.COLLAPSED: "✘",
-    Verdict.NONFINITE: "∞",
-    Verdict.INCONCLUSIVE: "?",
-}
-"""One mark for each verdict, always beside its name."""
 
 OUTCOME_MARKS = {Outcome.MET: "✔", Outcome.NOT_MET: "✘", Outcome.INCONCLUSIVE: "?", Outcome.NOT_EVALUATED: "·"}
 """One mark for each outcome of an expectation, always beside its name."""

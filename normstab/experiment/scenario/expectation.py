@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from normstab.experiment.scenario.spec import STRICT
+from normstab.experiment.scenario.verdict_table import VerdictName
 
 __all__ = [
-    "VERDICTS",
     "AnyExpectation",
     "BoundExpectation",
     "Expectation",
@@ -28,10 +28,6 @@ __all__ = [
     "WithinExpectation",
     "selectors",
 ]
-
-# In order of severity; the last stands outside it.
-VERDICTS = ("STABLE", "DEGRADED", "DIVERGED", "COLLAPSED", "NONFINITE", "INCONCLUSIVE")
-VerdictName = Literal["STABLE", "DEGRADED", "DIVERGED", "COLLAPSED", "NONFINITE", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True)
