@@ -21,7 +21,6 @@ from normstab.experiment.scenario.spec import Cell
 
 __all__ = [
     "FORMS",
-    "SCENARIO_FILE",
     "Published",
     "assess_directory",
     "compare_directories",

@@ -23,7 +23,7 @@ from normstab.experiment.records.cell_record import Predictions, Record, read_re
 from normstab.experiment.records.step_log import Step, read_steps
 from normstab.numerics.ledger import COUNTERS, DIRECTIONS, Tally
 
-__all__ = ["SEED_AXES", "Group", "Run", "contrast_of", "gap_of", "group_key", "group_runs", "read_runs"]
+__all__ = ["SEED_AXES", "Group", "Run", "contrast_of", "gap_of", "group_runs", "read_runs"]
 
 SEED_AXES = ("seed", "train.seed")
 """The grid axes along which runs are repetitions of each other."""

@@ -11,7 +11,7 @@ from normstab.assess.metrics import Metric
 from normstab.assess.runs import Group, Run
 from normstab.experiment.records.cell_record import SweepPoint
 
-__all__ = ["SWEPT", "accurate_range", "tightest"]
+__all__ = ["SWEPT", "tightest"]
 
 ACCURATE = 0.01
 """The relative error of s up to which a scale counts as accurate. Source: normstab's contract, `scale_range`."""

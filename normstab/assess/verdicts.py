@@ -15,7 +15,7 @@ from normstab.assess.runs import Group, Run
 from normstab.assess.statistics import PairedGap
 from normstab.experiment.scenario.verdict_table import Verdict
 
-__all__ = ["RULES", "Rule", "Verdict", "gap_sentence", "gravest", "percent", "points", "verdict_of"]
+__all__ = ["RULES", "Rule", "Verdict", "gravest", "percent", "points", "verdict_of"]
 
 
 @dataclass(frozen=True)

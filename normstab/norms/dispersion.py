@@ -18,7 +18,7 @@ from normstab.norms.catalogue import NormSpec
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 
-__all__ = ["DISPERSIONS", "Centred", "Dispersion", "Flow", "Measured", "Scheme", "Slopes", "scale_of_stored", "slopes"]
+__all__ = ["DISPERSIONS", "Centred", "Flow", "Measured", "Scheme", "scale_of_stored", "slopes"]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from normstab.norms.layers import How, Running
 from normstab.norms.modules import Normalizing
 from normstab.numerics.arithmetic import Arithmetic
 
-__all__ = ["Intercepting", "LayerNormLike", "RMSNormLike", "recognise", "with_mixin"]
+__all__ = ["recognise", "with_mixin"]
 
 TORCH_NORMS = (
     nn.modules.batchnorm._BatchNorm,

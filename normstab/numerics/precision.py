@@ -17,7 +17,7 @@ from normstab.numerics.recipes import RECIPES
 from normstab.numerics.rounding_modes import NEAREST, ROUNDINGS, Rounding
 from normstab.numerics.scaled.scaled_format import Scaled
 
-__all__ = ["FORMAT_ROLES", "NEAREST", "OPERANDS", "ROUNDINGS", "Accumulation", "Collective", "Precision", "Rounding"]
+__all__ = ["FORMAT_ROLES", "NEAREST", "OPERANDS", "ROUNDINGS", "Accumulation", "Precision", "Rounding"]
 
 ORDERS = ("sequential", "pairwise", "blockedK", "lanesK")
 _ORDER = re.compile(r"(sequential|pairwise|blocked|lanes)(\d*)\Z")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["RECIPES", "UNIFORM", "Recipe"]
+__all__ = ["RECIPES", "UNIFORM"]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from normstab.numerics.philox import Key
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import LAYOUTS, contains, holds
 
-__all__ = ["cast", "check_operand", "check_out"]
+__all__ = ["cast", "check_operand"]
 
 
 def cast(

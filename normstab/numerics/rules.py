@@ -15,7 +15,7 @@ from normstab.errors import NormstabError, near
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import Precision
 
-__all__ = ["DEFAULT", "OUTSIDE", "RuleKey", "Rules", "plain_operation", "precision_rules"]
+__all__ = ["DEFAULT", "OUTSIDE", "Rules", "plain_operation", "precision_rules"]
 
 DEFAULT = "_default"
 """The key of what no other rule names."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from normstab.errors import NormstabError
 
-__all__ = ["Facts", "examine"]
+__all__ = ["examine"]
 
 Facts = dict[str, dict[str, str]]
 """Section -> name -> what was found."""

@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from normstab.testing.assertions import Stability
 
-__all__ = ["StabilityFixture"]
+__all__ = []
 
 PROPERTY = "normstab"
 SETTINGS = ("precision", "against", "rtol", "atol", "grad", "seed")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from normstab.numerics.formats import AnyFormat, FixedFormat
 from normstab.numerics.precision import Precision
 
-__all__ = ["FAILURE", "Tolerance", "derive_tolerance", "unit_roundoff"]
+__all__ = ["Tolerance", "derive_tolerance", "unit_roundoff"]
 
 FAILURE = 1e-6  # the probability that rounding alone, behaving like chance, fails a test
 NEAREST_MODES = ("nearest", "nearest-away")

@@ -5,14 +5,13 @@ An inf born at `stem.square` is blamed there, wherever the NaN surfaced. Judges 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normstab.assess.constants import constant
 from normstab.assess.runs import Run
 from normstab.numerics.ledger import DIRECTIONS, Site, Tally
 
-__all__ = ["Blame", "blame", "offences", "rate"]
+__all__ = ["Blame", "blame", "rate"]
 
 # In the order of cause and effect: an inf comes before the NaN made of it.
 PRODUCERS = {"overflow": "overflow", "divide_by_zero": "division by zero", "nan_produced": "NaN"}
@@ -87,12 +86,3 @@ def _blame(run: Run, site: str, counter: str, step: int | None) -> Blame:
 def rate(tally: Tally, counter: str) -> float:
     """Return the share of results at a site that `counter` counted; 0 where nothing was counted."""
     return (getattr(tally, counter) or 0) / tally.count if tally.count else 0.0
-
-
-def offences(run: Run) -> Mapping[str, Tally]:
-    """Return the sites of `run` where a counter of harm is not zero, the worst overflow rate first."""
-    harmful = {
-        site: tally for site, tally in run.totals.items() if any(getattr(tally, c) for c in (*PRODUCERS, "underflow"))
-    }
-    order = sorted(harmful, key=lambda s: (-rate(harmful[s], "overflow"), -rate(harmful[s], "underflow"), s))
-    return {site: harmful[site] for site in order}

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Sequence
 from normstab.numerics.ledger import DIRECTIONS, Site
 from normstab.numerics.rules import plain_operation
 
-__all__ = ["OPERATIONS", "in_order", "operation_in", "place_of"]
+__all__ = ["OPERATIONS", "in_order", "place_of"]
 
 OPERATIONS = (
     "input", "gamma", "beta", "mean.sum", "mean.div", "centre", "abs", "square", "power", "max", "topk",

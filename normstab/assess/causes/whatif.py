@@ -15,7 +15,7 @@ from normstab.assess.runs import Run
 from normstab.numerics.formats import FORMATS, AnyFormat
 from normstab.numerics.ledger import Histogram
 
-__all__ = ["WHATIF_FORMATS", "Range", "SiteForecast", "forecast", "predicted", "smallest_range"]
+__all__ = ["WHATIF_FORMATS", "forecast", "predicted", "smallest_range"]
 
 WHATIF_FORMATS = ("fp16", "bf16", "e5m2", "e4m3fn", "e5m2fnuz", "e4m3fnuz")
 """The presets that a what-if table shows: those in hardware with a range of their own."""

@@ -21,7 +21,7 @@ from normstab.assess.swept import SWEPT
 from normstab.assess.verdicts import missing_sentence
 from normstab.errors import lookup
 
-__all__ = ["EVERY", "Contrast", "contrast", "judge_contrast", "value_of", "worded"]
+__all__ = ["EVERY", "contrast", "judge_contrast", "worded"]
 
 EVERY = {**METRICS, **SWEPT}
 """The metrics of trained and of swept runs."""

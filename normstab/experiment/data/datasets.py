@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from normstab.experiment.data.image_sources import Images, Source
     from normstab.experiment.data.images import Dataset
 
-__all__ = ["DATASETS", "DatasetRow", "data_sha256", "load_dataset"]
+__all__ = ["DATASETS", "data_sha256", "load_dataset"]
 
 Read = Callable[[Path | None, int | None], "Source"]
 

@@ -23,7 +23,6 @@ __all__ = [
     "Images",
     "Pixels",
     "Source",
-    "hash_of",
     "read_cifar10",
     "read_cifar100",
     "read_fashion_mnist",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normstab.errors import NormstabError
 
-__all__ = ["Moves", "epoch_order", "moves", "stratified"]
+__all__ = ["epoch_order", "moves", "stratified"]
 
 
 def stratified(labels: NDArray[Any], n: int) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from normstab.experiment.network.networks import Task
 
-__all__ = ["MODELS", "ModelRow", "build_model", "require_model"]
+__all__ = ["MODELS", "build_model", "require_model"]
 
 Build = Callable[["Task", int, str], "nn.Module"]
 

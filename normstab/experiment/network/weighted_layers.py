@@ -20,7 +20,6 @@ from normstab.norms.weight import bounded_weight_norm, weight_norm
 from normstab.numerics.rules import DEFAULT, Rules
 
 __all__ = [
-    "ChannelBias",
     "apply_norms_",
     "apply_weight_norm_",
     "channel_norms",

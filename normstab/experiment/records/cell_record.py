@@ -31,8 +31,6 @@ __all__ = [
     "plain",
     "read_record",
     "read_records",
-    "record_document",
-    "record_path",
     "write_record",
 ]
 
@@ -191,11 +189,6 @@ class Record:
     def accuracy(self) -> float | None:
         """The accuracy after the last epoch; None when no epoch was finished."""
         return self.epochs[-1].accuracy if self.epochs else None
-
-
-def record_path(out_dir: Path, cell_id: str) -> Path:
-    """Return where the record of the cell `cell_id` lies under a run's directory."""
-    return out_dir / "records" / cell_id / "record.json"
 
 
 def write_record(directory: Path, record: Record) -> None:

@@ -11,7 +11,7 @@ from normstab.experiment.data.datasets import DATASETS
 from normstab.experiment.scenario.reader import Scenario
 from normstab.experiment.scenario.spec import Cell, Scalar
 
-__all__ = ["CellOutline", "Outline", "outline_of"]
+__all__ = ["outline_of"]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.scenario_text import ScenarioText, read_text
 from normstab.experiment.scenario.settings import apply_profile, apply_set, split_profiles
 
-__all__ = ["Scenario", "find_scenario", "load_scenario", "read_scenario", "scenario_paths"]
+__all__ = ["Scenario", "load_scenario", "read_scenario", "scenario_paths"]
 
 
 def load_scenario(

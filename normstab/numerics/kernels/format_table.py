@@ -17,7 +17,6 @@ from normstab.numerics.formats import AnyFormat, FixedFormat
 from normstab.numerics.precision import Rounding
 
 __all__ = [
-    "DTYPE_RANGES",
     "GENERIC",
     "GRID",
     "INTEGER",

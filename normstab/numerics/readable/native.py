@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["NATIVE_OPERATIONS", "operate"]
+__all__ = ["operate"]
 
 Operand = Tensor | float
 

@@ -16,17 +16,7 @@ from torch import Tensor
 
 from normstab.numerics.readable.reference import power_of_two
 
-__all__ = [
-    "OPERATIONS",
-    "Carried",
-    "Operand",
-    "carry",
-    "carry_function",
-    "exact_root",
-    "exact_sqrt",
-    "fold_error",
-    "widened",
-]
+__all__ = ["OPERATIONS", "Carried", "Operand", "carry", "carry_function", "exact_root", "exact_sqrt", "widened"]
 
 # What an operation takes: a tensor, or a Python scalar, which is never cast.
 Operand = Tensor | float

@@ -13,7 +13,7 @@ from normstab.errors import PrecisionError, near
 from normstab.numerics.formats import AnyFormat, FixedFormat, parse_format
 from normstab.numerics.rounding_modes import Rounding
 
-__all__ = ["GRANULES", "RULES", "Element", "IntegerElement", "Scaled"]
+__all__ = ["RULES", "Element", "Scaled"]
 
 GRANULES = ("none", "tensor", "row", "block", "tile", "delayed")
 """What shares one scale; `block`, `tile` and `delayed` come with a number."""

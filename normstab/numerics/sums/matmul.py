@@ -36,7 +36,7 @@ from normstab.numerics.readable.reference import encode
 if TYPE_CHECKING:
     from normstab.numerics.arithmetic import Arithmetic
 
-__all__ = ["Shapes", "accumulate_matmul", "matmul", "shapes_of"]
+__all__ = ["Shapes", "matmul"]
 
 # Shapes: a (B, M, K), b (B, K, N), products (B, M, N, K); R rows of the flattened (B, M, N) at a time.
 PRODUCTS_AT_ONCE = 1 << 22

@@ -20,7 +20,7 @@ from normstab.numerics.readable.reference import contains, holds
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.run import Run
 
-__all__ = ["Entrance", "hook_modules", "hook_optimizers"]
+__all__ = ["hook_modules", "hook_optimizers"]
 
 
 class Entrance(Protocol):

@@ -17,7 +17,7 @@ from normstab.simulation.aten.operation import Handler, Operation, Result
 from normstab.simulation.aten.reductions import in_role
 from normstab.simulation.aten.wide import WIDE, wide, wide_elements
 
-__all__ = ["EXACT_SIGNED", "POINTWISE", "REPLACED"]
+__all__ = ["POINTWISE", "REPLACED"]
 
 
 def add(op: Operation) -> Result:

@@ -16,7 +16,7 @@ from normstab.errors import NormstabError
 from normstab.experiment.data.image_sources import DEBIAN_ROOT, SAMPLE, read_fashion_mnist
 from normstab.experiment.data.sampling import stratified
 
-__all__ = ["TEST_IMAGES", "TRAIN_IMAGES", "make_sample"]
+__all__ = ["make_sample"]
 
 # How many images of the full set the sample keeps, the same number of each class.
 TRAIN_IMAGES, TEST_IMAGES = 6000, 2000

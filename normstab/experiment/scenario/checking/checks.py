@@ -20,7 +20,7 @@ from normstab.experiment.scenario.scenario_text import Loc
 from normstab.norms.catalogue import parse_norm
 from normstab.numerics.precision import Precision
 
-__all__ = ["canonical", "check_axes", "check_settings", "check_value", "path_of"]
+__all__ = ["canonical", "check_axes", "check_settings", "path_of"]
 
 # Norms of ModelSpec that are no dispersion: the mean alone (weight-normalised networks), and no norm at all.
 OTHER_NORMS = ("mean-only", "none")

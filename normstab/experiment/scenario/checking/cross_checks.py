@@ -16,7 +16,7 @@ from normstab.experiment.scenario.metric_names import METRIC_NAMES, SWEEP_METRIC
 from normstab.experiment.scenario.scenario_text import Loc
 from normstab.experiment.scenario.settings import value_at
 
-__all__ = ["Axes", "axes_of", "check_document"]
+__all__ = ["Axes", "check_document"]
 
 # Axis -> the canonical values that its cells have.
 Axes = dict[str, list[Any]]

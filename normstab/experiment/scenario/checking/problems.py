@@ -15,7 +15,7 @@ from normstab.experiment.scenario.document import SECTIONS, Claim, Document, Plo
 from normstab.experiment.scenario.expectation import form_of
 from normstab.experiment.scenario.scenario_text import Loc, ScenarioText, spelled
 
-__all__ = ["Problem", "found_text", "problems_of", "raise_problems"]
+__all__ = ["Problem", "problems_of", "raise_problems"]
 
 MOST_SHOWN = 40
 

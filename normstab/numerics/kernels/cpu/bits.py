@@ -1,12 +1,12 @@
 """Rounding as branch-free integer arithmetic: device functions that every CPU kernel is made of.
 
-A `Rule` holds a plan (see plan.py) in registers. Lane 64 is int64, lane 32 is uint32; a value is the pair
+A `Rule` holds a plan (see format_table.py) in registers. Lane 64 is int64, lane 32 is uint32; a value is the pair
 of its magnitude bits and `negative`, 0 or -1. Integers only: flush-to-zero and the rounding mode of the
 processor change nothing.
 
     rule = rule64(table)                        # once per kernel
     y = round64(as_int64(c), 0, rule)           # the bits of cast(c); the third word are the random bits
-    y = as_float64(round64(...))                # and its value; `value64(c, 0, rule)` does both
+    y = as_float64(round64(...))                # and its value
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -26,11 +26,9 @@ __all__ = [
     "finish64",
     "magnitude32",
     "magnitude64",
-    "round32",
     "round64",
     "rule32",
     "rule64",
-    "value64",
     "wrapped32",
     "wrapped64",
 ]
@@ -130,12 +128,6 @@ def round64(x, drawn, rule):
 
 
 @device
-def value64(c, drawn, rule):
-    """Return cast(c) of a float64 c, for every format and mode."""
-    return as_float64(round64(as_int64(c), drawn, rule))
-
-
-@device
 def magnitude32(a, negative, drawn, rule):
     """Return magnitude64 for the bits of a float32: `negative` is 0 or 0xFFFFFFFF, fractions align at 2^32."""
     biased = max(right32(a, U23), U1)
@@ -170,17 +162,6 @@ def finish32(r, a, negative, rule):
     y = (rule.over_negative if negative else rule.over_positive) if r > limit else y
     y = (rule.inf_negative if negative else rule.inf_positive) if a == INF32 else y
     return u32(u32(u32(a | sign) & rule.nan_kept) | rule.nan_set) if a > INF32 else y
-
-
-@device
-def round32(x, drawn, rule):
-    """Return the bits of cast(x) from the bits of a float32 x, for every format and mode."""
-    a, negative = u32(x & MAGNITUDE32), u32(-np.int32(right32(x, U31)))
-    r = magnitude32(a, negative, drawn, rule)
-    y = finish32(r, a, negative, rule)
-    if rule.wrap_bits != U0 and a < INF32 and r > (rule.limit_negative if negative else rule.limit_positive):
-        y = wrapped32(r, negative, rule)
-    return y
 
 
 @device

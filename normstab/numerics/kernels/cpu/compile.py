@@ -72,10 +72,6 @@ def _part(function: Callable[..., Any], *, is_inlined: bool) -> Any:
     def resolve_any(arguments: Any, named: Any) -> Any:
         return resolve([types.unliteral(argument) for argument in arguments], named)
 
-    def without_machine_code(flags: Any) -> Any:
-        flags.no_compile = True
-        return flags
-
     compiled.get_call_template = resolve_any
     return compiled
 

@@ -14,7 +14,7 @@ from numba.core import cgutils
 
 from normstab.numerics.kernels.nearest import HALF, LEAST_NORMAL, LIFT, LOW, MAGIC, PLAIN, SPECIAL, converts_to_half
 
-__all__ = ["F32", "I32", "I64", "LANES", "SEEN", "VF", "VI", "WIDTH", "Code", "Held", "repeated", "scaled", "splat"]
+__all__ = ["I64", "LANES", "SEEN", "VF", "VI", "WIDTH", "Code", "Held", "repeated", "scaled", "splat"]
 
 # Elements of a vector, lanes of a row, bytes of a note; then the LLVM types of what they hold.
 WIDTH, LANES, SEEN = 16, 64, 64
