@@ -51,7 +51,6 @@ class Voice:
 
 app = typer.Typer(
     help="Will a network survive a number format, where does it break first, and what helps?",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -66,6 +65,7 @@ def _root(
     context: typer.Context,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: options.Version = False,
 ) -> None:
     voice = context.ensure_object(Voice)
     voice.quiet, voice.debug = quiet, debug
@@ -83,6 +83,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every cell again, finished records or not.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
     out: Annotated[str, typer.Option(metavar="DIR", help="Where records and report go (reports/NAME).")] = "",
+    force: options.Force = False,
     executor: on.Executor = "local",
     address: on.Address = None,
     cpus_per_cell: on.CpusPerCell = None,
@@ -98,31 +99,34 @@ def run(
 
     voice: Voice = context.obj
     scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
-    directories = directories_of(scenarios, out)
+    directories = directories_of(scenarios, out, smoke=smoke)
     if dry_run:
         _show(voice, scenarios, as_json=as_json)
         return
     ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
     execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)
-    codes, found = list[int](), dict[Path, Assessment]()
+    codes: list[int] = []
+    found: dict[Path, Assessment] = {}
     for scenario, directory in zip(scenarios, directories, strict=True):
         voice.say(f"{scenario.name}: {scenario.question or 'no question stated'}")
-        code, assessment = _run(voice, scenario, directory, execution)
+        code, assessment = _run(voice, scenario, directory, execution, force=force)
         codes.append(code)
         if assessment is None:
             break
         found[directory] = assessment
-    published = write_reports(found, as_json=as_json)
+    published = write_reports(found, as_json=as_json, force=force)
     raise typer.Exit(max([_tell(voice, published, strict=strict), *codes]))
 
 
-def _run(voice: Voice, scenario: Scenario, directory: Path, execution: Execution) -> tuple[int, Assessment | None]:
+def _run(
+    voice: Voice, scenario: Scenario, directory: Path, execution: Execution, *, force: bool
+) -> tuple[int, Assessment | None]:
     """Run one scenario; return the exit code that its cells ask for, and the judgement unless interrupted."""
     from normstab.study import run_scenario
     from normstab.terminal.live import watching
 
     with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
-        outcome, assessment = run_scenario(scenario, directory, execution, on_event)
+        outcome, assessment = run_scenario(scenario, directory, execution, on_event, force=force)
     for failure in outcome.failures:
         voice.complain(f"{failure.id}: {failure.kind}: {failure.detail if voice.debug else failure.message}")
     codes = [BAD_INPUT if failure.kind == "refused" else CRASHED for failure in outcome.failures]
@@ -156,11 +160,12 @@ def report(
     directories: Annotated[list[str], typer.Argument(metavar="DIR...", help="What `normstab run` wrote.")],
     form: options.Form = "md",
     strict: options.Strict = False,
+    force: options.Force = False,
 ) -> None:
     """Judge the records of a run again, without training, and render them."""
     from normstab.study import publish
 
-    published = publish([Path(directory) for directory in directories], form)
+    published = publish([Path(directory) for directory in directories], form, force=force)
     raise typer.Exit(_tell(context.obj, published, strict=strict))
 
 
@@ -233,8 +238,7 @@ def validate(
     from normstab.experiment.scenario.expand import expand
     from normstab.experiment.scenario.gather import load_scenarios
 
-    voice: Voice = context.obj
-    scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
+    voice, scenarios = context.obj, load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
     counts = [{"path": scenario.path, "cells": len(expand(scenario, hash_data=False))} for scenario in scenarios]
     voice.say("\n".join(f"{count['path']}: valid, {count['cells']} cells" for count in counts))
     if as_json:

@@ -16,6 +16,7 @@ from normstab.experiment.execution.progress import Event, Outcome
 from normstab.experiment.records.files import json_text, write_atomically
 from normstab.experiment.scenario.document import Scenario
 from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.gather import SMOKE_SUFFIX
 from normstab.experiment.scenario.reader import read_scenario
 from normstab.experiment.scenario.spec import Cell
 
@@ -24,6 +25,7 @@ __all__ = [
     "Published",
     "assess_directory",
     "compare_directories",
+    "keep_larger_report",
     "keep_scenario",
     "publish",
     "run_scenario",
@@ -52,11 +54,29 @@ def keep_scenario(scenario: Scenario, directory: Path) -> None:
     write_atomically(directory / SCENARIO_FILE, json_text(scenario.to_json()))
 
 
+def keep_larger_report(directory: Path, cells: int, *, force: bool) -> None:
+    """Raise RecordError where the report in `directory` speaks of more than `cells` finished cells, unless `force`."""
+    from normstab.report.markdown import cells_listed
+
+    listed = cells_listed(directory / "report.md")
+    if listed > cells and not force:
+        raise RecordError(
+            f"{directory / 'report.md'}: speaks of {listed} finished cells, and this one would of {cells}; "
+            "--force replaces it, --out or `--format html` writes elsewhere"
+        )
+
+
 def run_scenario(
-    scenario: Scenario, directory: Path, execution: Execution, on_event: Callable[[Event], None]
+    scenario: Scenario,
+    directory: Path,
+    execution: Execution,
+    on_event: Callable[[Event], None],
+    *,
+    force: bool = False,
 ) -> tuple[Outcome, Assessment | None]:
     """Run a scenario's cells, and return how they ended and the judgement of the records (None if interrupted)."""
     cells = expand(scenario)
+    keep_larger_report(directory, len(cells), force=force)
     keep_scenario(scenario, directory)
     outcome = run_cells(cells, directory, execution=execution, on_event=on_event)
     return outcome, None if outcome.is_interrupted else assess_directory(directory, scenario, cells=cells)
@@ -87,7 +107,7 @@ def _cells(scenario: Scenario) -> Sequence[Cell]:
         return ()
 
 
-def publish(directories: Sequence[Path], form: str) -> Published:
+def publish(directories: Sequence[Path], form: str, *, force: bool = False) -> Published:
     """Judge the records in each directory again, and write their reports and joint pages, or return them as text.
 
     `form` is one of FORMS. Raises NormstabError for another form, and where a directory holds no run.
@@ -98,17 +118,23 @@ def publish(directories: Sequence[Path], form: str) -> Published:
     lookup(FORMS, form, what="report format")
     found = {directory: assess_directory(directory) for directory in directories}
     if form == "md":
-        return write_reports(found)
+        return write_reports(found, force=force)
     if form == "html":
         return Published(found, tuple(write_html(assessment, directory) for directory, assessment in found.items()))
     return Published(found, answer=(to_json if form == "json" else to_junit)(*found.values()))
 
 
-def write_reports(found: Mapping[Path, Assessment], *, as_json: bool = False) -> Published:
-    """Write the Markdown report of each judged directory and their joint pages; `as_json` adds the JSON answer."""
+def write_reports(found: Mapping[Path, Assessment], *, as_json: bool = False, force: bool = False) -> Published:
+    """Write the Markdown report of each judged directory and their joint pages; `as_json` adds the JSON answer.
+
+    Raises RecordError, and writes nothing, where a report of more finished cells would be lost, unless `force`.
+    """
     from normstab.report.documents import to_json
     from normstab.report.markdown import write_report
 
+    for directory, assessment in found.items():
+        finished = sum(len(group.cells) for group in assessment.groups)
+        keep_larger_report(directory, finished, force=force)
     written = [write_report(assessment, directory) for directory, assessment in found.items()]
     answer = to_json(*found.values()) if as_json and found else ""
     return Published(found, (*written, *write_pages(found)), answer)
@@ -125,11 +151,12 @@ def write_pages(found: Mapping[Path, Assessment]) -> list[Path]:
     for directory, assessment in found.items():
         page = assessment.scenario.page
         target = directory.parent / (page or "")
-        if page is None or target / "report.md" in written:
+        if page is None or directory.name.endswith(SMOKE_SUFFIX) or target / "report.md" in written:
             continue
         sharing = {place: other for place, other in found.items() if other.scenario.page == page}
         for kept in sorted(directory.parent.glob(f"*/{SCENARIO_FILE}")):
-            if kept.parent not in sharing and _asks_for(kept, page):
+            is_smoke = kept.parent.name.endswith(SMOKE_SUFFIX)
+            if kept.parent not in sharing and not is_smoke and _asks_for(kept, page):
                 sharing[kept.parent] = assess_directory(kept.parent)
         written.append(write_page(page, sharing, target))
     return written

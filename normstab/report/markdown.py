@@ -24,7 +24,7 @@ from normstab.report.exponents import exponent_plot
 from normstab.report.plots import MOST_PANELS, accuracy_plot, loss_plot, panels_of, sites_plot
 from normstab.report.words import command_for, number
 
-__all__ = ["Rendered", "fill_template", "quoted", "render_report", "write_report"]
+__all__ = ["Rendered", "cells_listed", "fill_template", "quoted", "render_report", "write_report"]
 
 MOST_FAILURES, MOST_EXPONENTS, MOST_MORE, MOST_COMMANDS, MOST_HEADROOMS = 8, 4, 60, 60, 6
 
@@ -91,6 +91,16 @@ def write_report(found: Assessment, directory: Path) -> Path:
         write_atomically(directory / path, text)
     write_atomically(directory / "report.md", rendered.text)
     return directory / "report.md"
+
+
+def cells_listed(path: Path) -> int:
+    """Return how many finished cells the report at `path` speaks of; 0 where there is no report."""
+    if not path.exists():
+        return 0
+    table = path.read_text(encoding="utf-8").partition("<summary>Every cell</summary>")[2].partition("</details>")[0]
+    more = re.search(r"^(\d+) more cells are in", table, re.MULTILINE)
+    rows = sum(line.startswith("|") for line in table.splitlines())
+    return max(0, rows - 2) + (int(more[1]) if more else 0)
 
 
 def quoted(paragraphs: Sequence[str]) -> str:

@@ -6,7 +6,32 @@ from typing import Annotated, Literal
 
 import typer
 
-__all__ = ["AllowImport", "Device", "Files", "Form", "Gates", "Inputs", "Json", "Overrides", "Rules", "Smoke", "Strict"]
+from normstab import __version__
+
+__all__ = [
+    "AllowImport",
+    "Device",
+    "Files",
+    "Force",
+    "Form",
+    "Gates",
+    "Inputs",
+    "Json",
+    "Overrides",
+    "Rules",
+    "Smoke",
+    "Strict",
+    "Version",
+    "tell_version",
+]
+
+
+def tell_version(is_wanted: bool) -> None:
+    """End the command with the version on stdout."""
+    if is_wanted:
+        typer.echo(f"normstab {__version__}")
+        raise typer.Exit
+
 
 # One line each; the help is their documentation.
 Files = Annotated[list[str], typer.Argument(help="Scenario files, directories of them, or names of shipped ones.")]
@@ -18,6 +43,8 @@ Rules = Annotated[list[str] | None, typer.Option(metavar="MODULE=PRECISION", hel
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where tensors live.")]
 AllowImport = Annotated[bool, typer.Option("--allow-import", help="Allow a scenario's module:function names.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Inconclusive fails too.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a report of more finished cells too.")]
+Version = Annotated[bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Tell the version.")]
 Form = Annotated[
     Literal["md", "json", "junit", "html"],
     typer.Option("--format", help="md and html rewrite files in DIR, the others print."),

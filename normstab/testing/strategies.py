@@ -9,6 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+
+def register() -> None:
+    """Tell hypothesis how to make a Format, Rounding, Accumulation or Precision for `st.from_type`."""
+    from hypothesis import strategies
+
+    from normstab.numerics.formats import FixedFormat, Format
+    from normstab.numerics.precision import Accumulation, Precision, Rounding
+
+    strategies.register_type_strategy(Format, lambda _: formats(fixed_point=False))
+    strategies.register_type_strategy(FixedFormat, lambda _: formats().filter(lambda f: isinstance(f, FixedFormat)))
+    strategies.register_type_strategy(Rounding, lambda _: roundings())
+    strategies.register_type_strategy(Accumulation, lambda _: accumulations())
+    strategies.register_type_strategy(Precision, lambda _: precisions())
+
+
+# hypothesis calls `register` while it is imported, and so while this module is, where nobody imported it before.
+# ruff: noqa: E402
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -200,12 +217,3 @@ def _tensor(values: Array, shape: Shape, format: AnyFormat) -> Any:
     finite = wide.clamp(-format.max, format.max)
     rounded = cast(finite, format)
     return rounded if format.precision > 24 else rounded.to(torch.float32)
-
-
-def register() -> None:
-    """Tell hypothesis how to make a Format, Rounding, Accumulation or Precision for `st.from_type`."""
-    st.register_type_strategy(Format, formats(fixed_point=False))
-    st.register_type_strategy(FixedFormat, formats().filter(lambda found: isinstance(found, FixedFormat)))
-    st.register_type_strategy(Rounding, roundings())
-    st.register_type_strategy(Accumulation, accumulations())
-    st.register_type_strategy(Precision, precisions())

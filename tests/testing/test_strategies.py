@@ -1,5 +1,8 @@
 """What the strategies promise: values of the format, every kind, and the troubles that norms fail on."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import find, given
@@ -60,3 +63,11 @@ def test_types_resolve_through_the_entry_point(precision, rounding, accumulation
 def test_an_unknown_kind_is_refused():
     with pytest.raises(NormstabError, match="subnormal"):
         ns_st.tensors_in("fp16", shape=(2,), kind="subnormals").example()
+
+
+def test_the_strategies_are_imported_alone_without_a_circle():
+    code = (
+        "import normstab.testing.strategies as s; from hypothesis import strategies as st; from normstab import Format"
+    )
+    code += "; assert st.from_type(Format).filter(lambda f: f.precision > 1) is not None and s.register"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

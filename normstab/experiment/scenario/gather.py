@@ -8,7 +8,11 @@ from pathlib import Path
 from normstab.errors import ScenarioError
 from normstab.experiment.scenario.reader import Scenario, load_scenario
 
-__all__ = ["directories_of", "load_scenarios"]
+__all__ = ["SMOKE_SUFFIX", "directories_of", "load_scenarios"]
+
+
+SMOKE_SUFFIX = "-smoke"
+"""What the directory of a smoke run is called after the scenario's name, so that it never replaces a whole run."""
 
 
 def load_scenarios(
@@ -42,14 +46,17 @@ def _paths(files: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def directories_of(scenarios: Sequence[Scenario], out: str | None) -> list[Path]:
+def directories_of(scenarios: Sequence[Scenario], out: str | None, *, smoke: bool = False) -> list[Path]:
     """Return where each scenario's run goes: reports/NAME; `out` for a single one, else `out`/NAME.
+
+    Without `out` a smoke run goes to reports/NAME-smoke.
 
     Raises ScenarioError when two of them have one name and so one directory.
     """
     if out and len(scenarios) == 1:
         return [Path(out)]
-    directories = [Path(out or "reports") / scenario.name for scenario in scenarios]
+    suffix = SMOKE_SUFFIX if smoke and not out else ""
+    directories = [Path(out or "reports") / f"{scenario.name}{suffix}" for scenario in scenarios]
     for scenario, directory in zip(scenarios, directories, strict=True):
         if directories.count(directory) > 1:
             raise ScenarioError(
