@@ -24,7 +24,7 @@ __all__ = ["Extent", "Pass", "Passes", "split"]
 VIEWS = ("aten::view", "aten::_unsafe_view", "aten::detach", "aten::alias")
 # What is computed element by element: rounded once, or exact and uncounted.
 ROUNDED = ("cast", "add", "sub", "mul", "div", "sqrt", "fma")
-EXACT = ("sign", "aten::abs", "aten::neg", "aten::where.self", "aten::eq.Scalar", "aten::lt.Scalar", "aten::gt.Scalar")
+EXACT = ("sign", "abs", "aten::neg", "aten::where.self", "aten::eq.Scalar", "aten::lt.Scalar", "aten::gt.Scalar")
 
 
 class Extent(Enum):

@@ -8,7 +8,8 @@ in between (views, gathers, comparisons) is noted by a mode of torch. Nothing he
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -33,8 +34,7 @@ from normstab.numerics.readable.sums import Sums
 
 __all__ = ["Called", "Outline", "Program", "Step", "Value", "trace_backward", "trace_evaluation", "trace_forward"]
 
-# What makes memory and no value of the program.
-UNRECORDED = {"aten::empty.memory_format"}
+UNRECORDED = "aten::empty.memory_format"  # makes memory and no value of the program
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Program:
 
 @dataclass
 class Tape:
-    """The program while it is recorded. Tensors are kept, so that an id means one tensor."""
+    """The program while it is recorded; tensors are kept, so that an id means one tensor."""
 
     steps: list[Step] = field(default_factory=list)
     waiting: list[Called] = field(default_factory=list)
@@ -123,7 +123,6 @@ class Tape:
         """Return the value of a tensor that has been seen; a number as it is."""
         if not isinstance(x, Tensor) or (x.device.type != "meta" and id(x) not in self.numbers):
             return x
-        assert id(x) in self.numbers, "a tensor that no step made"
         return self.numbers[id(x)]
 
     def note(self, kind: str, operands: Sequence[Any], results: Sequence[Tensor], detail: Any = None) -> None:
@@ -140,16 +139,26 @@ class TorchRecorder(TorchDispatchMode):
         super().__init__()
         self._tape = tape
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operation imports torch's compiler
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        results = [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
-        if results and func.name() not in UNRECORDED and all(x.device.type == "meta" for x in results):
+        results = _tensors(result)
+        if results and func.name() != UNRECORDED and all(x.device.type == "meta" for x in results):
             told = tree_map(self._tape.operand, (args, kwargs or {}))
-            tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-            self._tape.note(func.name(), tensors, results, (func, *told))
+            self._tape.note(func.name(), _tensors((args, kwargs)), results, (func, *told))
         return result
+
+
+@contextmanager
+def recording(tape: Tape) -> Iterator[None]:
+    """Note torch's own operations; inference mode would show some of them under other names."""
+    with torch.inference_mode(False), torch.no_grad(), TorchRecorder(tape):
+        yield
 
 
 class Recorder(Arithmetic):
@@ -167,14 +176,13 @@ class Recorder(Arithmetic):
         return Call(target, self.precision.rounding)
 
     def cast(self, x: Tensor, operation: str = "cast", *, out: Tensor | None = None) -> Tensor:
-        """Note the cast of a tensor."""
         call = self.call(operation)
         return self._made("cast", (x,), x.shape, carrier_dtype((x,), call.format))
 
     def constant(self, value: float, operation: str) -> float:
         """Note the constant, and return it as cast."""
         found = super().constant(value, operation)
-        self._tape.note("constant", (value,), (), operation)
+        self._tape.note("constant", (), (), (value, operation))
         return found
 
     def apply(self, function: Callable[..., Tensor], *operands: Operand, operation: str) -> Tensor:
@@ -183,8 +191,11 @@ class Recorder(Arithmetic):
         return self._made("apply", operands, _broadcast(operands), dtype, function)
 
     def sign(self, a: Tensor) -> Tensor:
-        """Note the sign, exact."""
         return self._made("sign", (a,), a.shape, a.dtype)
+
+    def abs(self, a: Tensor) -> Tensor:
+        # torch's own would import its compiler to find the shape
+        return self._made("abs", (a,), a.shape, a.dtype)
 
     def _operate(self, name: str, operands: tuple[Operand, ...], operation: str, out: Tensor | None) -> Tensor:
         dtype = carrier_dtype(operands, self.call(operation).format)
@@ -206,8 +217,8 @@ class Recorder(Arithmetic):
                 format = sum_calls(how["accumulation"], calls).add.format
             case "exact":
                 calls("", format)
-        shape = kept_shape(x, reduced, keepdim=keepdim)
-        return self._made("accumulate", (x,), shape, carrier_dtype((x,), format), (reduced, keepdim, how["format"]))
+        shape, dtype = kept_shape(x, reduced, keepdim=keepdim), carrier_dtype((x,), format)
+        return self._made("accumulate", (x,), shape, dtype, (reduced, keepdim, how["format"]))
 
     def _block_sums(self, x: Tensor, dims: Sequence[int], width: int, at: Any) -> Tensor:
         """Note the sums of consecutive blocks."""
@@ -217,16 +228,19 @@ class Recorder(Arithmetic):
 
     def _welford(self, x: Tensor, reduced: Sequence[int], calls: dict[str, Call]) -> tuple[Tensor, Tensor]:
         """Note Welford's mean and M2."""
-        n = math.prod(x.shape[axis] for axis in reduced)
-        made = [torch.empty(x.numel() // n, dtype=torch.float64, device="meta") for _ in range(2)]
+        kept = x.numel() // math.prod(x.shape[axis] for axis in reduced)
+        made = [torch.empty(kept, dtype=torch.float64, device="meta") for _ in range(2)]
         self._tape.note("welford", (x,), made, tuple(reduced))
         return made[0], made[1]
 
 
-def _broadcast(operands: Sequence[Operand]) -> torch.Size:
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_flatten(tree)[0] if isinstance(x, Tensor)]
+
+
+def _broadcast(operands: Sequence[Operand]) -> Sequence[int]:
     """Return the shape of what operands broadcast to."""
-    shape: torch.Size = torch.broadcast_shapes(*(x.shape for x in operands if isinstance(x, Tensor)))
-    return shape
+    return tuple(torch.broadcast_shapes(*(x.shape for x in operands if isinstance(x, Tensor))))
 
 
 @lru_cache(maxsize=512)
@@ -239,7 +253,7 @@ def _forward(outline: Outline) -> tuple[Program, Saved]:
     """Return the program of the forward pass, and what it saves, as values without numbers."""
     tape = Tape()
     inputs = _inputs(tape, outline)
-    with TorchRecorder(tape):
+    with recording(tape):
         ar = Recorder(outline.precision, tape)
         done = op_by_op.forward(inputs["x"], inputs["gamma"], inputs["beta"], outline.scheme, outline.reduction, ar)
     outputs = {"output": done.output, "mean": done.mean, "stored": done.stored, **done.saved._asdict()}
@@ -249,21 +263,14 @@ def _forward(outline: Outline) -> tuple[Program, Saved]:
 @lru_cache(maxsize=512)
 def trace_evaluation(outline: Outline, has_mean: bool = True, has_stored: bool = True) -> Program:
     """Return the program of `op_by_op.evaluate`, given statistics of one number per channel."""
-    tape = Tape()
+    tape, count = Tape(), max(outline.reduction.parameters)
     inputs = _inputs(tape, outline)
-    count = max(outline.reduction.parameters)
     for name, is_given in (("running_mean", has_mean), ("running_var", has_stored)):
         inputs[name] = tape.new((count,)) if is_given else None
-    with TorchRecorder(tape):
-        done = op_by_op.evaluate(
-            inputs["x"],
-            inputs["gamma"],
-            inputs["beta"],
-            (inputs["running_mean"], inputs["running_var"]),
-            outline.scheme,
-            outline.reduction,
-            Recorder(outline.precision, tape),
-        )
+    x, gamma, beta, *given = inputs.values()
+    statistics, ar = (given[0], given[1]), Recorder(outline.precision, tape)
+    with recording(tape):
+        done = op_by_op.evaluate(x, gamma, beta, statistics, outline.scheme, outline.reduction, ar)
     return _program(tape, inputs, {"output": done.output, **done.saved._asdict()})
 
 
@@ -274,23 +281,21 @@ def trace_backward(outline: Outline, needs: tuple[bool, bool, bool] = (True, Tru
     inputs: dict[str, Any] = {"grad": tape.new(outline.reduction.view)}
     for name, kept in saved._asdict().items():
         inputs[name] = None if kept is None else tape.new(kept.shape, kept.dtype)
-    given = Saved(*(inputs[name] for name in Saved._fields))
-    with TorchRecorder(tape):
-        found = op_by_op.backward(
-            inputs["grad"], given, outline.scheme, outline.reduction, Recorder(outline.precision, tape), needs
-        )
+    given, ar = Saved(*(inputs[name] for name in Saved._fields)), Recorder(outline.precision, tape)
+    with recording(tape):
+        found = op_by_op.backward(inputs["grad"], given, outline.scheme, outline.reduction, ar, needs)
     return _program(tape, inputs, {f"d_{name}": value for name, value in found._asdict().items()})
 
 
 def _inputs(tape: Tape, outline: Outline) -> dict[str, Any]:
     """Return x, gamma and beta as values, None where the layer has none."""
     reduction = outline.reduction
-    parameters = [tape.new(reduction.parameters) if has else None for has in (outline.has_gamma, outline.has_beta)]
-    return {"x": tape.new(reduction.view), "gamma": parameters[0], "beta": parameters[1]}
+    gamma, beta = (tape.new(reduction.parameters) if has else None for has in (outline.has_gamma, outline.has_beta))
+    return {"x": tape.new(reduction.view), "gamma": gamma, "beta": beta}
 
 
 def _program(tape: Tape, inputs: dict[str, Any], outputs: dict[str, Any]) -> Program:
     """Return what a tape holds."""
-    known = {name: tape.name(value) for name, value in inputs.items() if value is not None}
+    known = {name: tape.name(x) for name, x in inputs.items() if x is not None}
     found = {name: None if value is None else tape.name(value) for name, value in outputs.items()}
     return Program(tuple(tape.steps), known, found)

@@ -32,7 +32,7 @@ def make_calls(program: Program, ar: Arithmetic) -> Made:
     made: Made = {}
     for step in program.steps:
         if step.kind == "constant":
-            ar.constant(float(step.operands[0]), step.detail)  # type: ignore[arg-type]
+            ar.constant(*step.detail)
         elif step.calls:
             made[id(step)] = tuple(ar.in_format(c.role).call(c.operation, c.format) for c in step.calls)
     return made
@@ -62,6 +62,8 @@ def _result(step: Step, operands: tuple[Any, ...], calls: tuple[Call, ...], valu
             return finish(
                 carry_function(step.detail, operands), calls[0], dtype=carrier_dtype(operands, calls[0].format)
             )
+        case "abs":
+            return operands[0].abs()
         case "sign":
             return exact.sign(operands[0])
         case "accumulate":

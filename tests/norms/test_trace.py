@@ -106,3 +106,11 @@ def test_a_program_says_which_values_an_operation_has() -> None:
     assert steps["mean.sum"].detail[0] == (0, 2)
     assert steps["divide"].operands[0] == steps["centre"].results[0]
     assert program.outputs["scale"] == steps["eps"].results[0] == steps["divide"].operands[1]
+
+
+def test_a_program_is_the_same_in_inference_mode() -> None:
+    outline = Outline(Scheme(parse_norm("top3"), 3e-5), REDUCTIONS["group"], Precision.parse("fp16"))
+    with torch.inference_mode():
+        inside = trace_forward(outline)
+    trace_forward.cache_clear()
+    assert [step.kind for step in inside.steps] == [step.kind for step in trace_forward(outline).steps]

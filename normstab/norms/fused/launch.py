@@ -6,6 +6,7 @@ The kernels are those of the device: numba's (`cpu_run`) or Triton's (`cuda_run`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib import import_module
 from typing import NamedTuple, Protocol
 
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.norms.dispersion import Scheme
-from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD, Sites, groups_of, layer_fields
-from normstab.norms.op_by_op import cast_parameters
+from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD, Sites, fitting_loads, groups_of, layer_fields
 from normstab.norms.reduction import Reduction
+from normstab.norms.trace import Outline, Program, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 
 __all__ = ["AGAIN", "RUNNERS", "Layer", "SavedFused", "forward", "runner_of"]
@@ -27,6 +28,7 @@ RUNNERS = {"cpu": "normstab.norms.cpu.cpu_run", "cuda": "normstab.norms.cuda.cud
 K = FIELDS.index("k")
 # What the backward pass computes once more: these operations of the forward pass.
 AGAIN = ("input", "centre", "divide")
+CONSTANTS = ("constant", "eps")  # in the order in which the kernels have them
 
 
 class Layer(NamedTuple):
@@ -76,9 +78,8 @@ def forward(
     """Return the output, mean, scale and stored statistic of `op_by_op.forward`, and what backward needs."""
     source = x.detach().to(torch.float32).contiguous()
     sites = Sites(FORWARD, ar)
-    sites.call("input")
-    gamma_cast, beta_cast = cast_parameters(gamma, beta, reduction, ar)
-    constants = forward_sites(sites, scheme, reduction, ar, has_gamma=gamma is not None, has_beta=beta is not None)
+    outline = Outline(scheme, reduction, ar.precision, gamma is not None, beta is not None)
+    (gamma_cast, beta_cast), constants = forward_sites(sites, outline, (gamma, beta), ar)
     fields = layer_fields(scheme, reduction, ar, has_gamma=gamma is not None, has_beta=beta is not None)
     groups = groups_of(reduction)
     k = max(int(fields[K]), 1)
@@ -101,40 +102,30 @@ def forward(
     )
 
 
+@lru_cache(maxsize=512)
+def forward_program(outline: Outline) -> tuple[Program, frozenset[str]]:
+    """Return the program of a forward pass, and the loads of its sums that cast nothing."""
+    program = trace_forward(outline)
+    return program, fitting_loads(program)
+
+
 def forward_sites(
-    sites: Sites, scheme: Scheme, reduction: Reduction, ar: Arithmetic, *, has_gamma: bool, has_beta: bool
-) -> NDArray[np.float64]:
-    """Make the calls of the forward pass in the order of `op_by_op`; return C and eps, as cast."""
-    precision, constants = ar.precision, np.zeros(2)
-    compute = precision.format()
-    kind = None if scheme.spec is None else scheme.spec.kind
-    role = "variance" if kind == "l2" else None
-    if scheme.centres:
-        sites.mean("mean", compute)
-        sites.call("centre")
-    if kind is not None:
-        if kind == "l2":
-            sites.call("square", role="square")
-        if kind in ("l2", "l1", "topk"):
-            addends = precision.format("square") if kind == "l2" else compute
-            sites.mean("dispersion", addends, role=role, are_magnitudes=kind != "l2")
-        if kind == "range":
-            sites.call("max")
-        if kind != "l2":
-            constants[0] = ar.constant(scheme.constant(reduction.n), operation="constant")
-            sites.call("constant")
-        if scheme.eps != 0:
-            constants[1] = ar.constant(scheme.eps, operation="eps")
-            sites.call("eps", role=role)
-        if kind == "l2":
-            sites.call("sqrt")
-            if scheme.tracks and reduction.n > 1:
-                sites.call("running_var", role="variance")
-        if precision.divide == "reciprocal":
-            sites.call("reciprocal", role="reciprocal")
-        sites.call("divide")
-    sites.call(*(["scale"] if has_gamma else []), *(["shift"] if has_beta else []))
-    return constants
+    sites: Sites, outline: Outline, parameters: tuple[Tensor | None, Tensor | None], ar: Arithmetic
+) -> tuple[tuple[Tensor | None, Tensor | None], NDArray[np.float64]]:
+    """Make the calls of the forward pass in the order of its program; return the parameters, then C and eps, cast."""
+    program, fitting = forward_program(outline)
+    given, constants = dict(zip(("gamma", "beta"), parameters, strict=True)), np.zeros(len(CONSTANTS))
+    for step in program.steps:
+        name = step.calls[0].operation if step.calls else ""
+        parameter = given.get(name)
+        if parameter is not None:
+            given[name] = ar.cast(parameter, name).reshape(outline.reduction.parameters)
+        elif step.kind == "constant":
+            value, name = step.detail
+            constants[CONSTANTS.index(name)] = ar.constant(value, name)
+        else:
+            sites.make(step, fitting)
+    return (given["gamma"], given["beta"]), constants
 
 
 def draws_of(sites: Sites) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,14 +11,14 @@ from torch import Tensor
 
 from normstab.norms.dispersion import Scheme, slopes
 from normstab.norms.fused.launch import AGAIN, Layer, SavedFused, runner_of
-from normstab.norms.fused.plan_of_layer import BACKWARD, Sites, SumCallsOf, groups_of, layer_fields, sum_calls_of
+from normstab.norms.fused.plan_of_layer import BACKWARD, Sites, fitting_loads, groups_of, layer_fields
 from normstab.norms.op_by_op import Gradients
 from normstab.norms.reduction import Reduction
+from normstab.norms.trace import Outline, Program, trace_backward
 from normstab.numerics.accumulate import accumulate
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.execute import round_tensor
-from normstab.numerics.formats import Format
 from normstab.numerics.philox import Draw
 
 __all__ = ["backward"]
@@ -45,8 +47,9 @@ def backward(
         needs_beta=needs_beta,
     )
     of = Parameters(reduction, ar, needs_gamma=needs_gamma, needs_beta=needs_beta)
+    outline = Outline(scheme, reduction, ar.precision, has_gamma=saved.gamma is not None)
     sites = Sites(BACKWARD, ar)
-    slope, constants = backward_sites(sites, of, saved, scheme, reduction, ar, needs_input=needs_input)
+    slope, constants = backward_sites(sites, of, saved, backward_program(outline, needs), scheme)
     groups = groups_of(reduction)
     dx = torch.empty(grad.shape, device=grad.device) if needs_input else None
     tensors = {"grad": source, "x": saved.input, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
@@ -56,54 +59,39 @@ def backward(
     return Gradients(dx, *of.gradients())
 
 
+@lru_cache(maxsize=512)
+def backward_program(outline: Outline, needs: tuple[bool, bool, bool]) -> tuple[Program, frozenset[str]]:
+    """Return the program of a backward pass, and the loads of its sums that cast nothing."""
+    program = trace_backward(outline, needs)
+    return program, fitting_loads(program)
+
+
 def backward_sites(
-    sites: Sites,
-    of: Parameters,
-    saved: SavedFused,
-    scheme: Scheme,
-    reduction: Reduction,
-    ar: Arithmetic,
-    *,
-    needs_input: bool,
+    sites: Sites, of: Parameters, saved: SavedFused, traced: tuple[Program, frozenset[str]], scheme: Scheme
 ) -> tuple[Tensor, NDArray[np.float64]]:
-    """Make the calls of the backward pass in the order of `op_by_op`; return ds/dx of the members, and C."""
-    slope, constants = torch.zeros(1, 1, device=saved.input.device), np.zeros(2)
-    kind, gradient = None if scheme.spec is None else scheme.spec.kind, ar.format
+    """Make the calls of the backward pass in the order of its program; return ds/dx of the members, and C.
+
+    The slopes of the few members of linf, topk and range are computed here, by the readable code itself.
+    """
+    program, fitting = traced
+    slope, constants, ar = torch.zeros(1, 1, device=saved.input.device), np.zeros(2), of.ar
+    has_members = scheme.spec is not None and scheme.spec.kind in ("linf", "topk", "range")
     call_again(sites, saved, scheme, ar)
-    sites.call("grad")
-    of.make_calls(sites)
-    if not needs_input:
-        return slope, constants
-    if saved.gamma is not None:
-        sites.call("scale")
-    if scheme.centres:
-        sites.mean("mean", gradient)
-        sites.call("centre")
-    if kind is None:
-        return slope, constants
-    sites.call("product")
-    if kind in ("l2", "l1"):
-        sites.mean("product", gradient)
-    else:
-        sites.sum("product.sum", gradient)
-        found = slopes(saved.signs, saved.members, scheme, reduction, ar)
-        shape = (len(saved.members), -1)
-        slope = torch.cat([part.expand(*shape) for part in found], 1).to(torch.float32)
-        sites.call("project", "project.elsewhere")
-    if kind == "l1":
-        constants[0] = ar.constant(scheme.constant(reduction.n), operation="constant")
-        sites.call("constant")
-        if scheme.centres:
-            sites.mean("slope", SIGNS)
-            sites.call("slope")
-    if kind in ("l2", "l1"):
-        sites.call("project")
-    sites.call("subtract", "divide")
+    for step in program.steps:
+        name = step.calls[0].operation if step.calls else ""
+        if has_members and step.kind == "constant":
+            found = slopes(saved.signs, saved.members, scheme, of.reduction, ar)
+            slope = torch.cat([part.expand(len(saved.members), -1) for part in found], 1).to(torch.float32)
+        elif step.kind == "constant":
+            constants[0] = ar.constant(*step.detail)
+        elif not (has_members and name.startswith(OF_SLOPES)):
+            sites.make(step, fitting if of.in_kernel or not name.startswith(OF_PARAMETERS) else frozenset())
+    of.take_calls(sites)
     return slope, constants
 
 
-# The values of sign(d): -1, 0 and 1, which the narrowest accumulator may lack.
-SIGNS = Format("sign", 1, 0, 0, 1.0, has_subnormals=False)
+# The operations that `slopes` makes the calls of, and those of the gradients of parameters.
+OF_SLOPES, OF_PARAMETERS = ("constant", "slope"), ("dbeta", "dgamma")
 
 
 def call_again(sites: Sites, saved: SavedFused, scheme: Scheme, ar: Arithmetic) -> None:
@@ -124,20 +112,18 @@ class Parameters:
         self.needs = {"dgamma": needs_gamma, "dbeta": needs_beta}
         self.in_kernel = reduction.axes == (0, 2)
         self.values: dict[str, Tensor | None] = {}
-        self.calls: dict[str, tuple[SumCallsOf, Call]] = {}
+        self.calls: dict[str, tuple[dict[str, Call], Call]] = {}
 
-    def make_calls(self, sites: Sites) -> None:
-        """Make the calls of both gradients, beta's first."""
-        for name in ("dbeta", "dgamma"):
-            if not self.needs[name]:
-                continue
-            if name == "dgamma":
-                sites.call("dgamma.product")
-            if self.in_kernel:
-                sites.sum(f"{name}.sum", self.ar.format)
-                sites.call(name)
-            else:
-                self.calls[name] = sum_calls_of(self.ar, f"{name}.sum"), self.ar.call(name)
+    def take_calls(self, sites: Sites) -> None:
+        """Take the calls of sums that the kernel does not make out of its sites."""
+        for name in [name for name, is_needed in self.needs.items() if is_needed and not self.in_kernel]:
+            places = {suffix: f"{name}.sum{suffix}" for suffix in ("", ".load", ".kahan")}
+            made = {suffix: call for suffix, place in places.items() if (call := sites[place]) is not None}
+            cast = sites[name]
+            assert cast is not None
+            self.calls[name] = made, cast
+            for place in (*places.values(), name):
+                sites[place] = None
 
     def room(self, groups: int, device: torch.device) -> dict[str, Tensor | None]:
         """Return where the kernel writes: the gradients, or the terms of those that it does not sum."""
@@ -157,13 +143,12 @@ class Parameters:
         if terms is None or self.in_kernel:
             return None if terms is None else terms.reshape(self.reduction.parameters)
         sums, cast = self.calls[name]
-        made = {"": sums.add, ".load": sums.load, ".kahan": sums.kahan or sums.add}
         total = accumulate(
             terms,
             self.reduction.parameter_axes,
             keepdim=True,
             accumulation=self.ar.precision.accumulation,
-            calls=lambda suffix, _: made[suffix],
+            calls=lambda suffix, _: sums[suffix],
             format=self.ar.format,
         )
         return round_tensor(total, cast)

@@ -6,7 +6,6 @@ No numba here. The integers of a layer and the order of its sites are named once
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from normstab.norms.dispersion import Scheme
 from normstab.norms.fused.coverage import BLOCK, is_fast
 from normstab.norms.reduction import Reduction
+from normstab.norms.trace import Program, Step, Value
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat, Format
@@ -25,10 +25,9 @@ __all__ = [
     "FORWARD",
     "KINDS",
     "Sites",
-    "SumCallsOf",
+    "fitting_loads",
     "groups_of",
     "layer_fields",
-    "sum_calls_of",
 ]
 
 # Kind of a norm -> its code in the kernels; None is mean-only.
@@ -62,24 +61,12 @@ BACKWARD = _with_sums(
 )  # fmt: skip
 
 
-class SumCallsOf(NamedTuple):
-    """The calls of a sum: its additions, the casts of its addends, and Kahan's corrections."""
-
-    add: Call
-    load: Call
-    kahan: Call | None
-
-
-def sum_calls_of(ar: Arithmetic, name: str) -> SumCallsOf:
-    """Make the calls of a sum in the order in which `accumulate` makes them."""
-    format = ar.precision.accumulation.format
-    assert format is not None
-    kahan = ar.call(f"{name}.kahan", format) if ar.precision.accumulation.kahan else None
-    return SumCallsOf(ar.call(name, format), ar.call(f"{name}.load", format), kahan)
+# The values of sign(d): -1, 0 and 1, which the narrowest accumulator may lack.
+SIGNS = Format("sign", 1, 0, 0, 1.0, has_subnormals=False)
 
 
 class Sites:
-    """The calls of one direction, made in the order in which the operations are written in `op_by_op`."""
+    """The calls of one direction, by the names of their places in the kernels."""
 
     def __init__(self, names: Sequence[str], ar: Arithmetic) -> None:
         self._index = {name: index for index, name in enumerate(names)}
@@ -92,24 +79,39 @@ class Sites:
     def __setitem__(self, name: str, call: Call | None) -> None:
         self.calls[self._index[name]] = call
 
-    def call(self, *names: str, role: str | None = None) -> None:
-        """Make the calls of operations that round to the format of results, or of `role`."""
-        ar = self._ar if role is None else self._ar.in_format(role)
-        for name in names:
-            self[name] = ar.call(name.removesuffix(".elsewhere"))
+    def make(self, step: Step, fitting: frozenset[str] = frozenset()) -> None:
+        """Make the calls of a step of a traced program, in its order.
 
-    def sum(self, name: str, addends: AnyFormat, *, are_magnitudes: bool = False) -> None:
-        """Make the calls of a sum; addends of a format that fits, or their magnitudes, are not cast."""
-        made = sum_calls_of(self._ar, name)
-        self[name], self[f"{name}.kahan"] = made.add, made.kahan
-        self[f"{name}.load"] = None if fits(addends, made.add.format, are_magnitudes=are_magnitudes) else made.load
+        A second result of one operation has a place of its own, `.elsewhere`. Addends of a sum that is among the
+        `fitting` are not cast: the call of their load is made, and then left out.
+        """
+        for called in step.calls:
+            name = called.operation
+            name = f"{name}.elsewhere" if self[name] is not None else name
+            self[name] = self._ar.in_format(called.role).call(called.operation, called.format)
+            if name in fitting:
+                self[name] = None
 
-    def mean(self, name: str, addends: AnyFormat, *, role: str | None = None, are_magnitudes: bool = False) -> None:
-        """Make the calls of a mean: its sum, the cast of that where the role `sum` has a format, the division."""
-        self.sum(f"{name}.sum", addends, are_magnitudes=are_magnitudes)
-        if self._ar.precision.sum is not None:
-            self[f"{name}.sum.cast"] = self._ar.in_format("sum").call(f"{name}.sum.cast")
-        self.call(f"{name}.div", role=role)
+
+def fitting_loads(program: Program) -> frozenset[str]:
+    """Return the loads of a program's sums whose addends are values of the accumulator's format already."""
+    formats: dict[int, tuple[AnyFormat, bool]] = {}  # of a value: its format, and whether it is a magnitude
+    found = set()
+    for step in program.steps:
+        operand = next((x for x in step.operands if isinstance(x, Value)), None)
+        known = None if operand is None else formats.get(operand.number)
+        for result in step.results:
+            if step.calls:
+                formats[result.number] = step.calls[-1].format, False
+            elif step.kind == "sign":
+                formats[result.number] = SIGNS, False
+            elif known is not None:
+                formats[result.number] = known[0], known[1] or step.kind == "abs"
+        if step.kind == "accumulate" and known is not None:
+            load = step.calls[-1]
+            if fits(known[0], load.format, are_magnitudes=known[1]):
+                found.add(load.operation)
+    return frozenset(found)
 
 
 def fits(addends: AnyFormat, sums: AnyFormat, *, are_magnitudes: bool) -> bool:
