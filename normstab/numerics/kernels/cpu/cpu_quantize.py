@@ -16,7 +16,7 @@ from torch import Tensor
 
 from normstab.numerics.call import Call
 from normstab.numerics.formats import FixedFormat, Format
-from normstab.numerics.kernels.cpu.quantize_kernel import FIELDS, NUMBERS, RULES, granule_amax, quantize_granules
+from normstab.numerics.kernels.cpu.quantize_kernel import RULES, granule_amax, quantize_granules
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.ledger import COUNTERS
 from normstab.numerics.rounding_modes import NEAREST
@@ -27,6 +27,25 @@ from normstab.numerics.scaled.scales import E8M0_RANGE, FP32_RANGE, scales_of
 
 __all__ = ["quantize_rows"]
 
+# The whole numbers of a kernel's table, in order, and after them its float64 numbers.
+FIELDS = (
+    "row_length",
+    "width",
+    "granules",
+    "precision",
+    "emin",
+    "is_float",
+    "has_negative_zero",
+    "fraction_bits",
+    "code_bits",
+    "nan_code",
+    "rule",
+    "emax",
+    "least_exponent",
+    "greatest_exponent",
+    "is_counted",
+)
+NUMBERS = ("largest", "least", "tensor_scale", "fixed_scale")
 # How a tensor with one scale is split: pieces that stay in the cache.
 PIECE = 4096
 WORK = 16  # of an element, in roundings to nearest

@@ -18,31 +18,14 @@ from normstab.numerics.kernels.cpu.compile import (
     device,
     kernel,
     left32,
+    outside,
     right32,
     view,
 )
 
-__all__ = ["FIELDS", "NUMBERS", "RULES", "granule_amax", "quantize_granules"]
+__all__ = ["RULES", "granule_amax", "quantize_granules"]
 
-# The whole numbers of a table, in order, and after them its float64 numbers.
-FIELDS = (
-    "row_length",
-    "width",
-    "granules",
-    "precision",
-    "emin",
-    "is_float",
-    "has_negative_zero",
-    "fraction_bits",
-    "code_bits",
-    "nan_code",
-    "rule",
-    "emax",
-    "least_exponent",
-    "greatest_exponent",
-    "is_counted",
-)
-NUMBERS = ("largest", "least", "tensor_scale", "fixed_scale")
+# A table has the whole numbers and the float64 numbers that cpu_quantize lists, in its order.
 # How the scale follows; `fixed`: it is given, that of the whole tensor.
 RULES = {"max": 0, "floor": 1, "ceil": 2, "even": 3, "rceil": 4, "two scales": 5, "fixed": 6}
 RULE_MAX, RULE_FLOOR, RULE_CEIL, RULE_EVEN, RULE_RCEIL, RULE_TWO_SCALES, RULE_FIXED = range(7)
@@ -54,7 +37,7 @@ u32 = np.uint32
 U1, U23, FULL, SIGN32, HALF_BIT32 = u32(1), u32(23), u32(0xFFFFFFFF), u32(0x80000000), u32(1 << 22)
 # A quotient by a rounded reciprocal is off by less than this share of itself.
 DOUBT = np.float32(2.0**-21)
-LEAST_SCALE, PART = 2.0**-100, 256
+LEAST_SCALE, PART = 2.0**-100, 512
 # Veltkamp's factor, which leaves 40 of 53 bits. Source: Handbook of Floating-Point Arithmetic, 4.4.
 SPLIT = 8193.0
 SHIFTER = 1.5 * 2.0**52  # whose last bits are those of a whole number added to it
@@ -145,20 +128,20 @@ def round_floats(x, scale, out, codes, m, whole, number):  # pragma: no cover - 
 
 
 @device
-def round_narrow(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
+def round_narrow(x, shared, out, codes, m, whole, number):  # pragma: no cover - compiled
     """Do what round_floats does in float32 lanes; return whether a quotient may lie on the other side of a tie.
 
-    Where the scale is a power of two the quotient is exact, or so small that it vanishes either way.
+    `shared` has the reciprocal and the scale of each element, so that one loop runs over many granules. Where the
+    scale is a power of two the quotient is exact, or so small that it vanishes either way.
     """
     p, emin = u32(whole[3]), u32(whole[4] + 127)
-    largest, narrow_scale = np.float32(number[0]), np.float32(scale)
-    reciprocal = np.float32(1.0 / scale)
+    largest, reciprocal, scale = np.float32(number[0]), shared[0], shared[1]
     drop, base, normal = u32(24 - whole[3]), u32((whole[4] + 127) << (whole[3] - 1)), u32(1 << (whole[3] - 1))
     least_normal, sign_down = as_float32(left32(emin, U23)), u32(32 - whole[8])
     keeps_sign = FULL if whole[6] != 0 else u32(0)
     doubtful = u32(0)
     for i in range(m):
-        y = np.float32(x[i] * reciprocal)
+        y = np.float32(x[i] * reciprocal[i])
         bits = as_uint32(y)
         a = as_float32(u32(bits & MAGNITUDE))
         e = right32(u32(bits & MAGNITUDE), U23)
@@ -174,21 +157,22 @@ def round_narrow(x, scale, out, codes, m, whole, number):  # pragma: no cover - 
         code = u32(pattern - base + (u32(0) if is_small else normal))
         sign = u32(u32(bits & SIGN32) & (FULL if q != np.float32(0) else keeps_sign))
         codes[i] = np.uint8(u32(code | right32(sign, sign_down)))
-        out[i] = np.float32(narrow_scale * as_float32(u32(as_uint32(q) | sign)))
+        out[i] = np.float32(scale[i] * as_float32(u32(as_uint32(q) | sign)))
     return doubtful != 0
 
 
 @device
 def round_in_parts(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
-    """Round a granule in a floating-point element, part by part: in float32 lanes where they are sure."""
-    is_ordinary = LEAST_SCALE <= scale <= 1.0 / LEAST_SCALE
+    """Round a long granule in a floating-point element, part by part: in float32 lanes where they are sure."""
     is_power_of_two = as_int64(scale) & FRACTION == 0
+    shared = np.empty((2, PART), np.float32)
+    shared[0, :], shared[1, :] = np.float32(1.0 / scale), np.float32(scale)
     for start in range(0, m, PART):
         n = min(PART, m - start)
         of_x, of_out, of_codes = x[start : start + n], out[start : start + n], codes[start : start + n]
         is_doubtful = True
-        if is_ordinary:
-            is_doubtful = round_narrow(of_x, scale, of_out, of_codes, n, whole, number) and not is_power_of_two
+        if LEAST_SCALE <= scale <= 1.0 / LEAST_SCALE:
+            is_doubtful = round_narrow(of_x, shared, of_out, of_codes, n, whole, number) and not is_power_of_two
         if is_doubtful:
             round_floats(of_x, scale, of_out, of_codes, n, whole, number)
 
@@ -242,46 +226,89 @@ def granule_amax(source, target, table, first, last):  # pragma: no cover - comp
         out[g] = largest_bits(bits, m)
 
 
+@device
+def quick_batch(g, memory, start, n, shared, whole, number, of_scales):  # pragma: no cover - compiled
+    """Quantize the `n` elements of whole short granules from g on in one loop; False where that is not sure."""
+    width, source = whole[1], memory[0] + 4 * start
+    scales = view(memory[2], g + n, np.float32)
+    is_power_of_two = True
+    for begin in range(0, n, width):
+        m = min(width, n - begin)
+        top = largest_bits(view(source + 4 * begin, m, np.uint32), m)
+        scale = 1.0
+        if 0 < top < INFINITE:
+            scale, _ = scale_of(np.float64(as_float32(top)), whole, number, of_scales)
+        if top >= INFINITE or not LEAST_SCALE <= scale <= 1.0 / LEAST_SCALE:
+            return False
+        is_power_of_two = is_power_of_two and as_int64(scale) & FRACTION == 0
+        scales[g + begin // width] = np.float32(scale)
+        reciprocal, narrow = np.float32(1.0 / scale), np.float32(scale)
+        for i in range(begin, begin + m):
+            shared[0, i], shared[1, i] = reciprocal, narrow
+    x, out = view(source, n, np.float32), view(memory[1] + 4 * start, n, np.float32)
+    is_doubtful = round_narrow(x, shared, out, view(memory[3] + start, n, np.uint8), n, whole, number)
+    return is_power_of_two or not is_doubtful
+
+
+@outside
+def quantize_granule(g, memory, whole, number, of_scales, counts, extremes):  # pragma: no cover - compiled
+    """Quantize granule g and count it."""
+    length, width, granules = whole[0], whole[1], whole[2]
+    row, place = g // granules, g % granules
+    m, start = min(width, length - place * width), row * length + place * width
+    bits, x = view(memory[0] + 4 * start, m, np.uint32), view(memory[0] + 4 * start, m, np.float32)
+    out, codes = view(memory[1] + 4 * start, m, np.float32), view(memory[3] + start, m, np.uint8)
+    scales = view(memory[2], g + 1, np.float32)
+    top = largest_bits(bits, m)
+    if top >= INFINITE or (whole[10] == RULE_FIXED and number[3] != number[3]):
+        scales[g] = np.nan
+        counts[4] += m
+        for i in range(m):
+            out[i] = np.nan
+            codes[i] = np.uint8(whole[9])
+        return
+    scale, clipped = 1.0, np.int64(0)
+    if top > 0 or whole[10] == RULE_FIXED:
+        scale, clipped = scale_of(np.float64(as_float32(top)), whole, number, of_scales)
+    scales[g] = np.float32(scale)
+    if whole[5]:
+        round_in_parts(x, scale, out, codes, m, whole, number)
+    else:
+        round_whole(x, scale, out, codes, m, whole, number)
+    if not whole[14]:
+        return
+    counts[0] += clipped
+    if top == 0:
+        counts[5] += 1
+        return
+    kept = count_granule(x, scale, m, whole, number, counts, extremes)
+    counts[6] += kept == 0
+    if scale > 0:
+        extremes[2], extremes[3] = max(extremes[2], scale), min(extremes[3], scale)
+
+
 @kernel
 def quantize_granules(addresses, table, first, last, found, of_scales):  # pragma: no cover - compiled
     """Quantize granules first .. last; `addresses` of x, values, scales, codes; counts into `found`.
 
     `found` holds int64: clipped scales, overflow, underflow, subnormal, broken elements, zero and dead
-    granules; then float64: largest and smallest quotient, largest and smallest scale.
+    granules; then float64: largest and smallest quotient, largest and smallest scale. Short granules that
+    nobody counts go many at a time.
     """
-    place_of = view(addresses, 4, np.int64)
+    memory = view(addresses, 4, np.int64)
     whole, number = view(table, 15, np.int64), view(table + 8 * 15, 4, np.float64)
     scales_format = view(of_scales, 3, np.float64)
     counts, extremes = view(found, 7, np.int64), view(found + 8 * 7, 4, np.float64)
     length, width, granules = whole[0], whole[1], whole[2]
-    scales = view(place_of[2], last, np.float32)
-    for g in range(first, last):
-        row, place = g // granules, g % granules
-        m, start = min(width, length - place * width), row * length + place * width
-        bits, x = view(place_of[0] + 4 * start, m, np.uint32), view(place_of[0] + 4 * start, m, np.float32)
-        out, codes = view(place_of[1] + 4 * start, m, np.float32), view(place_of[3] + start, m, np.uint8)
-        top = largest_bits(bits, m)
-        if top >= INFINITE or (whole[10] == RULE_FIXED and number[3] != number[3]):
-            scales[g] = np.nan
-            counts[4] += m
-            for i in range(m):
-                out[i] = np.nan
-                codes[i] = np.uint8(whole[9])
-            continue
-        scale, clipped = 1.0, np.int64(0)
-        if top > 0 or whole[10] == RULE_FIXED:
-            scale, clipped = scale_of(np.float64(as_float32(top)), whole, number, scales_format)
-        scales[g] = np.float32(scale)
-        if whole[5]:
-            round_in_parts(x, scale, out, codes, m, whole, number)
-        else:
-            round_whole(x, scale, out, codes, m, whole, number)
-        if whole[14]:
-            counts[0] += clipped
-            if top == 0:
-                counts[5] += 1
-                continue
-            kept = count_granule(x, scale, m, whole, number, counts, extremes)
-            counts[6] += kept == 0
-            if scale > 0:
-                extremes[2], extremes[3] = max(extremes[2], scale), min(extremes[3], scale)
+    shared = np.empty((2, PART), np.float32)
+    at_once = PART // width if whole[5] and not whole[14] else 1
+    g = first
+    while g < last:
+        place = g % granules
+        several = max(min(at_once, granules - place, last - g), 1)
+        start = g // granules * length + place * width
+        n = min(several * width, length - place * width)
+        if at_once <= 1 or not quick_batch(g, memory, start, n, shared, whole, number, scales_format):
+            for one in range(g, g + several):
+                quantize_granule(one, memory, whole, number, scales_format, counts, extremes)
+        g += several
