@@ -288,6 +288,10 @@ class Arithmetic:
         """Return the matrix product, shapes as torch.matmul: native and one rounding, or an emulated accumulator."""
         if self.is_native:
             return torch.matmul(a, b)
+        if self.precision.operand_input is not None or self.precision.operand_weight is not None:
+            raise NormstabError(
+                f"precision {self.precision}: matmul takes operands as they come; ns.quantize them first"
+            )
         from normstab.numerics.sums.matmul import matmul
 
         return matmul(self, a, b, operation=operation)

@@ -257,3 +257,8 @@ def test_a_recipe_stands_for_its_input_operand():
 def test_empty_tensors_pass():
     values, _, codes = ns.quantize(torch.zeros(0, 4), "mxfp8")
     assert values.shape == codes.shape == (0, 4)
+
+
+def test_a_matrix_product_does_not_pass_over_scaled_operands():
+    with pytest.raises(ns.NormstabError, match="quantize them first"):
+        ns.Arithmetic("mxfp8").matmul(torch.ones(2, 32), torch.ones(32, 2))
