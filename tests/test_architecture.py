@@ -125,6 +125,36 @@ def test_imports_point_down_only(path):
     assert imported_parts(path) <= LAYERS[part]
 
 
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path: Path, known: set[str]) -> set[str]:
+    """Return the modules of the package that a module imports, inside functions too, but not for types alone."""
+    tree = tree_of(path)
+    for_types = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    skipped = {id(inner) for node in for_types for inner in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in skipped:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & known
+
+
+def test_no_imports_run_in_a_circle():
+    paths = {module_of(path): path for path in MODULES}
+    arrows = {name: imported_modules(path, set(paths)) for name, path in paths.items()}
+    while free := [name for name, targets in arrows.items() if not targets]:
+        for name in free:
+            del arrows[name]
+        arrows = {name: targets.difference(free) for name, targets in arrows.items()}
+    assert arrows == {}, "each of these imports one that leads back"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_files_and_functions_stay_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
