@@ -5,6 +5,8 @@ What is stored: the mean, and the unbiased variance for l2 or s without eps for 
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,17 +14,10 @@ from torch import Tensor
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import kernels_for, opaque
+from normstab.numerics.formats import format_of_dtype
 from normstab.numerics.precision import Precision
 
 __all__ = ["update_running"]
-
-# A buffer is averaged in its own dtype, whatever the compute format of the layer.
-PRECISION_OF_BUFFERS = {
-    torch.float16: Precision.parse("fp16/nearest/fp16"),
-    torch.bfloat16: Precision.parse("bf16/nearest/bf16"),
-    torch.float32: Precision.parse("fp32/nearest/fp32"),
-    torch.float64: Precision.parse("fp64/nearest/fp64"),
-}
 
 
 def update_running(
@@ -72,10 +67,17 @@ def _by_kernel(running: Tensor, new: Tensor, momentum: float, ar: Arithmetic, op
     return done
 
 
+@cache
+def precision_of_buffer(dtype: torch.dtype) -> Precision:
+    """Return the precision of a buffer: it is averaged in its own dtype, whatever the compute format of the layer."""
+    format = format_of_dtype(dtype)
+    return Precision.parse(f"{format}/nearest/{format}")
+
+
 def buffer_arithmetic(dtype: torch.dtype, ar: Arithmetic) -> Arithmetic:
     """Return the arithmetic of a buffer's dtype, counting where `ar` counts; native where `ar` is."""
     if ar.is_native:
         return ar
-    found = Arithmetic(PRECISION_OF_BUFFERS[dtype], ledger=ar.ledger)
+    found = Arithmetic(precision_of_buffer(dtype), ledger=ar.ledger)
     found.clock = ar.clock
     return found.at(ar.site) if ar.site else found

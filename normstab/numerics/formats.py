@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from normstab.errors import FormatError, near
 
-__all__ = ["FORMATS", "AnyFormat", "FixedFormat", "Format", "parse_format"]
+__all__ = ["DTYPES", "FORMATS", "AnyFormat", "FixedFormat", "Format", "format_of_dtype", "parse_format"]
 
 FLOAT_POLICIES = ("inf", "nan", "saturate")
 FIXED_POLICIES = ("saturate", "wrap")
@@ -124,6 +125,12 @@ class FixedFormat:
 AnyFormat = Format | FixedFormat  # what every function that takes a format accepts
 
 
+@cache
+def format_of_dtype(dtype: object) -> Format | None:
+    """Return the format of a dtype of torch, which may be given by its name; None where it is not one of floats."""
+    return DTYPES.get(str(dtype).removeprefix("torch."))
+
+
 def _ieee(name: str, exponent_bits: int, fraction_bits: int) -> Format:
     """Return eXmY: the IEEE 754 interchange layout with X exponent and Y trailing significand bits."""
     p, emax = fraction_bits + 1, 2 ** (exponent_bits - 1) - 1
@@ -146,6 +153,14 @@ FORMATS: dict[str, Format] = {
     "e2m3": Format("e2m3", 4, 0, 2, 7.5, overflow="saturate"),
     "e3m2": Format("e3m2", 3, -2, 4, 28.0, overflow="saturate"),
     "e2m1": Format("e2m1", 2, 0, 2, 6.0, overflow="saturate"),
+}
+
+# The format whose numbers a dtype of torch, by its name, holds. The one such table.
+DTYPES = {
+    name: FORMATS[preset]
+    for name, preset in zip(
+        ("float16", "bfloat16", "float32", "float64"), ("fp16", "bf16", "fp32", "fp64"), strict=True
+    )
 }
 
 GRAMMAR = "a preset, eXmY with 2 <= X <= 8 and 1 <= Y <= 23, or qI.F with 1 <= I + F <= 24"

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from normstab.numerics.formats import AnyFormat, FixedFormat
+from normstab.numerics.formats import DTYPES, AnyFormat, FixedFormat
 from normstab.numerics.precision import Rounding
 
 __all__ = [
@@ -71,14 +71,6 @@ PLAN = (
 GENERIC, INTEGER, MAGIC, GRID, SPREAD = 0, 1, 2, 3, 4
 SPREAD_BITS = 16
 
-# Of each dtype: precision, emin, largest value. Source: IEEE 754-2019 table 3.5; bfloat16 as binary32 with p = 8.
-DTYPE_RANGES = {
-    "float16": (11, -14, 65504.0),
-    "bfloat16": (8, -126, (2.0 - 2.0**-7) * 2.0**127),
-    "float32": (24, -126, (2.0 - 2.0**-23) * 2.0**127),
-    "float64": (53, -1022, (2.0 - 2.0**-52) * 2.0**1023),
-}
-
 
 @dataclass(frozen=True)
 class Lane:
@@ -108,7 +100,7 @@ class Lane:
         """Return the bits of a magnitude; 0 below the lane's range and the largest finite above it."""
         if self.size == 64:
             return int(struct.unpack("<q", struct.pack("<d", magnitude))[0])
-        largest = DTYPE_RANGES["float32"][2]
+        largest = DTYPES["float32"].max
         return int(struct.unpack("<i", struct.pack("<f", min(magnitude, largest)))[0])
 
     def power(self, exponent: int) -> int:
@@ -262,6 +254,6 @@ def contains_dtype(format: AnyFormat, dtype: str) -> bool:
     """Whether every value of the dtype, named as torch does, is in the format, so that a cast copies."""
     if isinstance(format, FixedFormat) or format.overflow != "inf" or not format.has_negative_zero:
         return False
-    p, emin, largest = DTYPE_RANGES[dtype]
+    p, emin, largest = DTYPES[dtype].precision, DTYPES[dtype].emin, DTYPES[dtype].max
     least_exponent = format.emin - format.precision + 1 if format.has_subnormals else format.emin
     return format.precision >= p and format.max >= largest and least_exponent <= emin - p + 1

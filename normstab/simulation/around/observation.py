@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from normstab.norms.functional import Reduction
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.formats import FORMATS, AnyFormat
+from normstab.numerics.formats import AnyFormat, format_of_dtype
 from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.places import Whereabouts
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
@@ -21,12 +21,6 @@ from normstab.simulation.aten.round_and_attribute import settle
 
 __all__ = ["Observation"]
 
-FORMAT_OF = {
-    torch.float16: FORMATS["fp16"],
-    torch.bfloat16: FORMATS["bf16"],
-    torch.float32: FORMATS["fp32"],
-    torch.float64: FORMATS["fp64"],
-}
 # The results of operations that have several, as `simulate` names them.
 RESULTS = {
     "convolution_backward": (".input", ".weight", ".bias"),
@@ -79,12 +73,12 @@ class Observation(TorchDispatchMode):
     @staticmethod
     def format_of(x: Tensor) -> AnyFormat | None:
         """Return the format that holds every value of the dtype of `x`."""
-        return FORMAT_OF.get(x.dtype)
+        return format_of_dtype(x.dtype)
 
     def _count(self, plan: Plan, ar: Arithmetic, args: Any, result: Any) -> None:
         """Count the floating results of one operation."""
         for site, value in self._values(plan, args, result):
-            format = FORMAT_OF.get(value.dtype)
+            format = format_of_dtype(value.dtype)
             if format is not None and value.numel() and value.layout == torch.strided and not _overlaps(value):
                 settle(value.detach(), ar.call(site, format), args)
 
