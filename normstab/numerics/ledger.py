@@ -250,7 +250,8 @@ class Ledger(Mapping[Site, Tally]):
     def __getitem__(self, site: Site | str) -> Tally:
         if isinstance(site, Site):
             return self._rows[site].tally(with_inexact=self.counts_inexact)
-        tallies = [self[s] for s in self._rows if _is_under(s, site)]
+        dotted = site.replace("::", ".")  # as the key of a rule has it: module::operation
+        tallies = [self[s] for s in self._rows if _is_under(s, dotted)]
         if not tallies:
             names = {s.path for s in self._rows} | {s.module for s in self._rows}
             raise KeyError(f"no site under {site!r} in the ledger{near(site, names)}")

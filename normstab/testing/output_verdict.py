@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from normstab.experiment.scenario.verdict_table import Verdict
 from normstab.numerics.formats import AnyFormat
 
 __all__ = ["FAILING", "SEVERITY", "USELESS", "SpreadError", "spread_error", "verdict_without_training"]
 
-SEVERITY = ("STABLE", "DEGRADED", "DIVERGED", "COLLAPSED", "NONFINITE")
+SEVERITY = tuple(verdict.name for verdict in Verdict if verdict is not Verdict.INCONCLUSIVE)
 """Verdicts, the mildest first; INCONCLUSIVE stands outside the order."""
-FAILING = SEVERITY[1:]
+FAILING = tuple(verdict.name for verdict in Verdict if verdict.fails)
 """The verdicts that fail a check or an assertion."""
 USELESS = 0.1
 """An error of this share of the spread leaves a useless output, and a bound above it says nothing. Source: contract."""

@@ -40,11 +40,6 @@ class Subject:
         output = self.module(*self.args, **self.kwargs)
         return output, self.loss(output)
 
-    @property
-    def floating_inputs(self) -> list[Tensor]:
-        """The floating tensors among the inputs."""
-        return floating_tensors((self.args, dict(self.kwargs)))
-
 
 def _copied(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a copy of `x`, in `dtype` if it is floating."""

@@ -78,6 +78,17 @@ def test_magnitudes_are_truncated_to_float32():
     assert ledger["x"].smallest == 0.0
 
 
+def test_a_key_of_a_rule_is_a_key_of_the_ledger():
+    ledger = ns.Ledger()
+    ar = ns.Arithmetic("fp16", ledger=ledger)
+    ar.at("layer1.bn1").cast(torch.ones(3), "dispersion.sum")
+    ar.at("layer1").cast(torch.ones(4), "add")
+    assert ledger["layer1.bn1::dispersion.sum"].count == ledger["layer1.bn1.dispersion.sum"].count == 3
+    assert ledger["layer1::add"].count == 4
+    with pytest.raises(KeyError, match="no site under 'layer2::add'"):
+        ledger["layer2::add"]
+
+
 def test_a_prefix_sums_what_lies_under_it():
     ledger = ns.Ledger()
     arithmetic = ns.Arithmetic("fp16", ledger=ledger).at("layer1").at("bn1")
