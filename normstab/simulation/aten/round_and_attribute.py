@@ -23,6 +23,7 @@ __all__ = ["FLOATING", "floating_tensors", "narrow", "settle", "settle_elements"
 FLOATING = (torch.float32, torch.float64)
 LEAST_NORMAL_FLOAT32 = 2.0**-126
 OVERFLOW, NAN_PRODUCED = COUNTERS.index("overflow"), COUNTERS.index("nan_produced")
+DIVIDE_BY_ZERO = COUNTERS.index("divide_by_zero")
 NAN_PROPAGATED, INF_PROPAGATED = COUNTERS.index("nan_propagated"), COUNTERS.index("inf_propagated")
 
 
@@ -48,8 +49,12 @@ def settle(result: Tensor, call: Call, operands: Iterable[object]) -> Tensor:
     return result
 
 
-def settle_elements(result: Tensor, call: Call, operands: Iterable[object]) -> Tensor:
-    """Round `result`, a fresh tensor, in place, each element of which depends on the operands' at its place."""
+def settle_elements(result: Tensor, call: Call, operands: Iterable[object], *, has_poles: bool = False) -> Tensor:
+    """Round `result`, a fresh tensor, in place, each element of which depends on the operands' at its place.
+
+    An infinity of finite operands is an overflow, or, of a function that `has_poles` and grows past float64 nowhere
+    else, a division by zero (IEEE 754-2019, 7.3).
+    """
     row = call.row
     if row is None:
         return round_tensor(result, call, out=result)
@@ -62,7 +67,8 @@ def settle_elements(result: Tensor, call: Call, operands: Iterable[object]) -> T
         _move(row, call, nan_count - int((result.isnan() & passed_on).sum()), NAN_PROPAGATED, NAN_PRODUCED)
     if inf_count:
         passed_on = _any_of([x.isinf() for x in floating_tensors(operands)], result)
-        _move(row, call, inf_count - int((result.isinf() & passed_on).sum()), INF_PROPAGATED, OVERFLOW)
+        born = DIVIDE_BY_ZERO if has_poles else OVERFLOW
+        _move(row, call, inf_count - int((result.isinf() & passed_on).sum()), INF_PROPAGATED, born)
     return result
 
 

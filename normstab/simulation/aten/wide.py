@@ -16,12 +16,26 @@ from normstab.simulation.aten.round_and_attribute import narrow, settle, settle_
 
 __all__ = ["WIDE", "wide", "wide_elements"]
 
+# Functions that are infinite at some finite points, and below float64's largest everywhere else.
+POLES = frozenset(
+    ["log", "log2", "log10", "log1p", "rsqrt", "atanh", "logit", "digamma", "lgamma", "erfinv", "special_ndtri"]
+)
+
 
 def wide_elements(op: Operation) -> Result:
     """Compute a function of one element of each operand in float64 and round once."""
     value = op.function(*_widened(op.args), **_widened_kwargs(op))
     call = op.call()
-    return narrow(settle_elements(value, call, op.args), op.dtype, call.format)
+    settled = settle_elements(value, call, op.args, has_poles=_has_poles(op))
+    return narrow(settled, op.dtype, call.format)
+
+
+def _has_poles(op: Operation) -> bool:
+    """Whether the operation, computed wide, is infinite at poles alone; of powers those that no float32 overflows."""
+    if op.name == "pow":
+        exponent = op.args[1]
+        return isinstance(exponent, int | float) and -6 <= exponent < 0
+    return op.name in POLES
 
 
 def wide(op: Operation) -> Result:
