@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from normstab import cli_search
 from normstab.terminal import executor_options as on
 from normstab.terminal import options
 from normstab.terminal.exit_codes import BAD_INPUT, CRASHED, EXIT_HELP, FAILED, INTERRUPTED, code_of_verdict
@@ -318,3 +319,6 @@ def _show(voice: Voice, scenarios: Sequence[Scenario], *, as_json: bool) -> None
 
     outlines = [outline_of(scenario, expand(scenario, hash_data=False)) for scenario in scenarios]
     voice.give([asdict(outline) for outline in outlines] if as_json else "\n\n".join(map(outline_text, outlines)))
+
+
+app.command()(cli_search.promote)

@@ -1,0 +1,77 @@
+"""The commands that search: their arguments and what they print; `cli` lists them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from normstab.search.promotion import Search
+
+__all__ = ["promote"]
+
+FAILED = 1
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def promote(
+    context: typer.Context,
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    cell: Annotated[str, typer.Option(metavar="VALUES", help="Values of one point of the grid: l2,fp16,256.")] = "",
+    by: Annotated[Literal["module", "class"], typer.Option(help="What is kept wide, one by one.")] = "module",
+    wide: Annotated[str, typer.Option(metavar="FORMAT", help="The format of what is kept wide.")] = "fp32",
+    allow: Annotated[list[str] | None, typer.Option(metavar="VERDICT", help="Enough beside STABLE.")] = None,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="Begin no training after this: 30m, 2h.")] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds trained at once.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each training; a part of its result.")] = 1,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The scenario's smoke profile.")] = False,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a field.")] = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where records and report go (reports/NAME-promote).")] = "",
+    allow_import: Annotated[bool, typer.Option("--allow-import", help="Allow module:function names.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")] = False,
+) -> None:
+    """Find the minimal set that has to stay wide for a failing cell to train. Exit code 1 where none was found."""
+    from normstab.assess.verdicts import Verdict
+    from normstab.errors import lookup
+    from normstab.experiment.execution.executor import Execution
+    from normstab.experiment.scenario.gather import load_scenarios
+    from normstab.report.promotion_report import promotion_json, promotion_text, write_promotion
+    from normstab.search.promotion import Search
+    from normstab.search.promotion import promote as find
+    from normstab.terminal.live import watching
+
+    voice: Any = context.obj
+    verdicts = {verdict.name: verdict for verdict in Verdict}
+    allowed = tuple(lookup(verdicts, name.upper(), what="verdict (--allow)") for name in allow or ())
+    search = Search(
+        by=by, wide=wide, allowed=allowed, budget_s=seconds(budget), execution=Execution(jobs=jobs, threads=threads)
+    )
+    (chosen,) = load_scenarios([scenario], smoke=smoke, overrides=overrides, allow_import=allow_import)
+    directory = Path(out or f"reports/{chosen.name}-promote")
+    with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
+        found = find(chosen, cell, out=directory, search=search, on_event=on_event)
+    written = write_promotion(found, directory)
+    voice.say(f"report: {written}")
+    voice.give(promotion_json(found) if as_json else promotion_text(found))
+    raise typer.Exit(0 if found.members is not None and _is_enough(found.verdict, search) else FAILED)
+
+
+def _is_enough(verdict: Any, search: Search) -> bool:
+    """Return whether the verdict of the answer is one that was asked for."""
+    return verdict.name == "STABLE" or verdict in search.allowed
+
+
+def seconds(text: str) -> float | None:
+    """Return a time such as 90, 90s, 30m or 2h in seconds; None for an empty text."""
+    from normstab.errors import NormstabError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not text:
+        return None
+    if match is None:
+        raise NormstabError(f"--budget {text!r}: expected a number and s, m or h, such as 30m")
+    return float(match[1]) * UNITS[match[2]]

@@ -1,0 +1,204 @@
+"""Promotion on planted faults: what must stay wide is known, and the trainings are made up, but for one in earnest."""
+
+import json
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from normstab.__main__ import main
+from normstab.assess.verdicts import Verdict
+from normstab.errors import NormstabError
+from normstab.experiment.execution.progress import Outcome
+from normstab.experiment.records.cell_record import Nonfinite, write_record
+from normstab.experiment.records.step_log import StepLog
+from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, TrainSpec
+from normstab.numerics.ledger import Tally
+from normstab.numerics.precision import Precision
+from normstab.search import promotion, trials
+from normstab.search.candidates import class_candidates, module_candidates
+from normstab.search.chosen_cell import chosen_cells
+from normstab.search.kept_wide import class_precision, module_rules
+from normstab.search.promotion import Search, promote
+from normstab.simulation.rules import Rules
+from tests.assess.synthetic import make_cell, make_run
+
+MODULES = [f"block{i}.norm{j}" for i in range(4) for j in range(3)]
+ALL_MODULES = [*(f"block{i}" for i in range(4)), *MODULES]
+FP16, FP32 = Precision.parse("fp16"), Precision.parse("fp32")
+SCENARIO = """\
+version: 1
+name: planted
+dataset: {name: synthetic, train: 104, test: 40}
+model: {name: mlp, width: 16}
+train: {batch: 16}
+grid: {norm: [l2], precision: [fp16], input_scale: [1, 256], seed: [0, 1]}
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    path = tmp_path / "planted.yaml"
+    path.write_text(SCENARIO)
+    return str(path)
+
+
+def train_instead(monkeypatch, planted, *, broken=MODULES):
+    """Replace training: a cell fails unless every planted module is wide in it; return the list of cells trained."""
+    trained = []
+
+    def run_cells(cells, out_dir, *, execution, on_event):
+        for cell in cells:
+            run = _made(cell, planted, broken)
+            directory = out_dir / "records" / cell.id
+            directory.mkdir(parents=True, exist_ok=True)
+            write_record(directory, run.record)
+            with StepLog(directory) as log:
+                for step in run.steps:
+                    log.append(step)
+        trained.extend(cell for cell in cells if not cell.is_reference)
+        return Outcome(tuple(cell.id for cell in cells), (), (), False, 0.0)
+
+    monkeypatch.setattr(trials, "run_cells", run_cells)
+    monkeypatch.setattr(promotion, "module_names", lambda cell: ALL_MODULES)
+    return trained
+
+
+def _made(cell, planted, broken):
+    rules = Rules(cell.numerics.rules, cell.numerics.precision)
+    fails = not cell.is_reference and any(rules.of(name) != FP32 for name in planted)
+    sites = {f"{name}.square[forward]": Tally(100, overflow=int(name in planted)) for name in broken}
+    first_steps = {f"{name}.square[forward]": {"overflow": 0} for name in planted}
+    made = make_run(cell, accuracy=0.1 if fails else 0.85, sites=sites, first_steps=first_steps)
+    return make_run(
+        cell,
+        accuracy=0.1 if fails else 0.85,
+        sites=sites,
+        first_steps=first_steps,
+        nonfinite=Nonfinite(3, "loss") if fails else None,
+        rho=made.record.rho,
+    )
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_exactly_the_planted_set_is_found_as_by_exhaustion(scenario, tmp_path, monkeypatch, k):
+    planted = set(MODULES[1::4][:k])
+    trained = train_instead(monkeypatch, planted)
+    found = promote(scenario, "fp16,256", out=tmp_path / "out")
+    sufficient = [set(s) for n in range(k + 1) for s in combinations(MODULES, n) if planted <= set(s)]
+    assert [set(found.members)] == sufficient
+    assert found.is_minimal
+    assert found.verdict is Verdict.STABLE
+    assert {name: trial.verdict for name, trial in found.proofs.items()} == dict.fromkeys(planted, Verdict.NONFINITE)
+    assert found.fresh_seeds == (2, 3)
+    assert {cell.train.seed for cell in trained} == {0, 1, 2, 3}
+    assert found.share == pytest.approx(k / len(MODULES))
+    assert found.extra_bytes == pytest.approx(found.share)
+
+
+def test_without_evidence_the_number_of_sets_grows_like_k_log_n(scenario, tmp_path, monkeypatch):
+    monkeypatch.setattr(promotion, "module_candidates", lambda run, modules: module_candidates(_blind(run), modules))
+    train_instead(monkeypatch, {MODULES[7], MODULES[10]})
+    found = promote(scenario, "fp16,256", out=tmp_path / "out")
+    assert set(found.members) == {MODULES[7], MODULES[10]}
+    assert len(found.tried) <= 20
+
+
+def _blind(run):
+    """Return the run as if nothing had been counted but results."""
+    epochs = tuple(replace(e, sites={s: Tally(t.count) for s, t in e.sites.items()}) for e in run.record.epochs)
+    return replace(run, record=replace(run.record, epochs=epochs, first_steps={}))
+
+
+def test_where_no_set_suffices_it_says_so(scenario, tmp_path, monkeypatch):
+    train_instead(monkeypatch, {"block0.norm0", "elsewhere"})
+    found = promote(scenario, "fp16,256", out=tmp_path / "out")
+    assert found.members is None
+    assert found.rules == {}
+    assert found.verdict is Verdict.NONFINITE
+
+
+def test_a_cell_that_is_stable_already_needs_nothing(scenario, tmp_path, monkeypatch):
+    train_instead(monkeypatch, set())
+    with pytest.raises(NormstabError, match="STABLE already"):
+        promote(scenario, "fp16,256", out=tmp_path / "out")
+
+
+def test_a_budget_that_is_spent_ends_without_a_claim(scenario, tmp_path, monkeypatch):
+    trained = train_instead(monkeypatch, set(MODULES[:2]))
+    clock = iter(range(1000))
+    monkeypatch.setattr(promotion.time, "monotonic", lambda: next(clock))
+    found = promote(scenario, "fp16,256", out=tmp_path / "out", search=Search(budget_s=2.5))
+    assert not found.is_complete
+    assert not found.is_minimal
+    assert len(trained) < 5
+
+
+def test_rules_keep_the_own_operations_of_the_members_and_no_others():
+    for size in range(4):
+        for members in combinations(ALL_MODULES, size):
+            rules = Rules(module_rules(members, ALL_MODULES, narrow="fp16", wide="fp32"), "fp16")
+            assert {name for name in ALL_MODULES if rules.of(name) == FP32} == set(members)
+
+
+def test_classes_widen_their_part_of_the_precision_alone():
+    assert str(class_precision(("square", "variance"), FP16, FP32)) == str(
+        Precision.parse("fp16;square=fp32;variance=fp32")
+    )
+    narrow = Precision.parse("fp16/nearest/fp16:sequential")
+    assert class_precision(("accumulator",), narrow, FP32) == Precision.parse("fp16/nearest/fp32:sequential")
+
+
+def test_what_broke_first_is_ranked_before_what_broke_of_it():
+    cell = make_cell(precision=str(FP16))
+    sites = {
+        "a.mul[forward]": Tally(10, overflow=9),
+        "b.square[forward]": Tally(10, overflow=1),
+        "c.add[backward]": Tally(5),
+    }
+    firsts = {"a.mul[forward]": {"overflow": 4}, "b.square[forward]": {"overflow": 1}}
+    run = make_run(cell, sites=sites, first_steps=firsts)
+    assert [found.name for found in module_candidates(run, ["", "a", "b", "c"])] == ["b", "a", "c"]
+    assert [found.name for found in class_candidates(run, FP16, FP32)] == ["square", "gradient"]
+
+
+def cells_of_a_grid():
+    specs = (DatasetSpec("synthetic"), ModelSpec("mlp"), TrainSpec(), NumericsSpec())
+    points = [
+        (n, p, s)
+        for n in ("l2", "l1")
+        for p in ("fp16/nearest/fp32:lanes64", "fp16/nearest/fp32:lanes64;square=fp32")
+        for s in (0, 1)
+    ]
+    return [Cell("grid", {"norm": n, "precision": p, "input_scale": 256.0, "seed": s}, *specs) for n, p, s in points]
+
+
+def test_a_short_name_means_one_point_of_the_grid_with_its_seeds():
+    cells = cells_of_a_grid()
+    assert chosen_cells(cells, "l2,fp16,256") == cells[:2]
+    assert chosen_cells(cells, "norm=l1,fp16;square=fp32") == cells[6:]
+
+
+def test_an_ambiguous_or_unknown_name_says_what_there_is():
+    with pytest.raises(NormstabError, match=r"2 points of the grid have these values; add one of precision"):
+        chosen_cells(cells_of_a_grid(), "l2")
+    with pytest.raises(NormstabError, match="no cell of the grid has these values"):
+        chosen_cells(cells_of_a_grid(), "l3")
+
+
+def test_the_command_finds_in_earnest_that_l2_needs_wide_squares_and_resumes(scenario, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["promote", scenario, "--cell", "fp16,256", "--by", "class", "--allow", "INCONCLUSIVE", "--out", str(out)]
+    command += ["--set", "grid.seed=[0]", "--set", "dataset.scale=1.0", "--json", "--quiet"]
+    code = main(command)
+    answer = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert "square" in answer["members"]
+    assert answer["minimal"]
+    assert answer["rules"]["_default"].startswith("fp16/nearest/fp32")
+    assert answer["trainings"] > 0
+    report = (out / "report.md").read_text()
+    assert "without square: " in report
+    assert (out / "plots" / "tried.svg").read_text().count("<svg") == 1
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == {**answer, "trainings": 0}
