@@ -14,6 +14,7 @@ from normstab.numerics.kernels import process as _process  # noqa: F401  (which 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from normstab import search
     from normstab.errors import NormstabError
     from normstab.norms.catalogue import NORMS
     from normstab.norms.modules import (
@@ -81,6 +82,7 @@ __all__ = [
     "record",
     "replace_norms_",
     "scale_range",
+    "search",
     "simulate",
     "weight_norm",
 ]
@@ -116,12 +118,15 @@ _HOME = {
     "normstab.simulation.record": ("record",),
     "normstab.simulation.simulate": ("simulate",),
 }
+_PARTS = ("search",)  # offered as they are: `ns.search.promote`
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 
 if not TYPE_CHECKING:  # a type checker that saw this function would take every misspelt name for an object
 
     def __getattr__(name: str) -> object:
+        if name in _PARTS:
+            return import_module(f"normstab.{name}")
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'normstab' has no attribute {name!r}{near(name, __all__)}")
         value = globals()[name] = getattr(import_module(_MODULE_OF[name]), name)  # looked up once

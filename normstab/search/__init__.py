@@ -1,5 +1,5 @@
 """What must stay wide: asks for cells, judges them, and asks again."""
 
-from normstab.search.promotion import Promotion, promote
+from normstab.search.promotion import Promotion, Search, promote
 
-__all__ = ["Promotion", "promote"]
+__all__ = ["Promotion", "Search", "promote"]
