@@ -14,7 +14,7 @@ from normstab.numerics.kernels import process as _process  # noqa: F401  (which 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from normstab import search
+    import normstab.search as search
     from normstab.errors import NormstabError
     from normstab.norms.catalogue import NORMS
     from normstab.norms.modules import (

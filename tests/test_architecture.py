@@ -31,7 +31,8 @@ ORDER = [
     "errors",
 ]
 LAYERS = {part: set(ORDER[index:]) for index, part in enumerate(ORDER)}
-LAYERS["cli"] |= {"testing"}
+LAYERS["cli"] |= {"testing", "cli_search"}
+LAYERS["cli_search"] = LAYERS["cli"] - {"cli"}  # commands of their own file, which `cli` lists
 LAYERS["testing"] = {"testing", *ORDER} - {"cli"}
 
 LONGEST_FILE = 320

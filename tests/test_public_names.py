@@ -12,7 +12,10 @@ import normstab as ns
 def names_for_type_checkers():
     tree = ast.parse(Path(ns.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    return {(alias.asname or alias.name): node.module for node in block.body for alias in node.names}
+    listed = [
+        (alias, getattr(node, "module", alias.name.rpartition(".")[0])) for node in block.body for alias in node.names
+    ]
+    return {(alias.asname or alias.name): module for alias, module in listed}
 
 
 @pytest.mark.parametrize("name", ns.__all__)

@@ -1,4 +1,4 @@
-"""Promotion on planted faults: what must stay wide is known, and the trainings are made up, but for one in earnest."""
+"""Promotion on planted faults: what must stay wide is known, and the trainings are made up."""
 
 import json
 from dataclasses import replace
@@ -186,19 +186,26 @@ def test_an_ambiguous_or_unknown_name_says_what_there_is():
         chosen_cells(cells_of_a_grid(), "l3")
 
 
-def test_the_command_finds_in_earnest_that_l2_needs_wide_squares_and_resumes(scenario, tmp_path, capsys):
+def test_the_command_answers_in_json_and_writes_a_report_with_its_proof(scenario, tmp_path, monkeypatch, capsys):
+    train_instead(monkeypatch, {MODULES[4]})
     out = tmp_path / "out"
-    command = ["promote", scenario, "--cell", "fp16,256", "--by", "class", "--allow", "INCONCLUSIVE", "--out", str(out)]
-    command += ["--set", "grid.seed=[0]", "--set", "dataset.scale=1.0", "--json", "--quiet"]
-    code = main(command)
-    answer = json.loads(capsys.readouterr().out)
-    assert code == 0
-    assert "square" in answer["members"]
-    assert answer["minimal"]
-    assert answer["rules"]["_default"].startswith("fp16/nearest/fp32")
-    assert answer["trainings"] > 0
-    report = (out / "report.md").read_text()
-    assert "without square: " in report
-    assert (out / "plots" / "tried.svg").read_text().count("<svg") == 1
+    command = ["promote", scenario, "--cell", "fp16,256", "--out", str(out), "--json", "--quiet"]
     assert main(command) == 0
-    assert json.loads(capsys.readouterr().out) == {**answer, "trainings": 0}
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["members"] == [MODULES[4]]
+    assert answer["rules"] == {MODULES[4]: str(FP32)}
+    assert answer["minimal"]
+    assert answer["verdict"] == "STABLE"
+    assert [trial["verdict"] for trial in answer["tried"] if not trial["members"]] == ["NONFINITE"]
+    assert f"without {MODULES[4]}: NONFINITE" in (out / "report.md").read_text()
+    assert (out / "plots" / "tried.svg").read_text().count("<svg") == 1
+    assert json.loads((out / "promotion.json").read_text()) == answer
+
+
+def test_the_command_exits_1_where_nothing_suffices_and_2_for_a_wrong_budget(scenario, tmp_path, monkeypatch, capsys):
+    train_instead(monkeypatch, {"elsewhere"})
+    command = ["promote", scenario, "--cell", "fp16,256", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "No set of the 12 candidates kept in fp32 suffices" in capsys.readouterr().out
+    assert main([*command, "--budget", "soon"]) == 2
+    assert "expected a number and s, m or h" in capsys.readouterr().err
