@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from normstab.terminal.exit_codes import FAILED
+
 if TYPE_CHECKING:
     from normstab.search.promotion import Search
 
 __all__ = ["promote"]
 
-FAILED = 1
+
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 

@@ -15,12 +15,12 @@ from normstab.experiment.records.step_log import StepLog
 from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, TrainSpec
 from normstab.numerics.ledger import Tally
 from normstab.numerics.precision import Precision
+from normstab.numerics.rules import Rules
 from normstab.search import promotion, trials
 from normstab.search.candidates import class_candidates, module_candidates
 from normstab.search.chosen_cell import chosen_cells
 from normstab.search.kept_wide import class_precision, module_rules
 from normstab.search.promotion import Search, promote
-from normstab.simulation.rules import Rules
 from tests.assess.synthetic import make_cell, make_run
 
 MODULES = [f"block{i}.norm{j}" for i in range(4) for j in range(3)]
