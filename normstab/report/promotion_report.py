@@ -12,8 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from normstab.experiment.records.files import write_atomically
-from normstab.report.svg import VERDICT_COLOURS, draw
-from normstab.report.words import VERDICT_MARKS, aligned
+from normstab.report.svg import draw
+from normstab.report.words import aligned
 from normstab.search.promotion import Promotion, Trial
 
 __all__ = ["promotion_json", "promotion_text", "write_promotion"]
@@ -106,10 +106,7 @@ def write_promotion(found: Promotion, directory: Path) -> Path:
 
 def promotion_markdown(found: Promotion) -> str:
     """Return the report as Markdown."""
-    rows = [
-        (_set_words(trial.members), f"{VERDICT_MARKS[trial.verdict]} {trial.verdict}", trial.reason)
-        for trial in found.tried
-    ]
+    rows = [(_set_words(trial.members), trial.verdict.marked, trial.reason) for trial in found.tried]
     evidence = [(each.name, f"{each.results:,}", each.evidence) for each in found.candidates[:MOST_ROWS]]
     left = len(found.candidates) - len(evidence)
     parts = [
@@ -138,7 +135,7 @@ def tried_plot(found: Promotion) -> str:
         axes = figure.add_subplot()
         for row, trial in enumerate(found.tried):
             columns = [column for column, name in enumerate(tested) if name in trial.members]
-            colour = VERDICT_COLOURS[trial.verdict]
+            colour = trial.verdict.colour
             axes.scatter(columns, [row] * len(columns), marker="s", s=60, color=colour)
             axes.text(len(tested) - 0.3, row, str(trial.verdict), color=colour, va="center", fontsize=8)
         axes.set_xticks(range(len(tested)), tested, rotation=60, ha="right")

@@ -15,7 +15,7 @@ from normstab.experiment.records.step_log import StepLog
 from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, TrainSpec
 from normstab.numerics.ledger import Tally
 from normstab.numerics.precision import Precision
-from normstab.numerics.rules import Rules
+from normstab.numerics.rules import precision_rules
 from normstab.search import promotion, trials
 from normstab.search.candidates import class_candidates, module_candidates
 from normstab.search.chosen_cell import chosen_cells
@@ -65,7 +65,7 @@ def train_instead(monkeypatch, planted, *, broken=MODULES):
 
 
 def _made(cell, planted, broken):
-    rules = Rules(cell.numerics.rules, cell.numerics.precision)
+    rules = precision_rules(cell.numerics.rules, cell.numerics.precision)
     fails = not cell.is_reference and any(rules.of(name) != FP32 for name in planted)
     sites = {f"{name}.square[forward]": Tally(100, overflow=int(name in planted)) for name in broken}
     first_steps = {f"{name}.square[forward]": {"overflow": 0} for name in planted}
@@ -137,7 +137,7 @@ def test_a_budget_that_is_spent_ends_without_a_claim(scenario, tmp_path, monkeyp
 def test_rules_keep_the_own_operations_of_the_members_and_no_others():
     for size in range(4):
         for members in combinations(ALL_MODULES, size):
-            rules = Rules(module_rules(members, ALL_MODULES, narrow="fp16", wide="fp32"), "fp16")
+            rules = precision_rules(module_rules(members, ALL_MODULES, narrow="fp16", wide="fp32"), "fp16")
             assert {name for name in ALL_MODULES if rules.of(name) == FP32} == set(members)
 
 
