@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from normstab import cli_search
+from normstab import cli_machine, cli_search
 from normstab.terminal import executor_options as on
 from normstab.terminal import options
 from normstab.terminal.exit_codes import BAD_INPUT, CRASHED, EXIT_HELP, FAILED, INTERRUPTED, code_of_verdict
@@ -286,32 +286,6 @@ def list_catalogue(
     context.obj.give(found.get(catalogue, found) if as_json else "\n\n".join(map(table_text, found.values())))
 
 
-@app.command()
-def doctor(context: typer.Context, as_json: options.Json = False) -> None:
-    """Show versions, device, kernels in use and data sets found."""
-    from normstab.terminal.plain import facts_text
-    from normstab.testing.doctor import examine
-
-    facts = examine()
-    context.obj.give(facts if as_json else "\n".join(facts_text(name, found) for name, found in facts.items()))
-
-
-@app.command()
-def selftest(context: typer.Context, device: options.Device = "cpu", as_json: options.Json = False) -> None:
-    """Check, on this machine and device, that the numbers are those of every machine; under a minute."""
-    from normstab.terminal.plain import table_text
-    from normstab.testing.selftest import run_selftest
-
-    voice: Voice = context.obj
-    checks = run_selftest(device, progress=lambda check: voice.say(f"checked {check.subject}"))
-    rows = [{**asdict(check), "passed": check.passed} for check in checks]
-    voice.give(rows if as_json else table_text(rows))
-    failed = [check.subject for check in checks if not check.passed]
-    if failed:
-        voice.complain(f"normstab: {len(failed)} checks failed; report them with the output of `normstab doctor`")
-        raise typer.Exit(FAILED)
-
-
 def _show(voice: Voice, scenarios: Sequence[Scenario], *, as_json: bool) -> None:
     from normstab.experiment.scenario.expand import expand
     from normstab.experiment.scenario.outline import outline_of
@@ -321,4 +295,5 @@ def _show(voice: Voice, scenarios: Sequence[Scenario], *, as_json: bool) -> None
     voice.give([asdict(outline) for outline in outlines] if as_json else "\n\n".join(map(outline_text, outlines)))
 
 
-app.command()(cli_search.promote)
+for command in (cli_machine.doctor, cli_machine.selftest, cli_search.promote):
+    app.command()(command)

@@ -31,8 +31,9 @@ ORDER = [
     "errors",
 ]
 LAYERS = {part: set(ORDER[index:]) for index, part in enumerate(ORDER)}
-LAYERS["cli"] |= {"testing", "cli_search"}
-LAYERS["cli_search"] = LAYERS["cli"] - {"cli"}  # commands of their own file, which `cli` lists
+COMMANDS = {"cli_machine", "cli_search"}  # commands in files of their own, which `cli` lists
+LAYERS["cli"] |= {"testing", *COMMANDS}
+LAYERS |= {part: LAYERS["cli"] - {"cli", *COMMANDS} for part in COMMANDS}
 LAYERS["testing"] = {"testing", *ORDER} - {"cli"}
 
 LONGEST_FILE = 320
