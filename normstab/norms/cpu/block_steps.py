@@ -26,7 +26,7 @@ from normstab.numerics.kernels.cpu.counting import (
     round_counted64,
 )
 from normstab.numerics.kernels.cpu.shortcuts import nearest_finish32, nearest_magnitude32
-from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, COUNTS, SCRATCH_AT, folded
+from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, COUNTS, SCRATCH_AT, sum_folded
 from normstab.numerics.kernels.format_table import INTEGER, MAGIC, PLAN
 
 __all__ = [
@@ -72,10 +72,7 @@ def exact(kind, a, b):
         return a / b
     if kind == CAST:
         return a
-    b = -b if kind == SUB else b
-    s = a + b
-    b_seen = s - a
-    return folded(s, (a - (s - b_seen)) + (b - b_seen))
+    return sum_folded(a, -b if kind == SUB else b)
 
 
 @outside

@@ -8,7 +8,7 @@ import numpy as np
 from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32
 from normstab.numerics.kernels.cpu.compile import as_int64, as_uint32, device, kernel, view
 from normstab.numerics.kernels.cpu.counting import COUNT, LARGEST, SCRATCH, SMALLEST, clear, settle_scratches
-from normstab.numerics.kernels.cpu.sums.steps import folded
+from normstab.numerics.kernels.cpu.sums.steps import sum_folded
 
 __all__ = ["move_average"]
 
@@ -30,13 +30,9 @@ def move_average(running, new, n, rest, momentum, row, stamp, step):  # pragma: 
         moved[i] = f32(a + b)
         if not (is_normal(old[i]) and is_normal(x[i]) and is_normal(a) and is_normal(b) and is_normal(moved[i])):
             return False
-        p, q = np.float64(a), np.float64(b)
-        total = p + q
-        q_seen = total - p
-        exact = folded(total, (p - (total - q_seen)) + (q - q_seen))
         note(scratch, abs(np.float64(rest) * np.float64(old[i])))
         note(scratch, abs(np.float64(momentum) * np.float64(x[i])))
-        note(scratch, abs(exact))
+        note(scratch, abs(sum_folded(np.float64(a), np.float64(b))))
     for i in range(n):
         old[i] = moved[i]
     if row != 0:

@@ -33,6 +33,7 @@ __all__ = [
     "round_step",
     "rows_of",
     "settle_all",
+    "sum_folded",
     "write",
 ]
 
@@ -161,13 +162,18 @@ def folded(s, error):
     return as_float64(bits + 1 if (error > 0.0) == (s > 0.0) else bits - 1)
 
 
+@device
+def sum_folded(a, b):
+    """Return a + b rounded to odd, so that one more rounding is the only one. Source: Knuth's TwoSum for the error."""
+    s = a + b
+    b_seen = s - a
+    return folded(s, (a - (s - b_seen)) + (b - b_seen))
+
+
 @outside
 def add_step(a, b, leaf, context):
     """Return a + b, rounded once and counted."""
-    s = a + b
-    if context[FOLDS] != 0:
-        b_seen = s - a
-        s = folded(s, (a - (s - b_seen)) + (b - b_seen))
+    s = sum_folded(a, b) if context[FOLDS] != 0 else a + b
     if s == 0.0 and context[DOWN] != 0 and (as_int64(a) ^ as_int64(b)) < 0:
         s = -0.0
     return round_step(s, leaf, a != a or b != b, abs(a) == np.inf or abs(b) == np.inf, context)
@@ -177,10 +183,7 @@ def add_step(a, b, leaf, context):
 def fma_step(a, b, c, leaf, context):
     """Return a b + c, rounded once and counted; the product is exact in float64 for p <= 24."""
     product = a * b
-    s = product + c
-    if context[FOLDS] != 0:
-        c_seen = s - product
-        s = folded(s, (product - (s - c_seen)) + (c - c_seen))
+    s = sum_folded(product, c) if context[FOLDS] != 0 else product + c
     if s == 0.0 and context[DOWN] != 0 and (as_int64(product) ^ as_int64(c)) < 0:
         s = -0.0
     has_nan = a != a or b != b or c != c
