@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import normstab as ns
-from normstab.numerics import accumulate, matmul, means
+from normstab.numerics import accumulate
+from normstab.numerics.sums import matmul, means
 
 pytest.importorskip("numba")
 cpu_matmul = pytest.importorskip("normstab.numerics.kernels.cpu.sums.cpu_matmul")
