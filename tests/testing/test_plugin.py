@@ -51,10 +51,10 @@ def test_results_are_junit_properties_and_a_report(suite, pytester):
 
 
 def test_ini_keys_set_the_defaults(suite, pytester):
-    pytester.makeini("[pytest]\nnormstab_precision = e5m2\nnormstab_report = from_ini")
+    pytester.makeini("[pytest]\nnormstab_precision = bf16\nnormstab_report = from_ini")
     suite("-k", "sound").assert_outcomes(passed=1)
     rows = json.loads((pytester.path / "from_ini" / "stability.json").read_text())
-    assert rows[0]["precision"].startswith("e5m2/")
+    assert rows[0]["precision"].startswith("bf16/")
 
 
 def test_it_works_under_xdist(suite, pytester):
