@@ -18,6 +18,7 @@ from normstab.assess.judgement import GroupJudgement, Judgement
 from normstab.assess.points import point_words, value_words, varying_axes
 from normstab.assess.runs import Run
 from normstab.assess.verdicts import RULES, Verdict
+from normstab.report.answer import answer
 from normstab.report.words import (
     OUTCOME_MARKS,
     aligned,
@@ -58,22 +59,15 @@ def alert_word(outcomes: Sequence[Outcome]) -> str:
 
 
 def headline(found: Assessment) -> list[str]:
-    """Return the sentences that a hurried reader needs: verdicts, expectations, the gravest failure."""
+    """Return the sentences that a hurried reader needs: the answer, the verdicts, the expectations."""
     if not found.groups:
         return ["**No finished cell.** Run the scenario to make its records."]
     shown = [f"{count} {verdict}" for verdict, count in sorted(found.tally().items(), key=lambda v: -v[0].value)]
     cells = sum(len(group.cells) for group in found.judged)
-    lines = [
-        f"**{', '.join(shown)}** of {cells} cells at {len(found.judged)} grid points."
-        if shown
-        else "**References only.**"
-    ]
+    lines = [f"**{answer(found)}**"] if shown else ["**References only.**"]
+    lines += [f"{', '.join(shown)} of {cells} cells at {len(found.judged)} grid points."] if shown else []
     counted = [f"{found.count(outcome)} {outcome}" for outcome in Outcome if found.count(outcome)]
     lines += [f"Expectations: {', '.join(counted)}."] if counted else ["The scenario expects nothing."]
-    failing = [group for group in found.judged if group.verdict.fails]
-    if failing:
-        worst = max(failing, key=lambda group: group.verdict.value)
-        lines.append(f"Gravest: {point_words(worst.coordinates)} is {worst.verdict}: {worst.worst.sentence}.")
     return lines
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+
 from tabulate import tabulate
 
 from normstab.assess.assessment import Assessment
 from normstab.assess.expected.outcome import Outcome
 from normstab.assess.judgement import GroupJudgement
-from normstab.assess.points import value_words
+from normstab.assess.points import value_words, varying_axes
+from normstab.report.answer import answer
 from normstab.report.words import number
 
 __all__ = ["summary"]
@@ -15,26 +19,45 @@ __all__ = ["summary"]
 SHOWN = {Outcome.MET: "met", Outcome.NOT_MET: "NOT MET", Outcome.INCONCLUSIVE: "inconclusive"}
 
 
-def summary(found: Assessment) -> str:
-    """Return the table of verdicts, a line for each expectation, and what could not be read."""
+# The columns that go first where the table is wider than the terminal.
+LEAST_WORTH = ("seeds", "accuracy", "points lost", "first offence")
+
+
+def summary(found: Assessment, *, width: int | None = None) -> str:
+    """Return the table of verdicts, each expectation, what could not be read, and last the answer.
+
+    The table never wraps at `width` columns, by default the terminal's: the columns of least worth are left out.
+    """
     parts = []
     if found.judged:
-        rows = [_row(group) for group in found.judged]
-        parts.append(tabulate(rows, headers="keys", tablefmt="simple", missingval="", disable_numparse=True))
+        parts.append(_table(found.judged, width or shutil.get_terminal_size((80, 24)).columns))
     parts += ["\n".join(_expectations(found))] if found.expectations else []
     parts += [f"unreadable: {problem}" for problem in found.problems]
     parts += [f"no record: {cell.id}" for cell in found.missing]
+    parts += [answer(found).replace("`", "")] if found.judged else []
     return "\n\n".join(parts)
 
 
-def _row(group: GroupJudgement) -> dict[str, str]:
+def _table(judged: Sequence[GroupJudgement], width: int) -> str:
+    """Return a row for each setting, named by what differs, without the columns for which there is no room."""
+    axes = varying_axes(group.coordinates for group in judged) or list(judged[0].coordinates)[:1]
+    rows = [_row(group, axes) for group in judged]
+    for dropped in (None, *LEAST_WORTH):
+        rows = [{name: text for name, text in row.items() if name != dropped} for row in rows]
+        table = str(tabulate(rows, headers="keys", tablefmt="simple", missingval="", disable_numparse=True))
+        if max(map(len, table.splitlines())) <= width:
+            break
+    return table
+
+
+def _row(group: GroupJudgement, axes: Sequence[str]) -> dict[str, str]:
     """Return where in the grid, the verdict, how accurate beside the reference, and the first offence."""
     worst = group.worst
     first = "" if worst.first_site is None else worst.first_site
     if worst.first_step is not None:
         first += f", step {worst.first_step}"
     return {
-        **{axis: value_words(axis, value) for axis, value in group.coordinates.items()},
+        **{axis: value_words(axis, value) for axis, value in group.coordinates.items() if axis in axes},
         "seeds": str(len(group.cells)),
         "verdict": str(group.verdict),
         "accuracy": number(group.accuracy),

@@ -36,7 +36,8 @@ def test_the_order_of_the_records_does_not_matter(rendered, tmp_path):
 
 
 def test_the_verdict_comes_first(rendered):
-    assert rendered.text.index("**3 COLLAPSED, 33 STABLE**") < 400
+    assert rendered.text.index("**Fails in 1 of 12 settings: norm l2, precision fp16, input_scale 256") < 400
+    assert rendered.text.index("3 COLLAPSED, 33 STABLE of 36 cells") < rendered.text.index("## Verdicts")
     assert rendered.text.index("[!CAUTION]") < rendered.text.index("## Expectations")
     assert "`stem.square[forward]`, first in step 0" in rendered.text
 
