@@ -45,6 +45,11 @@ class Voice:
         """Tell people what went wrong, `--quiet` or not."""
         print(text, file=sys.stderr, flush=True)
 
+    def note(self, sentences: Sequence[str]) -> None:
+        """Tell people what they may not have meant."""
+        for sentence in sentences:
+            self.say(f"note: {sentence}")
+
     def give(self, answer: Any) -> None:
         """Put a command's answer on stdout: text as it is, anything else as JSON."""
         print(answer if isinstance(answer, str) else json.dumps(answer, indent=2, ensure_ascii=False), flush=True)
@@ -95,7 +100,9 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Train every cell of scenarios beside its wide reference, judge, and write the report."""
+    from normstab.experiment.scenario.expand import expand
     from normstab.experiment.scenario.gather import directories_of, load_scenarios
+    from normstab.experiment.scenario.outline import cautions_of
     from normstab.study import write_reports
 
     voice: Voice = context.obj
@@ -110,6 +117,7 @@ def run(
     found: dict[Path, Assessment] = {}
     for scenario, directory in zip(scenarios, directories, strict=True):
         voice.say(f"{scenario.name}: {scenario.question or 'no question stated'}")
+        voice.note(cautions_of(expand(scenario, hash_data=False)))
         code, assessment = _run(voice, scenario, directory, execution, force=force)
         codes.append(code)
         if assessment is None:
@@ -238,10 +246,15 @@ def validate(
     """Check scenario files: every problem at once, with its line and a suggestion."""
     from normstab.experiment.scenario.expand import expand
     from normstab.experiment.scenario.gather import load_scenarios
+    from normstab.experiment.scenario.outline import cautions_of
 
     voice, scenarios = context.obj, load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
-    counts = [{"path": scenario.path, "cells": len(expand(scenario, hash_data=False))} for scenario in scenarios]
-    voice.say("\n".join(f"{count['path']}: valid, {count['cells']} cells" for count in counts))
+    counts = []
+    for scenario in scenarios:
+        cells = expand(scenario, hash_data=False)
+        counts.append({"path": scenario.path, "cells": len(cells)})
+        voice.say(f"{scenario.path}: valid, {len(cells)} cells")
+        voice.note(cautions_of(cells))
     if as_json:
         voice.give(counts)
 

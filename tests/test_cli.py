@@ -66,6 +66,14 @@ def test_a_set_reaches_the_cells(capsys):
     assert {cell["epochs"] for cell in json.loads(capsys.readouterr().out)[0]["cells"]} == {7}
 
 
+def test_validate_and_show_ask_whether_the_usual_e4m3_was_meant(capsys):
+    changed = ["quickstart", "--set", "grid.precision=[fp16, e4m3]"]
+    for command in ("validate", "show"):
+        assert main([command, *changed]) == 0
+        captured = capsys.readouterr()
+        assert "e4m3 has max 240 and inf; did you mean e4m3fn, max 448?" in captured.out + captured.err
+
+
 def test_a_directory_without_scenarios_is_bad_input(tmp_path, capsys):
     assert main(["validate", str(tmp_path)]) == 2
     assert "normstab list scenarios" in capsys.readouterr().err

@@ -30,6 +30,16 @@ def test_check_answers_for_a_users_factory(tmp_path, monkeypatch, capsys, name, 
     assert answer["passed"] == (code == 0)
 
 
+def test_check_asks_about_names_that_may_mean_another_format(tmp_path, monkeypatch, capsys):
+    (tmp_path / "factories.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked = ["check", "factories:survives", "--input", "2x4", "--precision"]
+    main([*asked, "e4m3"])
+    assert "note: e4m3 has max 240 and inf; did you mean e4m3fn, max 448?" in capsys.readouterr().out
+    assert main([*asked, "float16"]) == 2
+    assert "did you mean fp16 (every result rounded to fp16) or half" in capsys.readouterr().err
+
+
 def test_check_of_an_unknown_factory_is_bad_input(capsys):
     assert main(["check", "json:lods", "--input", "2x4"]) == 2
     assert "did you mean 'load" in capsys.readouterr().err

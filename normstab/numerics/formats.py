@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from normstab.errors import FormatError, near
+from normstab.numerics.spelling.typed_names import ASKED_FORMATS, OTHER_NAMES
 
 __all__ = ["DTYPES", "FORMATS", "AnyFormat", "FixedFormat", "Format", "format_of_dtype", "parse_format"]
 
@@ -171,15 +172,18 @@ _FIXED_NAME = re.compile(r"q(\d{1,3})\.(\d{1,3})\Z")
 def parse_format(text: str | AnyFormat) -> AnyFormat:
     """Return the format that `text` names: `NAME[:inf|nan|saturate|wrap]`; a format passes through.
 
-    NAME is a preset (they win over the grammar), `eXmY` or `qI.F`. Surrounding blanks and letter case do
-    not matter. Raises FormatError, a ValueError, with what was found and what is allowed.
+    NAME is a preset (they win over the grammar), `eXmY`, `qI.F`, or a preset's name elsewhere (`float16`).
+    Surrounding blanks and letter case do not matter.
+    Raises FormatError, a ValueError, with what was found and what is allowed.
     """
     if isinstance(text, Format | FixedFormat):
         return text
     if not isinstance(text, str):
         raise FormatError(f"a format is a string or a Format, not {type(text).__name__}: {text!r}")
     name, _, policy = text.strip().lower().partition(":")
-    found = FORMATS.get(name) or _from_grammar(name)
+    found = FORMATS.get(OTHER_NAMES.get(name, name)) or _from_grammar(name)
+    if found is None and name in ASKED_FORMATS:
+        raise FormatError(f"{name!r} is not one format; did you mean {ASKED_FORMATS[name]}?")
     if found is None:
         presets = ", ".join(FORMATS)
         raise FormatError(f"unknown format {text!r}{near(name, FORMATS)}; allowed: {GRAMMAR} ({presets})")

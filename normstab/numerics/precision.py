@@ -11,11 +11,12 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
-from normstab.errors import FormatError, PrecisionError, near
+from normstab.errors import PrecisionError, near
 from normstab.numerics.formats import AnyFormat, Format, parse_format
 from normstab.numerics.recipes import RECIPES
 from normstab.numerics.rounding_modes import NEAREST, ROUNDINGS, Rounding
 from normstab.numerics.scaled.scaled_format import Scaled
+from normstab.numerics.spelling.machine_format import machine_format
 
 __all__ = ["FORMAT_ROLES", "NEAREST", "OPERANDS", "ROUNDINGS", "Accumulation", "Precision", "Rounding"]
 
@@ -293,13 +294,7 @@ def _parsed(text: str, head: str, chosen: dict[str, str]) -> Precision:
         raise PrecisionError(f"precision {text!r}: an empty part between slashes")
     if compute in RECIPES:
         raise PrecisionError(f"precision {text!r}: a recipe takes ;KEY=VALUE after it, no rounding or accumulation")
-    try:
-        found = parse_format(compute)
-    except FormatError as error:
-        if hint := near(compute, RECIPES):
-            raise PrecisionError(f"precision {text!r}: unknown recipe or format {compute!r}{hint}") from error
-        raise
-    return _with_defaults(found, rounding, accumulation, chosen)
+    return _with_defaults(machine_format(text, compute), rounding, accumulation, chosen)
 
 
 def _with_defaults(compute: AnyFormat, rounding: str, accumulation: str, chosen: dict[str, str]) -> Precision:

@@ -17,6 +17,7 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import OPERANDS, Precision
 from normstab.numerics.rules import Rules, precision_rules
+from normstab.numerics.spelling.cautions import cautions
 from normstab.simulation.around.mode_stack import check_order
 from normstab.simulation.around.session import Arithmetics, Session
 from normstab.simulation.loss_scale import LossScaler
@@ -56,7 +57,7 @@ def simulate(
     chosen = precision_rules(rules, precision)
     refuse_what_is_not_simulated(chosen)
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(), seed)
-    run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale))
+    run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=cautions(chosen.values()))
     session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
     with ExitStack() as stack:
         session.mode.observer = observer

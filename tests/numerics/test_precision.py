@@ -1,14 +1,18 @@
 """The Precision grammar: parse(str(p)) == p, defaults, roles, errors."""
 
+import re
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import normstab as ns
 from normstab.numerics.recipes import RECIPES
 from normstab.numerics.scaled.scaled_format import Scaled
+from normstab.numerics.spelling.cautions import cautions
+from normstab.numerics.spelling.typed_names import OTHER_NAMES
 
 FORMAT_NAMES = [*ns.FORMATS, "e6m9", "q7.8", "e4m3fn:saturate", "q3.4:wrap"]
 ROUNDINGS = ["nearest", "nearest-away", "toward-zero", "up", "down", "to-odd", "stochastic", "stochastic:8"]
@@ -205,3 +209,61 @@ def test_a_malformed_precision_is_refused_and_told_what_is_allowed(text, names):
     with pytest.raises(ns.NormstabError) as error:
         ns.Precision.parse(text)
     assert names in str(error.value)
+
+
+def test_a_name_from_elsewhere_that_means_one_format_is_that_format():
+    assert ns.parse_format("float16") == ns.FORMATS["fp16"]
+    assert ns.parse_format(" Float8_E5M2:saturate") == ns.parse_format("e5m2:saturate")
+    assert str(ns.Precision.parse("float32/nearest/double;square=half")) == ("fp32/nearest/fp64:lanes64;square=fp16")
+    assert ns.Precision.parse("uniform:float16") == ns.Precision.parse("uniform:fp16")
+    assert ns.Precision.parse("float16/nearest/float32") == ns.Precision.parse("fp16")
+
+
+def test_a_name_from_elsewhere_that_is_a_dtype_of_torch_holds_its_numbers():
+    for name in OTHER_NAMES:
+        dtype = getattr(torch, name, None)
+        if isinstance(dtype, torch.dtype):
+            limits, format = torch.finfo(dtype), ns.parse_format(name)
+            assert (limits.max, limits.smallest_normal) == (format.max, format.min_normal)
+
+
+def test_a_recipe_wins_over_the_format_of_that_name():
+    assert [ns.Precision.parse(name).recipe for name in ("half", "bfloat16")] == ["half", "bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("name", "offers"),
+    [
+        ("float16", ["fp16", "half"]),
+        ("f16;square=fp32", ["fp16", "half"]),
+        ("fp8", ["e4m3fn", "e5m2", "fp8-tensorwise", "mxfp8"]),
+        ("fp4", ["nvfp4", "mxfp4", "e2m1"]),
+        ("fp6", ["mxfp6-e2m3", "mxfp6-e3m2", "e2m3", "e3m2"]),
+        ("amp", ["amp-fp16", "amp-bf16"]),
+        ("16-mixed", ["amp-fp16"]),
+        ("bf16-true", ["bfloat16"]),
+    ],
+)
+def test_a_name_of_several_machines_asks_which_and_every_offer_parses(name, offers):
+    with pytest.raises(ns.NormstabError, match="did you mean") as caught:
+        ns.Precision.parse(name)
+    words = re.split(r"[\s,?():]+", str(caught.value).partition("did you mean")[2])
+    assert [offer for offer in offers if offer in words] == offers
+    assert all(ns.Precision.parse(offer) for offer in offers)
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp16/nearest/fp8", "fp16;sum=fp4"])
+def test_a_format_that_is_several_is_asked_about(name):
+    with pytest.raises(ns.NormstabError, match="did you mean e"):
+        ns.parse_format(name) if name == "fp8" else ns.Precision.parse(name)
+
+
+@pytest.mark.parametrize("text", ["e4m3", "fp16/nearest/e4m3", "bf16;operand=e4m3@row", "bf16;sum=e4m3:inf"])
+def test_e4m3_with_infinity_comes_with_the_question_whether_e4m3fn_was_meant(text):
+    assert cautions([ns.Precision.parse(text)]) == ["e4m3 has max 240 and inf; did you mean e4m3fn, max 448?"]
+    assert (ns.parse_format("e4m3").max, ns.parse_format("e4m3fn").max) == (240, 448)
+
+
+@pytest.mark.parametrize("text", ["e4m3fn", "e5m2", "fp8-rowwise", "native", "fp16;sum=e4m3:saturate"])
+def test_what_is_not_mistaken_has_no_caution(text):
+    assert cautions([ns.Precision.parse(text)]) == []

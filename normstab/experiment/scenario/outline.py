@@ -10,8 +10,10 @@ from normstab.errors import lookup
 from normstab.experiment.data.datasets import DATASETS
 from normstab.experiment.scenario.reader import Scenario
 from normstab.experiment.scenario.spec import Cell, Scalar
+from normstab.numerics.precision import Precision
+from normstab.numerics.spelling.cautions import cautions
 
-__all__ = ["outline_of"]
+__all__ = ["cautions_of", "outline_of"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Outline:
     profiles: tuple[str, ...]
     expectations: int
     cells: tuple[CellOutline, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> int | None:
@@ -70,6 +73,7 @@ class Outline:
             "profiles": ", ".join(self.profiles),
             "expects": f"{self.expectations} expectations",
             "cost": self.cost,
+            "note": " ".join(self.notes),
         }
         return {name: value for name, value in found.items() if value}
 
@@ -93,7 +97,14 @@ def outline_of(scenario: Scenario, cells: Sequence[Cell]) -> Outline:
         profiles=tuple(profiles),
         expectations=len(scenario.expectations),
         cells=tuple(_cell_outline(cell) for cell in cells),
+        notes=tuple(cautions_of(cells)),
     )
+
+
+def cautions_of(cells: Sequence[Cell]) -> list[str]:
+    """Return a sentence for each format of the cells' arithmetic that is easily taken for another."""
+    texts = {text for cell in cells for text in (cell.numerics.precision, *cell.numerics.rules.values())}
+    return cautions(Precision.parse(text) for text in sorted(texts))
 
 
 def _described(name: str, **numbers: int | None) -> str:
