@@ -220,10 +220,11 @@ def check(
     as_json: options.Json = False,
 ) -> None:
     """Find out whether a model of your own survives a precision, on one input."""
-    from normstab.testing.check_input import build, load_factory, parse_inputs, parse_rules
+    from normstab.experiment.network.users_code import load_function
+    from normstab.testing.check_input import build, parse_inputs, parse_rules
 
     specs, ruled = parse_inputs(inputs or ()), parse_rules(rules or ())
-    built = build(load_factory(factory), seed)
+    built = build(load_function(factory), seed)
     from normstab.testing.check import check as check_built
     from normstab.testing.check_run import Training
     from normstab.testing.check_text import answer_json, answer_text

@@ -21,13 +21,14 @@ from normstab.assess.causes.whatif import predicted
 from normstab.assess.constants import constant
 from normstab.assess.runs import Run
 from normstab.errors import NormstabError
+from normstab.experiment.network.users_code import users_code
 from normstab.norms.replace import replace_norms_
 from normstab.numerics.formats import FORMATS, AnyFormat
 from normstab.numerics.ledger import Ledger, Tally
 from normstab.numerics.precision import Precision
 from normstab.simulation import Run as Simulated
 from normstab.simulation import record, simulate
-from normstab.testing.check_input import InputSpec, users_code
+from normstab.testing.check_input import InputSpec
 from normstab.testing.check_record import BLAMED, as_run, norm_layers
 from normstab.testing.check_run import Outcome, Training, run_plainly, run_subject
 from normstab.testing.culprit import Culprit, Trace, find_culprit

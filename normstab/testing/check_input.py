@@ -5,20 +5,16 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from normstab.errors import NormstabError, near
+from normstab.experiment.network.users_code import users_code
 
-__all__ = ["InputSpec", "build", "load_factory", "parse_inputs", "parse_rules", "users_code"]
+__all__ = ["InputSpec", "build", "parse_inputs", "parse_rules"]
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 WHOLE = ("bool", "uint8", "int32", "int64")
@@ -95,33 +91,6 @@ def parse_rules(texts: Sequence[str]) -> dict[str, str]:
     return rules
 
 
-def load_factory(path: str) -> Callable[[], Any]:
-    """Return the callable that `package.module:name` names; the working directory is searched too."""
-    module_name, colon, name = path.partition(":")
-    if not colon or not module_name or not name:
-        raise NormstabError(f"{path!r}: expected package.module:factory, such as mypkg.models:build")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        with users_code(f"{path!r} cannot be imported"):
-            module = importlib.import_module(module_name)
-    except NormstabError as error:
-        missing = getattr(error.__cause__, "name", None) if isinstance(error.__cause__, ModuleNotFoundError) else None
-        if missing and module_name.split(".")[0] == missing.split(".")[0]:
-            raise NormstabError(
-                f"{path!r}: no module named {missing!r}; run from its directory or install it"
-            ) from error
-        raise
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        public = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))]
-        raise NormstabError(
-            f"{path!r}: {module_name} has no callable {name!r}{near(name, public)} ({', '.join(public[:12])})"
-        )
-    found: Callable[[], Any] = factory
-    return found
-
-
 def build(factory: Callable[[], Any], seed: int) -> Any:
     """Return what the factory makes, with the generators of torch, numpy and Python seeded."""
     import numpy as np
@@ -132,27 +101,3 @@ def build(factory: Callable[[], Any], seed: int) -> Any:
     torch.manual_seed(seed)
     with users_code(f"the factory {getattr(factory, '__name__', factory)} failed"):
         return factory()
-
-
-@contextmanager
-def users_code(what: str) -> Iterator[None]:
-    """Turn any failure inside into a NormstabError that says `what`, the failure and the user's line."""
-    try:
-        yield
-    except NormstabError:
-        raise
-    except (Exception, SystemExit) as error:
-        frame = _users_frame(error)
-        where = f"\n  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame is not None else ""
-        raise NormstabError(f"{what}: {type(error).__name__}: {error}{where}") from error
-
-
-def _users_frame(error: BaseException) -> traceback.FrameSummary | None:
-    """Return the innermost frame outside installed libraries and normstab, else None."""
-    ours = str(Path(__file__).parents[1])
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<")) and "site-packages" not in frame.filename
-    ]
-    return frames[-1] if frames and frames[-1].filename not in (importlib.__file__, traceback.__file__) else None

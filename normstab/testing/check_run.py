@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from normstab.errors import NormstabError, lookup
-from normstab.testing.check_input import users_code
+from normstab.experiment.network.users_code import users_code
 from normstab.testing.subject import Subject, floating_tensors
 
 __all__ = ["OPTIMIZERS", "Outcome", "Training", "run_plainly", "run_subject"]

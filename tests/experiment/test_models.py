@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,8 +129,10 @@ def test_the_weight_scale_spares_the_last_layer() -> None:
     ("spec", "message"),
     [
         (ModelSpec("resnt18"), "did you mean 'resnet18'"),
-        (ModelSpec("torchvison:resnet18"), "torchvison, which does not import"),
-        (ModelSpec("torch.nn:Nothing"), "no attribute 'Nothing'"),
+        (ModelSpec("torchvison:resnet18"), "no module named 'torchvison'"),
+        (ModelSpec("torch.nn:Nothing"), "no callable 'Nothing'"),
+        (ModelSpec("mlp", args={"depth": 3}), "args are those of timm:, torchvision: or your own function"),
+        (ModelSpec("users:thin", args={"side": 3}), "args: side follows from the data set"),
         (ModelSpec("timm:resnet18", width=8), "width, stem and init"),
         (ModelSpec("mlp", stem="imagenet"), "one form of stem"),
         (ModelSpec("mlp", width=8, norm="l3"), "unknown norm 'l3'"),
@@ -179,6 +182,23 @@ def test_a_users_factory_is_called_with_the_task(monkeypatch: pytest.MonkeyPatch
     model = build_model(ModelSpec("users_models:thin", norm="linf"), SMALL, seed=0)
     assert model(batch(SMALL)).shape == (4, 10)
     assert [layer.norm for layer in norm_layers(model).values()] == ["linf"]
+
+
+def test_the_arguments_of_a_scenario_reach_the_users_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("users_models")
+    module.deep = lambda *, depth, **task: nn.Sequential(*(nn.Identity() for _ in range(depth)), thin(**task))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users_models", module)
+    model = build_model(ModelSpec("users_models:deep", args={"depth": 3}), SMALL)
+    assert isinstance(model, nn.Sequential) and len(model) == 4
+
+
+def test_a_users_function_that_fails_is_told_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_models.py").write_text("def build(channels, side, classes):\n    return channels / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        NormstabError, match=r"ZeroDivisionError.*\n.*failing_models\.py:2 in build: return channels / 0"
+    ):
+        build_model(ModelSpec("failing_models:build"), SMALL)
 
 
 def test_he_initialisation_gives_bounded_weight_norm_its_gain() -> None:

@@ -190,6 +190,43 @@ def test_every_axis_and_path_of_the_documentation_exists() -> None:
     assert set(AXES.values()) <= set(PATHS)
 
 
+USERS = "import torch\n\ndef build(channels, side, classes, width=8):\n    return torch.nn.Flatten()\n"
+
+
+def test_a_model_of_the_working_directory_is_imported_only_where_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_nets.py").write_text(USERS)
+    monkeypatch.chdir(tmp_path)
+    text = SMALL.replace("{name: mlp}", "{name: 'users_nets:build', args: {width: 4}}")
+    scenario = load_scenario(written(tmp_path, text), allow_import=True)
+    assert expand(scenario)[0].model.args == {"width": 4}
+    with pytest.raises(ScenarioError, match=r"s.yaml:4:15: model.name: .* no callable 'bild'; did you mean 'build'"):
+        load_scenario(written(tmp_path, text.replace("nets:build", "nets:bild")), allow_import=True)
+    # A report that somebody else made is judged again without running any code of it.
+    kept = {**scenario.to_json(), "document": {**scenario.document, "model": {"name": "no_such_module:build"}}}
+    (tmp_path / "scenario.json").write_text(json.dumps(kept))
+    assert read_scenario(tmp_path / "scenario.json").document["model"]["name"] == "no_such_module:build"
+
+
+def test_arguments_of_a_model_can_be_an_axis_or_a_part_of_a_variant(tmp_path: Path) -> None:
+    text = SMALL.replace("mlp", "timm:vit_tiny_patch16_224")
+    for grid, args in (
+        ("{model.args: [{img_size: 16}, {img_size: 32}]}", [{"img_size": 16}, {"img_size": 32}]),
+        ("{variant: [a, b]}\nvariants: {a: {}, b: {model.args.depth: 2}}", [None, {"depth": 2}]),
+    ):
+        cells = expand(load_scenario(written(tmp_path, f"{text}grid: {grid}\n")))
+        assert [cell.model.args for cell in cells] == args
+
+
+def test_arguments_leave_the_ids_of_cells_without_them_as_they_were(tmp_path: Path) -> None:
+    plain = expand(load_scenario(written(tmp_path, SMALL.replace("mlp", "timm:resnet18"))))[0]
+    assert "args" not in plain.to_json()["model"]
+    text = SMALL.replace("mlp", "timm:resnet18, args: {drop_rate: 0.5}")
+    other = expand(load_scenario(written(tmp_path, text)))[0]
+    assert other.id != plain.id and other.to_json()["model"]["args"] == {"drop_rate": 0.5}
+
+
 def test_importing_a_model_needs_leave(tmp_path: Path) -> None:
     text = SMALL.replace("mlp", "os:getcwd")
     assert "would import the module 'os'; add --allow-import" in complaint(tmp_path, text)

@@ -264,6 +264,12 @@ def test_e4m3_with_infinity_comes_with_the_question_whether_e4m3fn_was_meant(tex
     assert (ns.parse_format("e4m3").max, ns.parse_format("e4m3fn").max) == (240, 448)
 
 
+def test_a_wrong_name_is_answered_with_the_nearest_format_or_recipe():
+    for name, nearest in (("fp17", "fp16"), ("nvfp5", "nvfp4"), ("e4m3b", "e4m3fn"), ("bfloat6", "bfloat16")):
+        with pytest.raises(ns.NormstabError, match=f"did you mean '{nearest}'"):
+            ns.Precision.parse(name)
+
+
 @pytest.mark.parametrize("text", ["e4m3fn", "e5m2", "fp8-rowwise", "native", "fp16;sum=e4m3:saturate"])
 def test_what_is_not_mistaken_has_no_caution(text):
     assert cautions([ns.Precision.parse(text)]) == []

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import normstab as ns
+from normstab.experiment.network.users_code import load_function
 from normstab.testing.check import check
-from normstab.testing.check_input import load_factory, parse_inputs
+from normstab.testing.check_input import parse_inputs
 from normstab.testing.check_text import answer_json, answer_text
 from normstab.testing.output_verdict import SEVERITY
 from tests.testing import failures
@@ -127,13 +128,13 @@ def test_inputs_are_made_as_told():
     ("path", "names"),
     [
         ("nosuchmodule:build", "no module named"),
-        ("torch.nn", "package.module:factory"),
+        ("torch.nn", "package.module:function"),
         ("torch.nn:Linaer", "did you mean 'Linear'"),
     ],
 )
 def test_a_factory_that_is_not_there_is_told(path, names):
     with pytest.raises(ns.NormstabError, match=names):
-        load_factory(path)
+        load_function(path)
 
 
 def test_input_that_cannot_be_run_is_told():

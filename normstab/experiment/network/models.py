@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from normstab.errors import NormstabError, lookup
+from normstab.experiment.network.users_code import load_function, users_code
 from normstab.experiment.scenario.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ MODELS: dict[str, ModelRow] = {
 def require_model(spec: ModelSpec) -> None:
     """Raise NormstabError when `spec` names no model, or a width or stem that the model does not have."""
     library, colon, _ = spec.name.partition(":")
+    if not colon and spec.args:
+        raise NormstabError(
+            f"model {spec.name!r}: args are those of timm:, torchvision: or your own function; leave it out"
+        )
     if colon:
         if spec.width is not None or spec.stem != "small" or spec.init != "torch":
             raise NormstabError(f"model {spec.name!r}: width, stem and init are those of {library}; leave them out")
@@ -115,7 +120,7 @@ def build_model(spec: ModelSpec, task: Task, *, seed: int = 0, weight_scale: flo
     require_model(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _foreign(spec.name, task) if ":" in spec.name else _own(spec, task, seed)
+        model = _foreign(spec, task) if ":" in spec.name else _own(spec, task, seed)
     scale_weights_(model, weight_scale)
     apply_norms_(model, spec)
     apply_weight_norm_(model, spec)
@@ -130,39 +135,41 @@ def _own(spec: ModelSpec, task: Task, seed: int) -> nn.Module:
     return model
 
 
-def _foreign(name: str, task: Task) -> nn.Module:
-    """Return a network of torchvision or timm without pretrained weights, initialised as its library does.
+def _foreign(spec: ModelSpec, task: Task) -> nn.Module:
+    """Return a network of torchvision, timm or the user, initialised as its function does.
 
-    Any other `module:function` is called with the task's channels, side and classes; that such a name may be
-    imported was allowed where the scenario was read.
+    Any other `module:function` is called with the task's `channels`, `side` and `classes`; that such a name may be
+    imported was allowed where the scenario was read. `spec.args` are further keyword arguments.
     """
-    library, _, model_name = name.partition(":")
-    try:
-        module = importlib.import_module({"torchvision": "torchvision.models"}.get(library, library))
-    except (ImportError, RuntimeError) as error:
-        raise NormstabError(f"model {name!r} needs {library}, which does not import: {error}") from error
-    options: dict[str, Any] = {"channels": task.channels, "side": task.side, "classes": task.classes}
-    if library == "timm":
-        options = {"in_chans": task.channels, "num_classes": task.classes}
-    if library == "torchvision":
-        options = {"num_classes": task.classes}
-        if task.channels != 3:
-            raise NormstabError(f"model {name!r} takes images of 3 channels, the data set has {task.channels}")
-    try:
-        model: nn.Module = _factory(module, library, model_name)(**options)
-    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise NormstabError(f"model {name!r} cannot be built: {error}") from error
+    library, _, model_name = spec.name.partition(":")
+    options = _options(library, spec, task)
+    if twice := sorted(options.keys() & (spec.args or {})):
+        raise NormstabError(f"model {spec.name!r}: args: {', '.join(twice)} follows from the data set; leave it out")
+    with users_code(f"model {spec.name!r} cannot be built"):
+        model: nn.Module = _factory(spec.name, library, model_name)(**options, **(spec.args or {}))
     return model
 
 
-def _factory(module: Any, library: str, name: str) -> Callable[..., nn.Module]:
-    """Return the function that makes the model called `name`."""
-    if library == "torchvision":
-        return functools.partial(module.get_model, name)
+def _options(library: str, spec: ModelSpec, task: Task) -> dict[str, Any]:
+    """Return the keyword arguments that say what the data set asks of a network, as its function names them."""
     if library == "timm":
-        return functools.partial(module.create_model, name)
-    made: Callable[..., nn.Module] = getattr(module, name)
-    return made
+        return {"in_chans": task.channels, "num_classes": task.classes}
+    if library == "torchvision":
+        if task.channels != 3:
+            raise NormstabError(f"model {spec.name!r} takes images of 3 channels, the data set has {task.channels}")
+        return {"num_classes": task.classes}
+    return {"channels": task.channels, "side": task.side, "classes": task.classes}
+
+
+def _factory(path: str, library: str, name: str) -> Callable[..., nn.Module]:
+    """Return the function that makes the model called `name`."""
+    if library not in ("torchvision", "timm"):
+        return load_function(path)
+    try:
+        module = importlib.import_module("torchvision.models" if library == "torchvision" else library)
+    except (ImportError, RuntimeError) as error:
+        raise NormstabError(f"model {path!r} needs {library}, which does not import: {error}") from error
+    return functools.partial(module.get_model if library == "torchvision" else module.create_model, name)
 
 
 def initialise_(model: nn.Module, seed: int, *, init: str = "torch") -> None:

@@ -18,6 +18,7 @@ from normstab.errors import NormstabError, ScenarioError, near
 from normstab.experiment.records.files import read_json
 from normstab.experiment.scenario.checking.cross_checks import check_document
 from normstab.experiment.scenario.checking.expectation_coverage import vacuous_expectations
+from normstab.experiment.scenario.checking.imported_models import unimportable_models
 from normstab.experiment.scenario.checking.problems import Problem, problems_of, raise_problems
 from normstab.experiment.scenario.document import DOCUMENT, Document, Scenario
 from normstab.experiment.scenario.expand import expand
@@ -36,7 +37,8 @@ def load_scenario(
 ) -> Scenario:
     """Return the scenario in the file at `path` (or shipped under that name), with profile and overrides applied.
 
-    `overrides` are `PATH=VALUE` texts; `profile=NAME` among them is applied before every other.
+    `overrides` are `PATH=VALUE` texts; `profile=NAME` among them is applied before every other. `allow_import` lets
+    a model be a `module:function`, and imports it.
     Raises ScenarioError with every problem at once, each as `file:line:column: field: what is wrong`.
     """
     text = read_text(find_scenario(path))
@@ -51,6 +53,8 @@ def load_scenario(
     for dotted, value in sets:
         apply_set(text, dotted, value)
     parsed = _validated(text, written, allow_import=allow_import)
+    if allow_import:  # never in `read_scenario`: a report that someone else made runs no code
+        raise_problems(list(unimportable_models(text.document)), text)
     spelled = tuple(f"{dotted}={value}" for dotted, value in sets)
     scenario = Scenario(str(path), text.document, profiles, spelled, written=written, parsed=parsed)
     raise_problems(list(vacuous_expectations(scenario, expand(scenario, hash_data=False))), text)

@@ -15,7 +15,7 @@ from normstab.experiment.scenario.scenario_text import Loc, Mark, ScenarioText, 
 
 __all__ = ["apply_profile", "apply_set", "loc_of", "put", "split_profiles", "value_at"]
 
-OPEN = ("sweep.grid", "grid", "model.norm", "numerics.rules", "profiles")
+OPEN = ("sweep.grid", "grid", "model.args", "model.norm", "numerics.rules", "profiles")
 
 
 def loc_of(path: str) -> Loc:

@@ -70,13 +70,20 @@ class ModelSpec:
 
     `norm` is a dispersion (l2, l1, linf, topK, range, lpP), `mean-only` or `none`, or a mapping from a rule
     (exact module name, then `re:` pattern, then `_default`) to one. `norm_constant` multiplies the
-    dispersion's constant C. `eps` None is the layer's default.
+    dispersion's constant C. `eps` None is the layer's default. `args` go to the function that makes a network of
+    torchvision, timm or your own.
     """
 
     __pydantic_config__ = STRICT
 
-    name: Annotated[str, Field(description="A name of `normstab list models`, torchvision:NAME or timm:NAME.")]
+    name: Annotated[
+        str, Field(description="A name of `normstab list models`, torchvision:NAME, timm:NAME or your module:function.")
+    ]
     width: Annotated[Count | None, Field(description="Channels of the first stage (mlp: hidden units).")] = None
+    args: Annotated[
+        dict[str, Any] | None,
+        Field(description="Keyword arguments of a library's or your own function, beside those of the data set."),
+    ] = None
     norm: Annotated[str | dict[str, str], Field(description="Norm of every layer, or rule: norm.")] = "l2"
     weight_norm: Annotated[
         Literal["none", "wn", "bwn"], Field(description="Weight norm: none, learned g, or bounded.")
@@ -255,7 +262,7 @@ class Cell:
 _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
 
 # Fields that came after records had been made: left out of the hash at their default, so that older ids stay.
-LATER_FIELDS: dict[str, frozenset[str]] = {"ModelSpec": frozenset({"init"})}
+LATER_FIELDS: dict[str, frozenset[str]] = {"ModelSpec": frozenset({"args", "init"})}
 
 
 def _hashed(spec: Any) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def machine_format(text: str, name: str) -> AnyFormat:
     try:
         return parse_format(name)
     except FormatError as error:
-        if hint := near(name, (*RECIPES, *FORMATS)):
+        hint = near(name, (*RECIPES, *FORMATS))
+        if hint != near(name, FORMATS):  # a recipe is nearest
             raise PrecisionError(f"precision {text!r}: unknown recipe or format {name!r}{hint}") from error
         raise

@@ -93,7 +93,9 @@ def check_settings(settings: Any, loc: Loc, *, allow_import: bool, also: Iterabl
     """
     for path, value in settings.items() if isinstance(settings, dict) else ():
         here = (*loc, path)
-        open_path = next((known for known in ("model.norm", "numerics.rules") if path.startswith(f"{known}.")), None)
+        open_path = next(
+            (known for known in ("model.args", "model.norm", "numerics.rules") if path.startswith(f"{known}.")), None
+        )
         if open_path is not None:
             yield from check_value(open_path, {path[len(open_path) + 1 :]: value}, here, allow_import=allow_import)
         elif path in PATHS:
