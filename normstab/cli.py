@@ -309,5 +309,5 @@ def _show(voice: Voice, scenarios: Sequence[Scenario], *, as_json: bool) -> None
     voice.give([asdict(outline) for outline in outlines] if as_json else "\n\n".join(map(outline_text, outlines)))
 
 
-for command in (cli_machine.doctor, cli_machine.selftest, cli_search.promote):
+for command in (cli_machine.doctor, cli_machine.selftest, cli_search.bounds, cli_search.promote):
     app.command()(command)

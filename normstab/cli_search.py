@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from normstab.terminal import options
 from normstab.terminal.exit_codes import FAILED
 
 if TYPE_CHECKING:
     from normstab.search.promotion import Search
 
-__all__ = ["promote"]
-
+__all__ = ["bounds", "promote"]
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -77,3 +77,44 @@ def seconds(text: str) -> float | None:
     if match is None:
         raise NormstabError(f"--budget {text!r}: expected a number and s, m or h, such as 30m")
     return float(match[1]) * UNITS[match[2]]
+
+
+Factory = Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Makes a module (or it, batch, loss).")]
+
+
+def bounds(
+    context: typer.Context,
+    factory: Factory,
+    inputs: options.Inputs = None,
+    precision: Annotated[
+        str, typer.Option(help="Such as fp16, bf16/stochastic, 'fp16/nearest/fp16:pairwise'.")
+    ] = "fp16",
+    norm: Annotated[str | None, typer.Option(help="Swap the norm layers to this one first.")] = None,
+    failure: Annotated[float, typer.Option(help="Probability with which one probable bound may fail.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the factory, the inputs and stochastic rounding.")] = 0,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Write a report with a plot there.")] = "",
+    as_json: options.Json = False,
+) -> None:
+    """Show the a-priori error bound of sums, products, norms beside the error. Exit code 1 where one is exceeded."""
+    from normstab.experiment.network.users_code import load_function
+    from normstab.testing.check_input import build, parse_inputs
+
+    specs = parse_inputs(inputs or ())
+    built = build(load_function(factory), seed)
+    from normstab.norms.replace import replace_norms_
+    from normstab.report.bounds_report import bounds_json, bounds_text, write_bounds
+    from normstab.search.measured_bounds import bounds as find
+    from normstab.testing.check_run import run_plainly
+    from normstab.testing.subject import subject_of
+
+    subject = subject_of(built, specs, seed)
+    if norm is not None:
+        replace_norms_(subject.module, norm)
+    run_plainly(subject, seed)
+    found = find(
+        subject.module, subject.args, subject.kwargs, precision=precision, loss=subject.loss, failure=failure, seed=seed
+    )
+    if out:
+        context.obj.say(f"report: {write_bounds(found, Path(out))}")
+    context.obj.give(bounds_json(found) if as_json else bounds_text(found))
+    raise typer.Exit(FAILED if found.violations else 0)

@@ -1,5 +1,6 @@
-"""What must stay wide: asks for cells, judges them, and asks again."""
+"""What must stay wide, and how far from the bound: asks for cells or passes, judges them, and asks again."""
 
+from normstab.search.measured_bounds import Bounds, SiteBound, bounds
 from normstab.search.promotion import Promotion, Search, promote
 
-__all__ = ["Promotion", "Search", "promote"]
+__all__ = ["Bounds", "Promotion", "Search", "SiteBound", "bounds", "promote"]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from normstab.numerics.formats import AnyFormat, FixedFormat
+from normstab.numerics.bounds import NEAREST_MODES, confidence, unit_roundoff
+from normstab.numerics.formats import FixedFormat
 from normstab.numerics.precision import Precision
 
-__all__ = ["Tolerance", "derive_tolerance", "unit_roundoff"]
+__all__ = ["Tolerance", "derive_tolerance"]
 
 FAILURE = 1e-6  # the probability that rounding alone, behaving like chance, fails a test
-NEAREST_MODES = ("nearest", "nearest-away")
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,6 @@ class Tolerance:
     derivation: str
 
 
-def unit_roundoff(format: AnyFormat) -> float:
-    """Return u = 2^-p, the largest relative error of one nearest rounding; of fixed point, half its quantum."""
-    return format.min_subnormal / 2 if isinstance(format, FixedFormat) else 2.0**-format.precision
-
-
 def derive_tolerance(precision: Precision, *, roundings: int, elements: int, scale: float) -> Tolerance:
     """Return the tolerance for results that went through at most `roundings` roundings each.
 
@@ -42,15 +37,15 @@ def derive_tolerance(precision: Precision, *, roundings: int, elements: int, sca
     """
     format = precision.format()
     u = unit_roundoff(format) * (1 if precision.rounding.mode in NEAREST_MODES else 2)
-    confidence = math.sqrt(2 * math.log(2 * max(elements, 1) / FAILURE))
-    growth = confidence * math.sqrt(max(roundings, 1)) * u
+    likely = confidence(FAILURE, elements)
+    growth = likely * math.sqrt(max(roundings, 1)) * u
     quantum = roundings * format.min_subnormal / 2
     if isinstance(format, FixedFormat):
         atol = growth * max(1.0, scale)
-        return Tolerance(0.0, atol, f"{confidence:.1f} sqrt({roundings}) half quanta of {format}")
+        return Tolerance(0.0, atol, f"{likely:.1f} sqrt({roundings}) half quanta of {format}")
     rtol = math.expm1(growth)
     derivation = (
-        f"expm1({confidence:.1f} sqrt({roundings}) u), u = {u:.3g} of {format}, for {roundings} roundings "
+        f"expm1({likely:.1f} sqrt({roundings}) u), u = {u:.3g} of {format}, for {roundings} roundings "
         f"and {elements} elements (Higham and Mary 2019, theorem 2.4), relative to the largest magnitude"
     )
     return Tolerance(rtol, rtol * scale + quantum, derivation)

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import normstab as ns
+from normstab.numerics.bounds import unit_roundoff
 from normstab.testing.assertions import assert_stable, check_stable
-from normstab.testing.tolerances import derive_tolerance, unit_roundoff
+from normstab.testing.tolerances import derive_tolerance
 
 
 class RMSNorm(nn.Module):
