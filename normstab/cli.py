@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from normstab import cli_machine, cli_search
+from normstab import cli_machine, cli_scenarios, cli_search
 from normstab.terminal import executor_options as on
 from normstab.terminal import options
 from normstab.terminal.exit_codes import BAD_INPUT, CRASHED, EXIT_HELP, FAILED, INTERRUPTED, code_of_verdict
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from normstab.experiment.scenario.reader import Scenario
     from normstab.study import Published
 
-__all__ = ["GLOBAL_OPTIONS", "Voice", "app"]
+__all__ = ["COMMANDS", "GLOBAL_OPTIONS", "Voice", "app"]
 
 
 @dataclass
@@ -109,7 +109,7 @@ def run(
     scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
     directories = directories_of(scenarios, out, smoke=smoke)
     if dry_run:
-        _show(voice, scenarios, as_json=as_json)
+        voice.give(cli_scenarios.outlines(scenarios, as_json=as_json))
         return
     ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
     execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)
@@ -235,79 +235,16 @@ def check(
     raise typer.Exit(code_of_verdict(answer.verdict, allow=allow, strict=strict))
 
 
-@app.command()
-def validate(
-    context: typer.Context,
-    files: options.Files,
-    smoke: options.Smoke = False,
-    overrides: options.Overrides = None,
-    allow_import: options.AllowImport = False,
-    as_json: options.Json = False,
-) -> None:
-    """Check scenario files: every problem at once, with its line and a suggestion."""
-    from normstab.experiment.scenario.expand import expand
-    from normstab.experiment.scenario.gather import load_scenarios
-    from normstab.experiment.scenario.outline import cautions_of
-
-    voice, scenarios = context.obj, load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
-    counts = []
-    for scenario in scenarios:
-        cells = expand(scenario, hash_data=False)
-        counts.append({"path": scenario.path, "cells": len(cells)})
-        voice.say(f"{scenario.path}: valid, {len(cells)} cells")
-        voice.note(cautions_of(cells))
-    if as_json:
-        voice.give(counts)
-
-
-@app.command()
-def show(
-    context: typer.Context,
-    files: options.Files,
-    smoke: options.Smoke = False,
-    overrides: options.Overrides = None,
-    allow_import: options.AllowImport = False,
-    as_json: options.Json = False,
-) -> None:
-    """Show what scenarios ask, the cells they would run, and their cost."""
-    from normstab.experiment.scenario.gather import load_scenarios
-
-    scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
-    _show(context.obj, scenarios, as_json=as_json)
-
-
-@app.command()
-def schema(context: typer.Context) -> None:
-    """Print the JSON Schema of a scenario file."""
-    from normstab.experiment.scenario.document import schema as scenario_schema
-
-    context.obj.give(scenario_schema())
-
-
-@app.command(name="list")
-def list_catalogue(
-    context: typer.Context,
-    catalogue: Annotated[
-        str, typer.Argument(help="formats, recipes, norms, models, datasets or scenarios; none: all.")
-    ] = "",
-    as_json: options.Json = False,
-) -> None:
-    """List the names that a scenario may use."""
-    from normstab.experiment.scenario.listing import LISTINGS, listing
-    from normstab.terminal.plain import table_text
-
-    found = {kind: listing(kind) for kind in ([catalogue] if catalogue else LISTINGS)}
-    context.obj.give(found.get(catalogue, found) if as_json else "\n\n".join(map(table_text, found.values())))
-
-
-def _show(voice: Voice, scenarios: Sequence[Scenario], *, as_json: bool) -> None:
-    from normstab.experiment.scenario.expand import expand
-    from normstab.experiment.scenario.outline import outline_of
-    from normstab.terminal.plain import outline_text
-
-    outlines = [outline_of(scenario, expand(scenario, hash_data=False)) for scenario in scenarios]
-    voice.give([asdict(outline) for outline in outlines] if as_json else "\n\n".join(map(outline_text, outlines)))
-
-
-for command in (cli_machine.doctor, cli_machine.selftest, cli_search.bounds, cli_search.promote):
+COMMANDS: tuple[Callable[..., None], ...] = (
+    cli_scenarios.new,
+    cli_scenarios.validate,
+    cli_scenarios.show,
+    cli_scenarios.schema,
+    cli_machine.doctor,
+    cli_machine.selftest,
+    cli_search.bounds,
+    cli_search.promote,
+)  # in files of their own
+for command in COMMANDS:
     app.command()(command)
+app.command(name="list")(cli_scenarios.list_catalogue)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from normstab.errors import ScenarioError
-from normstab.experiment.scenario.document import AXES, PATHS, schema
+from normstab.experiment.scenario.authoring.schema import schema
+from normstab.experiment.scenario.document import AXES, PATHS
 from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.reader import load_scenario, read_scenario, scenario_paths
 

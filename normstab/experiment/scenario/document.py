@@ -1,4 +1,4 @@
-"""The scenario file's shape: its top-level fields, and the JSON Schema that editors use.
+"""The scenario file's shape: its top-level fields, with a description of each. The JSON Schema is made of them.
 
 The sections `dataset`, `model`, `train` and `numerics` are `spec`'s, the forms of `expect` are `expectation`'s.
 """
@@ -25,7 +25,7 @@ from normstab.experiment.scenario.spec import (
     TrainSpec,
 )
 
-__all__ = ["AXES", "PATHS", "SECTIONS", "Claim", "Document", "Plot", "Scenario", "SweepDocument", "schema"]
+__all__ = ["AXES", "PATHS", "SECTIONS", "Claim", "Document", "Plot", "Scenario", "SweepDocument"]
 
 # The sections that are resolved per cell, by their dotted path.
 SECTIONS: dict[str, type[Any]] = {
@@ -64,11 +64,11 @@ class Plot:
 
     __pydantic_config__ = STRICT
 
-    kind: Literal["bars", "curves", "sweep", "histogram"]
-    metric: str = "accuracy"
-    x: str | None = None
-    by: str | None = None
-    where: Selector | None = None
+    kind: Annotated[Literal["bars", "curves", "sweep", "histogram"], Field(description="How it is drawn.")]
+    metric: Annotated[str, Field(description="What is drawn.")] = "accuracy"
+    x: Annotated[str | None, Field(description="The axis from left to right.")] = None
+    by: Annotated[str | None, Field(description="The axis of the lines, or of the bars beside one another.")] = None
+    where: Annotated[Selector | None, Field(description="The cells that are drawn; null: all.")] = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,14 @@ class Claim:
 
     __pydantic_config__ = STRICT
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
-    text: str
+    id: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", description="What expectations call it by `claim`."),
+    ]
+    text: Annotated[str, Field(description="The claim in words.")]
     paper: Annotated[str | None, Field(description="The paper's number.")] = None
-    source: str | None = None
-    plot: Plot | None = None
+    source: Annotated[str | None, Field(description="The place in the paper.")] = None
+    plot: Annotated[Plot | None, Field(description="How what was found is drawn.")] = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ class SweepDocument:
 
     grid: Annotated[Grid, Field(description="Axis: list of values, as in the scenario's grid.")]
     exponents: Exponents = (-12, 10)
-    eps: NonNegative = 0.0
-    images: Count = 64
+    eps: Annotated[NonNegative, Field(description="eps of the swept layers.")] = 0.0
+    images: Annotated[Count, Field(description="Images of the recorded batch.")] = 64
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,14 @@ class Document:
 
     version: Annotated[Literal[1], Field(description="Version of the file's format.")]
     name: Annotated[Name, Field(description="Names the report's folder.")]
-    dataset: DatasetSpec
-    model: ModelSpec
+    dataset: Annotated[DatasetSpec, Field(description="The images.")]
+    model: Annotated[ModelSpec, Field(description="The network.")]
     question: Annotated[str | None, Field(description="What the scenario is to answer.")] = None
     source: Annotated[str | None, Field(description="Paper, figure or issue that the question is from.")] = None
     page: Annotated[Name | None, Field(description="Joint page that this scenario's claims are on too.")] = None
     claims: Annotated[tuple[Claim, ...], Field(description="Claims of a paper, for the joint page.")] = ()
-    train: TrainSpec = field(default_factory=TrainSpec)
-    numerics: NumericsSpec = field(default_factory=NumericsSpec)
+    train: Annotated[TrainSpec, Field(description="How it is trained.")] = field(default_factory=TrainSpec)
+    numerics: Annotated[NumericsSpec, Field(description="In which arithmetic.")] = field(default_factory=NumericsSpec)
     variants: Annotated[
         dict[str, Settings], Field(description="Name: {dotted path: value}; values of the axis `variant`.")
     ] = field(default_factory=dict)
@@ -199,29 +202,3 @@ class Scenario:
             "document": dict(self.document),
             **({} if self.written == self.document else {"written": dict(self.written)}),
         }
-
-
-_FROM = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "null"},
-        {
-            "type": "object",
-            "properties": {"from": {"type": "object", "description": "Axes in which the recording cell differs."}},
-            "required": ["from"],
-            "additionalProperties": False,
-        },
-    ],
-    "default": None,
-    "description": "Whose channel norms are followed: {from: {variant: wd_on}}.",
-}
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a scenario file (draft 2020-12), with the catalogue names left open."""
-    found = DOCUMENT.json_schema()
-    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    found["title"] = "normstab scenario"
-    found["$defs"]["TrainSpec"]["properties"]["norm_record"] = _FROM
-    found["$defs"]["ModelSpec"]["properties"]["norm"]["description"] = "Norm of every layer, or {rule: norm}."
-    return found

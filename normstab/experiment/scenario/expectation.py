@@ -64,7 +64,8 @@ QuantityField = Annotated[
 # Axis -> value or list of values, as written in the file.
 Selector = dict[str, Any]
 Where = Annotated[Selector, Field(description="Axis: value or list of values; an axis left out matches all.")]
-Metric = Annotated[str, Field(description="A metric; `normstab show` prints an error with the names for a wrong one.")]
+Cells = Annotated[Selector | None, Field(description="The cells of all sides; null: all cells.")]
+Metric = Annotated[str, Field(description="A quantity of a finished cell.")]
 Smoke = Annotated[bool, Field(description="Judge this one under --smoke too.")]
 ClaimId = Annotated[str | None, Field(description="The id of the claim that this expectation tests.")]
 At = Annotated[float | None, Field(gt=0, le=1, description="Share of the run after which to look; null: the end.")]
@@ -95,8 +96,8 @@ class BoundExpectation:
 
     metric: Metric
     where: Where
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: Annotated[float | None, Field(description="The lower bound.")] = None
+    at_most: Annotated[float | None, Field(description="The upper bound.")] = None
     at: At = None
     smoke: Smoke = False
     claim: ClaimId = None
@@ -111,8 +112,8 @@ class OrderExpectation:
     metric: Metric
     better: Where
     worse: Where
-    where: Where | None = None
-    by: QuantityField = Quantity(0.0)
+    where: Cells = None
+    by: Annotated[QuantityField, Field(description="The least difference: 20pp, 90% or a number.")] = Quantity(0.0)
     at: At = None
     smoke: Smoke = False
     claim: ClaimId = None
@@ -125,7 +126,7 @@ class WithinExpectation:
     __pydantic_config__ = STRICT
 
     metric: Metric
-    within: QuantityField
+    within: Annotated[QuantityField, Field(description="The tolerance: 2pp, 5% or a number.")]
     where: Where
     of: Annotated[
         Selector | Literal["reference"], Field(description="`reference`, or axes in which the other cells differ.")
@@ -145,8 +146,8 @@ class RecoveryExpectation:
     recovered: Where
     low: Where
     high: Where
-    at_least: float
-    where: Where | None = None
+    at_least: Annotated[float, Field(description="The least share that is regained; 1 is all of it.")]
+    where: Cells = None
     at: At = None
     smoke: Smoke = False
     claim: ClaimId = None
@@ -159,7 +160,7 @@ class IdenticalExpectation:
     __pydantic_config__ = STRICT
 
     identical: Annotated[tuple[Selector, Selector], Field(description="The two selectors.")]
-    where: Where | None = None
+    where: Cells = None
     smoke: Smoke = False
     claim: ClaimId = None
 
@@ -197,7 +198,7 @@ class AnyExpectation:
 
     __pydantic_config__ = STRICT
 
-    any: Annotated[tuple[_Simple, ...], Field(min_length=1)]
+    any: Annotated[tuple[_Simple, ...], Field(min_length=1, description="Expectations of the forms above.")]
     smoke: Smoke = False
     claim: ClaimId = None
 

@@ -22,10 +22,10 @@ from normstab.experiment.scenario.checking.imported_models import unimportable_m
 from normstab.experiment.scenario.checking.problems import Problem, problems_of, raise_problems
 from normstab.experiment.scenario.document import DOCUMENT, Document, Scenario
 from normstab.experiment.scenario.expand import expand
-from normstab.experiment.scenario.scenario_text import ScenarioText, read_text
+from normstab.experiment.scenario.scenario_text import ScenarioText, parse_text, read_text
 from normstab.experiment.scenario.settings import apply_profile, apply_set, split_profiles
 
-__all__ = ["Scenario", "load_scenario", "read_scenario", "scenario_paths"]
+__all__ = ["Scenario", "load_scenario", "read_scenario", "scenario_of_text", "scenario_paths"]
 
 
 def load_scenario(
@@ -41,7 +41,18 @@ def load_scenario(
     a model be a `module:function`, and imports it.
     Raises ScenarioError with every problem at once, each as `file:line:column: field: what is wrong`.
     """
-    text = read_text(find_scenario(path))
+    return _loaded(read_text(find_scenario(path)), str(path), profile, overrides, allow_import=allow_import)
+
+
+def scenario_of_text(content: str, path: str, *, allow_import: bool = False) -> Scenario:
+    """Return the scenario whose file at `path` has, or is to have, this content; raise as `load_scenario` does."""
+    return _loaded(parse_text(content, path), path, None, (), allow_import=allow_import)
+
+
+def _loaded(
+    text: ScenarioText, path: str, profile: str | None, overrides: Sequence[str], *, allow_import: bool
+) -> Scenario:
+    """Return the scenario of a file's text, with profile and overrides applied."""
     if not isinstance(text.document, dict):
         raise ScenarioError(
             f"{text.name}: expected a mapping that starts with 'version: 1'; see `normstab show quickstart`"
@@ -56,7 +67,7 @@ def load_scenario(
     if allow_import:  # never in `read_scenario`: a report that someone else made runs no code
         raise_problems(list(unimportable_models(text.document)), text)
     spelled = tuple(f"{dotted}={value}" for dotted, value in sets)
-    scenario = Scenario(str(path), text.document, profiles, spelled, written=written, parsed=parsed)
+    scenario = Scenario(path, text.document, profiles, spelled, written=written, parsed=parsed)
     raise_problems(list(vacuous_expectations(scenario, expand(scenario, hash_data=False))), text)
     return scenario
 
