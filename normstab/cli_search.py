@@ -79,12 +79,12 @@ def seconds(text: str) -> float | None:
     return float(match[1]) * UNITS[match[2]]
 
 
-Factory = Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Makes a module (or it, batch, loss).")]
+Factory = Annotated[str, typer.Argument(metavar="[MODULE:FUNCTION]", help="Makes a module (or it, batch, loss).")]
 
 
 def bounds(
     context: typer.Context,
-    factory: Factory,
+    factory: Factory = "",
     inputs: options.Inputs = None,
     precision: Annotated[
         str, typer.Option(help="Such as fp16, bf16/stochastic, 'fp16/nearest/fp16:pairwise'.")
@@ -92,10 +92,20 @@ def bounds(
     norm: Annotated[str | None, typer.Option(help="Swap the norm layers to this one first.")] = None,
     failure: Annotated[float, typer.Option(help="Probability with which one probable bound may fail.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of the factory, the inputs and stochastic rounding.")] = 0,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="Show the growth of errors over n, fitted, instead.")
+    ] = False,
     out: Annotated[str, typer.Option(metavar="DIR", help="Write a report with a plot there.")] = "",
     as_json: options.Json = False,
 ) -> None:
     """Show the a-priori error bound of sums, products, norms beside the error. Exit code 1 where one is exceeded."""
+    from normstab.errors import NormstabError
+
+    if growth == bool(factory):
+        raise NormstabError("bounds takes either MODULE:FUNCTION or --growth")
+    if growth:
+        _give_growth(context.obj, seed, as_json=as_json)
+        return
     from normstab.experiment.network.users_code import load_function
     from normstab.testing.check_input import build, parse_inputs
 
@@ -118,3 +128,14 @@ def bounds(
         context.obj.say(f"report: {write_bounds(found, Path(out))}")
     context.obj.give(bounds_json(found) if as_json else bounds_text(found))
     raise typer.Exit(FAILED if found.violations else 0)
+
+
+def _give_growth(voice: Any, seed: int, *, as_json: bool) -> None:
+    """Print how errors grow with the number of addends."""
+    from dataclasses import asdict
+
+    from normstab.report.bounds_report import growth_text
+    from normstab.search.error_growth import error_growth
+
+    found = error_growth(seed=seed)
+    voice.give([asdict(growth) for growth in found] if as_json else growth_text(found))

@@ -5,6 +5,7 @@ Pure but for `write_bounds`, which writes the report.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from normstab.numerics.bounds import random_bits
 from normstab.numerics.precision import Precision
 from normstab.report.svg import COLOURS, draw
 from normstab.report.words import aligned, number
+from normstab.search.error_growth import Growth
 from normstab.search.measured_bounds import Bounds, SiteBound
 
-__all__ = ["bounds_json", "bounds_text", "write_bounds"]
+__all__ = ["bounds_json", "bounds_text", "growth_text", "write_bounds"]
 
 HEADERS = ["site", "operation", "n", "results", "bound", "probable", "measured", "ratio", "of probable", "beyond"]
 NUMERIC = range(2, len(HEADERS))
@@ -86,6 +88,25 @@ def _remarks(found: Bounds) -> list[str]:
             f"{random_bits(longest)} suffice"
         )
     return [*remarks, *(f"note: {note}" for note in found.notes)]
+
+
+def growth_text(found: Sequence[Growth]) -> str:
+    """Return the laws of growth as a table: the error at the least and the greatest n, and both exponents."""
+    rows = [
+        (
+            growth.what,
+            growth.precision,
+            f"{growth.lengths[0]} .. {growth.lengths[-1]}",
+            number(growth.measured[0]),
+            number(growth.measured[-1]),
+            f"{growth.exponent:.2f}",
+            f"{growth.published:g}",
+            growth.source,
+        )
+        for growth in found
+    ]
+    headers = ["what", "precision", "n", "at the least n", "at the greatest", "exponent", "published", "source"]
+    return aligned(headers, rows, right=(3, 4, 5, 6))
 
 
 def write_bounds(found: Bounds, directory: Path) -> Path:
