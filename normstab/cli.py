@@ -143,7 +143,7 @@ def _run(
 
 
 def _tell(voice: Voice, published: Published, *, strict: bool) -> int:
-    """Tell the verdicts and the files written; return 2 for unreadable records, 1 for failed expectations, else 0."""
+    """Tell the verdicts and the files written; return 3 for lost cells, 2 for unreadable records, 1 for failures."""
     from normstab.assess.expected.outcome import Outcome
     from normstab.terminal.step_summary import step_summary
     from normstab.terminal.summary import summary
@@ -160,7 +160,12 @@ def _tell(voice: Voice, published: Published, *, strict: bool) -> int:
             file.write(step_summary(judged))
     failing = (Outcome.NOT_MET, Outcome.INCONCLUSIVE) if strict else (Outcome.NOT_MET,)
     has_failed = any(assessment.count(outcome) for assessment in judged for outcome in failing)
-    return BAD_INPUT if any(assessment.problems for assessment in judged) else FAILED if has_failed else 0
+    codes = {
+        CRASHED: any(assessment.missing for assessment in judged),
+        BAD_INPUT: any(assessment.problems for assessment in judged),
+        FAILED: has_failed,
+    }
+    return max((code for code, is_so in codes.items() if is_so), default=0)
 
 
 @app.command(epilog=EXIT_HELP)
@@ -196,7 +201,8 @@ def compare(
     for problem in problems:
         context.obj.complain(f"normstab: {problem}")
     context.obj.give(comparison_json(found) if as_json else comparison_text(found, gates))
-    raise typer.Exit(BAD_INPUT if problems else FAILED if found.failures else 0)
+    codes = {CRASHED: found.missing, BAD_INPUT: problems, FAILED: found.failures}
+    raise typer.Exit(max((code for code, is_so in codes.items() if is_so), default=0))
 
 
 @app.command(epilog=EXIT_HELP)

@@ -16,6 +16,7 @@ __all__ = [
     "PrecisionError",
     "RecordError",
     "ScenarioError",
+    "StrayRecord",
     "lookup",
     "near",
 ]
@@ -45,6 +46,10 @@ class ScenarioError(NormstabError):
 
 class RecordError(NormstabError):
     """A record file that is torn, of another version, or not a record."""
+
+
+class StrayRecord(RecordError):
+    """A record that is no cell's own: a copy in a folder of another name. It is left out, and harms nothing."""
 
 
 def near(name: str, allowed: Iterable[str]) -> str:

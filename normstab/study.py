@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from normstab.assess.assessment import Assessment, assess
+from normstab.assess.assessment import Assessment, assess, matched
 from normstab.assess.compare import Comparison, Gate, compare_judged
-from normstab.assess.judgement import GroupJudgement, judge_runs
-from normstab.assess.runs import read_runs
-from normstab.errors import NormstabError, RecordError, ScenarioError, lookup
+from normstab.assess.judgement import judge_runs
+from normstab.assess.runs import Run, read_runs
+from normstab.errors import NormstabError, RecordError, ScenarioError, StrayRecord, lookup
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.execution.progress import Event, Outcome
 from normstab.experiment.records.files import json_text, write_atomically
@@ -77,8 +77,11 @@ def run_scenario(
     """Run a scenario's cells, and return how they ended and the judgement of the records (None if interrupted)."""
     cells = expand(scenario)
     keep_larger_report(directory, len(cells), force=force)
-    keep_scenario(scenario, directory)
-    outcome = run_cells(cells, directory, execution=execution, on_event=on_event)
+
+    def prepare() -> None:
+        keep_scenario(scenario, directory)
+
+    outcome = run_cells(cells, directory, execution=execution, on_event=on_event, prepare=prepare)
     return outcome, None if outcome.is_interrupted else assess_directory(directory, scenario, cells=cells)
 
 
@@ -86,7 +89,7 @@ def assess_directory(directory: Path, scenario: Scenario | None = None, *, cells
     """Return the judgement of the records in `directory`, against the scenario kept there or the one given.
 
     Records of other cells than the scenario's are left out. Where the data are not on this machine, or the records
-    are of another version of the numerics, the cells' ids are not theirs, and every record counts.
+    are of another version of the numerics, the cells' ids are not theirs: they are found by their coordinates.
     Raises ScenarioError where no scenario is kept there.
     """
     if scenario is None:
@@ -94,17 +97,15 @@ def assess_directory(directory: Path, scenario: Scenario | None = None, *, cells
             raise ScenarioError(f"{directory}: no {SCENARIO_FILE} in it; give the directory that `normstab run` wrote")
         scenario = read_scenario(directory / SCENARIO_FILE)
     runs, problems = read_runs(directory)
-    expected = cells or _cells(scenario)
-    is_known = bool(cells) or bool({run.id for run in runs} & {cell.id for cell in expected})
-    return assess(runs, scenario, expected=expected if is_known else (), problems=problems)
+    return assess(runs, scenario, expected=cells or _cells(scenario), problems=problems)
 
 
 def _cells(scenario: Scenario) -> Sequence[Cell]:
-    """Return the scenario's cells, or none where their data are not here."""
+    """Return the scenario's cells; without the ids of a run where their data are not here."""
     try:
         return expand(scenario)
     except NormstabError:
-        return ()
+        return expand(scenario, hash_data=False)
 
 
 def publish(directories: Sequence[Path], form: str, *, force: bool = False) -> Published:
@@ -153,6 +154,11 @@ def write_pages(found: Mapping[Path, Assessment]) -> list[Path]:
         target = directory.parent / (page or "")
         if page is None or directory.name.endswith(SMOKE_SUFFIX) or target / "report.md" in written:
             continue
+        if target in found or (target / SCENARIO_FILE).exists():
+            raise ScenarioError(
+                f"{assessment.scenario.path}: page: {target} holds the run of a scenario, whose report the page would "
+                "overwrite; choose another page, or another --out"
+            )
         sharing = {place: other for place, other in found.items() if other.scenario.page == page}
         for kept in sorted(directory.parent.glob(f"*/{SCENARIO_FILE}")):
             is_smoke = kept.parent.name.endswith(SMOKE_SUFFIX)
@@ -172,18 +178,21 @@ def _asks_for(path: Path, page: str) -> bool:
 
 def compare_directories(before: Path, after: Path, gates: Sequence[Gate]) -> tuple[Comparison, list[str]]:
     """Return the comparison of two runs, and the problems of records that could not be read."""
-    sides, problems = [], []
-    for directory in (before, after):
-        groups, unread = _judged(directory)
-        sides.append(groups)
-        problems += unread
-    return compare_judged(sides[0], sides[1], gates), problems
+    sides, problems, missing = [], [], []
+    for name, directory in (("A", before), ("B", after)):
+        runs, unread = read_runs(directory)
+        if not runs:
+            why = f": {unread[0]}" if unread else "; give the DIR of a `normstab run --out DIR`"
+            raise RecordError(f"{directory}: no readable record in it{why}")
+        sides.append(judge_runs(runs).groups)
+        problems += [str(problem) for problem in unread if not isinstance(problem, StrayRecord)]
+        missing += [f"{cell.id} in {name}" for cell in _missing(directory, runs)]
+    return compare_judged(sides[0], sides[1], gates, missing=missing), problems
 
 
-def _judged(directory: Path) -> tuple[Sequence[GroupJudgement], list[str]]:
-    """Return the judged records under `directory`; raise RecordError where there is none."""
-    runs, problems = read_runs(directory)
-    if not runs:
-        why = f": {problems[0]}" if problems else "; give the DIR of a `normstab run --out DIR`"
-        raise RecordError(f"{directory}: no readable record in it{why}")
-    return judge_runs(runs).groups, [str(problem) for problem in problems]
+def _missing(directory: Path, runs: Sequence[Run]) -> Sequence[Cell]:
+    """Return the cells of the scenario kept in `directory` that have no record; none where no scenario is kept."""
+    path = directory / SCENARIO_FILE
+    if not path.exists():
+        return ()
+    return matched(runs, _cells(read_scenario(path)))[1]

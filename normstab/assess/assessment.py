@@ -14,11 +14,12 @@ from normstab.assess.expected.outcome import Outcome
 from normstab.assess.judgement import GroupJudgement, Judgement, judge_runs
 from normstab.assess.runs import Group, Run, group_runs
 from normstab.assess.verdicts import Verdict
+from normstab.errors import StrayRecord
 from normstab.experiment.scenario.checking.checks import canonical, path_of
 from normstab.experiment.scenario.document import Scenario
 from normstab.experiment.scenario.spec import Cell
 
-__all__ = ["Assessment", "assess"]
+__all__ = ["Assessment", "assess", "matched"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Assessment:
     """Everything that was judged of one scenario.
 
     `swept` are the groups of its sweep, which have no verdict. `missing` are cells without a readable record,
-    `problems` the files that could not be read, in words.
+    `problems` the files that could not be read, in words, `warnings` what was left out and harms nothing.
     """
 
     scenario: Scenario
@@ -35,6 +36,7 @@ class Assessment:
     swept: tuple[Group, ...] = ()
     missing: tuple[Cell, ...] = ()
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[Judgement, ...]:
@@ -66,24 +68,48 @@ def assess(
     """Return the judgement of the runs that belong to `scenario`.
 
     `expected` are the cells the scenario has, in their order: records of other cells are left out, cells without one
-    are `missing`. Without it every run counts, in the order of the grid's values.
+    are `missing`. Where not one id is theirs, they are found by their coordinates. Without `expected` every run
+    counts, in the order of the grid's values.
     """
-    by_id = {run.id: run for run in runs}
-    if expected:
-        ordered = [by_id[cell.id] for cell in expected if cell.id in by_id]
-    else:
+    ordered, missing = matched(runs, expected)
+    if not expected:
         ordered = sorted(runs, key=lambda run: _grid_place(run.coordinates, scenario.parsed.grid))
     judged = judge_runs(ordered, tolerance=scenario.tolerance).groups
     swept = tuple(group_runs([run for run in ordered if run.record.cell.get("sweep")], tolerance=scenario.tolerance))
-    findings, smoke = Findings(judged, swept), scenario.is_smoke
+    findings = Findings(judged, swept, expected, frozenset(cell.id for cell in missing))
+    smoke = scenario.is_smoke
     return Assessment(
         scenario,
         judged,
         tuple(judge_expectation(expectation, findings, only_smoke=smoke) for expectation in scenario.expectations),
         swept,
-        tuple(cell for cell in expected if cell.id not in by_id),
-        tuple(str(problem) for problem in problems),
+        missing,
+        tuple(str(problem) for problem in problems if not isinstance(problem, StrayRecord)),
+        tuple(str(problem) for problem in problems if isinstance(problem, StrayRecord)),
     )
+
+
+def matched(runs: Sequence[Run], cells: Sequence[Cell]) -> tuple[list[Run], tuple[Cell, ...]]:
+    """Return the runs of `cells`, in their order, and the cells that have none.
+
+    They are found by their ids, or, where not one is theirs, by their coordinates.
+    """
+    by_id = {run.id: run for run in runs}
+    if not any(cell.id in by_id for cell in cells):
+        by_id = _by_coordinates(runs, cells)
+    return [by_id[cell.id] for cell in cells if cell.id in by_id], tuple(cell for cell in cells if cell.id not in by_id)
+
+
+def _by_coordinates(runs: Sequence[Run], expected: Sequence[Cell]) -> dict[str, Run]:
+    """Return the runs by the id of the expected cell at their place: made of other data, or by other numerics."""
+    at = {_place_of(run.coordinates, run.record.is_reference, bool(run.record.cell.get("sweep"))): run for run in runs}
+    places = {cell.id: _place_of(cell.coordinates, cell.is_reference, cell.sweep is not None) for cell in expected}
+    return {name: at[place] for name, place in places.items() if place in at}
+
+
+def _place_of(point: Mapping[str, Any], *kind: bool) -> tuple[Any, ...]:
+    """Return the coordinates of a cell, whatever its id, and of what kind it is."""
+    return (*kind, *((axis, isinstance(point[axis], bool), point[axis]) for axis in sorted(point)))
 
 
 def _grid_place(point: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> tuple[Any, ...]:

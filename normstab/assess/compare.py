@@ -53,9 +53,26 @@ def parse_gate(text: str) -> Gate:
         raise NormstabError(f"--fail-on {text!r}: expected METRIC:LIMIT, such as accuracy:-1pp or overflow_rate:1e-4")
     lookup(METRICS, metric, what="metric")
     try:
-        return Gate(metric, Quantity.parse(limit))
+        gate = Gate(metric, Quantity.parse(limit))
     except ValueError as error:
         raise NormstabError(f"--fail-on {text!r}: {error}") from error
+    if (why := _never_fails(gate)) is not None:
+        raise NormstabError(f"--fail-on {text!r}: {why}")
+    return gate
+
+
+def _never_fails(gate: Gate) -> str | None:
+    """Return why a gate would never fail at a loss, or None: such a gate passes in silence."""
+    amount, unit = gate.limit.amount, gate.limit.unit
+    if amount == 0 and METRICS[gate.metric].more_is_better:
+        return f"of {gate.metric} more is better, so a limit of 0 never fails at a loss; give a negative one, like -1pp"
+    if METRICS[gate.metric].unit not in ("share", "rate"):
+        return None
+    # Shares and rates lie between 0 and 1; a gap of two of them between -1 and 1.
+    reach = 2.0 if gate.metric == "accuracy_gap" else 1.0
+    if (unit != "%" and abs(amount) >= reach) or (unit == "%" and amount <= -1.0 and reach == 1.0):
+        return f"{gate.metric} never changes by more than that"
+    return None
 
 
 @dataclass(frozen=True)
@@ -74,21 +91,27 @@ class Comparison:
     """The paired cells, the coordinates found on one side alone, and per grid point the change of accuracy.
 
     `changes` has the 95 % interval of B minus A over the images and seeds of each grid point, where they pair.
+    `missing` names the cells of the two grids that have no record. With `gated`, a cell of A without a counterpart
+    fails: of it nothing is known.
     """
 
     cells: tuple[PairedCell, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
     changes: Mapping[str, Interval]
+    missing: tuple[str, ...] = ()
+    gated: bool = False
 
     @property
     def failures(self) -> list[str]:
-        """Return a sentence for each gate that fails in a cell."""
-        return [
+        """Return a sentence for each gate that fails in a cell, and for each cell that nothing is known of."""
+        failed = [
             f"{point_words(cell.coordinates)}: {gate} fails, {_change(gate.metric, cell)}"
             for cell in self.cells
             for gate in cell.failed
         ]
+        lost = [f"{point}: no evidence, it is in A alone" for point in self.only_before]
+        return failed + (lost + [f"no evidence: {name}" for name in self.missing] if self.gated else [])
 
 
 def _change(metric: str, cell: PairedCell) -> str:
@@ -98,9 +121,13 @@ def _change(metric: str, cell: PairedCell) -> str:
 
 
 def compare_judged(
-    before: Sequence[GroupJudgement], after: Sequence[GroupJudgement], gates: Sequence[Gate] = ()
+    before: Sequence[GroupJudgement],
+    after: Sequence[GroupJudgement],
+    gates: Sequence[Gate] = (),
+    *,
+    missing: Sequence[str] = (),
 ) -> Comparison:
-    """Return the comparison of two judged runs.
+    """Return the comparison of two judged runs; `missing` are the cells of either grid without a record, in words.
 
     Raises NormstabError where no cell pairs, and for a gate whose metric no paired cell has: it would pass silently.
     """
@@ -120,7 +147,7 @@ def compare_judged(
         if not has_steps and all(cell.before[gate.metric] is cell.after[gate.metric] is None for cell in cells):
             raise NormstabError(f"--fail-on {gate}: no cell has the metric {gate.metric!r}")
     lone = [tuple(point_words(side[key][0].coordinates) for key in side if key not in shared) for side in sides]
-    return Comparison(tuple(cells), lone[0], lone[1], _changes(before, sides[1]))
+    return Comparison(tuple(cells), lone[0], lone[1], _changes(before, sides[1]), tuple(missing), bool(gates))
 
 
 def _key(run: Run) -> tuple[Any, ...]:

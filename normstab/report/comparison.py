@@ -24,6 +24,7 @@ def comparison_text(found: Comparison, gates: Sequence[Gate]) -> str:
     parts += [f"only in A: {point}" for point in found.only_before] + [
         f"only in B: {point}" for point in found.only_after
     ]
+    parts += [] if gates else [f"no record: {name}" for name in found.missing]
     changes = {point: change for point, change in found.changes.items() if change.estimate != 0.0}
     unchanged = len(found.changes) - len(changes)
     parts += [f"accuracy unchanged at {unchanged} grid points"] if unchanged else []
@@ -71,6 +72,7 @@ def comparison_json(found: Comparison) -> str:
             point: {"estimate": change.estimate, "low": change.low, "high": change.high}
             for point, change in found.changes.items()
         },
+        "missing": list(found.missing),
         "failures": found.failures,
     }
     return json.dumps(jsonable(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

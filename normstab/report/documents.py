@@ -54,6 +54,7 @@ def _document(found: Assessment) -> dict[str, Any]:
         ],
         "missing": [cell.id for cell in found.missing],
         "problems": list(found.problems),
+        "warnings": list(found.warnings),
     }
 
 

@@ -48,6 +48,7 @@ def render_html(found: Assessment) -> str:
             for r in found.expectations
         ],
         "problems": found.problems,
+        "warnings": found.warnings,
         "missing": [cell.id for cell in found.missing],
         "axes": axes,
         "rows": [_row(found, cell, axes) for cell in found.cells[:MOST_ROWS]],

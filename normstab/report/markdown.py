@@ -67,6 +67,7 @@ def render_report(found: Assessment) -> Rendered:
         "question": quoted([part for part in (found.scenario.question, _source(found)) if part]),
         "headline": f"> [!{sections.alert(found)}]\n{quoted(sections.headline(found))}",
         "problems": found.problems,
+        "warnings": found.warnings,
         "missing": found.missing,
         "words": point_words,
         "expectations": sections.expectations_table(found) if found.expectations else "",

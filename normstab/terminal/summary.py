@@ -33,6 +33,7 @@ def summary(found: Assessment, *, width: int | None = None) -> str:
         parts.append(_table(found.judged, width or shutil.get_terminal_size((80, 24)).columns))
     parts += ["\n".join(_expectations(found))] if found.expectations else []
     parts += [f"unreadable: {problem}" for problem in found.problems]
+    parts += [f"warning: {warning}" for warning in found.warnings]
     parts += [f"no record: {cell.id}" for cell in found.missing]
     parts += [answer(found).replace("`", "")] if found.judged else []
     return "\n\n".join(parts)

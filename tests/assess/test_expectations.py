@@ -40,7 +40,7 @@ CASES = [
     ("met", {"where": BROKEN, "verdict": ["COLLAPSED", "NONFINITE"]}),
     ("not met", {"where": BROKEN, "verdict": "STABLE"}),
     ("not met", {"where": L2, "verdict": "STABLE"}),
-    ("inconclusive", {"where": TOP10, "verdict": "STABLE"}),
+    ("not met", {"where": TOP10, "verdict": "STABLE"}),
     ("met", {"metric": "overflow_rate", "where": BROKEN, "at_least": 0.01}),
     ("not met", {"metric": "overflow_rate", "where": BROKEN, "at_most": 0.01}),
     ("met", {"metric": "accuracy", "where": L1, "at_least": 0.8, "at_most": 0.9}),
@@ -63,7 +63,7 @@ CASES = [
     ("not met", {"identical": [{"precision": "fp16"}, WIDE], "where": L1}),
     ("met", {"any": [{"where": BROKEN, "verdict": "STABLE"}, {"where": BROKEN, "verdict": "COLLAPSED"}]}),
     ("not met", {"any": [{"where": BROKEN, "verdict": "STABLE"}, {"where": BROKEN, "verdict": "DIVERGED"}]}),
-    ("inconclusive", {"any": [{"where": BROKEN, "verdict": "STABLE"}, {"where": TOP10, "verdict": "STABLE"}]}),
+    ("not met", {"any": [{"where": BROKEN, "verdict": "STABLE"}, {"where": TOP10, "verdict": "STABLE"}]}),
 ]  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def test_a_sweep_is_the_contiguous_scales_around_one_within_one_percent():
 def test_findings_combine_by_the_worst_or_by_the_best():
     met, missed, left_open = (Finding(o, str(o)) for o in (Outcome.MET, Outcome.NOT_MET, Outcome.INCONCLUSIVE))
     assert [all_of(f).outcome for f in ([met], [met, left_open], [met, left_open, missed], [])] == [
-        Outcome.MET, Outcome.INCONCLUSIVE, Outcome.NOT_MET, Outcome.INCONCLUSIVE
+        Outcome.MET, Outcome.INCONCLUSIVE, Outcome.NOT_MET, Outcome.NOT_MET
     ]  # fmt: skip
     assert [any_of(f).outcome for f in ([missed], [missed, left_open], [missed, left_open, met])] == [
         Outcome.NOT_MET, Outcome.INCONCLUSIVE, Outcome.MET

@@ -1,11 +1,12 @@
 """Scenarios and judged stories for the report's tests."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from normstab.assess.assessment import assess
 from normstab.experiment.records.cell_record import write_record
-from normstab.experiment.records.step_log import StepLog
+from normstab.experiment.records.step_log import StepLog, log_sha256
 from normstab.experiment.scenario.reader import load_scenario
 from normstab.study import keep_scenario
 from tests.assess.synthetic import story
@@ -57,10 +58,11 @@ def write_runs(directory, runs, scenario):
     """Leave a run's directory as `normstab run` would."""
     keep_scenario(scenario, directory)
     for run in runs:
-        write_record(directory / "records" / run.id, run.record)
-        with StepLog(directory / "records" / run.id) as log:
+        place = directory / "records" / run.id
+        with StepLog(place) as log:
             for step in run.steps:
                 log.append(step)
+        write_record(place, replace(run.record, steps_sha256=log_sha256(place)))
     return directory
 
 

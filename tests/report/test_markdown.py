@@ -123,14 +123,21 @@ def test_a_record_that_is_damaged_is_named_and_the_rest_rendered(damage, tmp_pat
     assert str(path) in text and "COLLAPSED" in text
 
 
-def test_a_step_log_that_is_damaged_is_named_and_its_record_kept(tmp_path):
+@pytest.mark.parametrize("damage", ["missing", "shortened", "torn", "changed"])
+def test_a_record_without_its_whole_step_log_is_no_evidence(damage, tmp_path):
     runs = story(seeds=(0,), scales=(256,), norms=("l2",))
     directory = write_runs(tmp_path / "out", runs, made_scenario(tmp_path))
     log = directory / "records" / runs[1].id / "steps.jsonl"
-    log.write_text('{"step": 0, "loss": 1.0}\nnonsense\n' + log.read_text())
+    lines = log.read_text().splitlines(keepends=True)
+    if damage == "missing":
+        log.unlink()
+    elif damage == "changed":
+        log.write_text("".join(['{"step": 0, "loss": 1.0}\n', *lines[:-1]]))
+    else:
+        log.write_text("".join(lines[:150]) if damage == "shortened" else "".join(lines)[:-3])
     found = assess_directory(directory)
-    assert any(str(log) in problem for problem in found.problems)
-    assert runs[1].id in {cell.id for cell in found.cells}
+    assert len(found.problems) == 1 and str(log) in found.problems[0]
+    assert runs[1].id not in {cell.id for cell in found.cells}
 
 
 def test_a_directory_without_a_scenario_is_an_error_that_names_it(tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from normstab.assess.expected.contrast import EVERY, contrast, judge_contrast
+from normstab.assess.expected.evidence import absent_evidence
 from normstab.assess.expected.group_selection import contexts, paired_runs, selected
 from normstab.assess.expected.hard_failures import decided_by_failures
 from normstab.assess.expected.outcome import Finding, Outcome, all_of, any_of
@@ -29,16 +30,22 @@ from normstab.experiment.scenario.expectation import (
     VerdictExpectation,
     WithinExpectation,
 )
+from normstab.experiment.scenario.spec import Cell
 
 __all__ = ["FORMS", "ExpectationResult", "Findings", "judge_expectation"]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What expectations are judged by: the judged groups of trained runs, and the groups of swept ones."""
+    """What expectations are judged by: the judged groups of trained runs, and the groups of swept ones.
+
+    `cells` are those of the grid as resolved, where it is known; of these `missing` have no record.
+    """
 
     judged: Sequence[GroupJudgement]
     swept: Sequence[Group] = ()
+    cells: Sequence[Cell] = ()
+    missing: frozenset[str] = frozenset()
 
     def groups(self, metric: str = "") -> list[Group]:
         """Return the groups that have `metric`: swept ones for a metric of sweeps, else trained ones."""
@@ -78,7 +85,11 @@ def judge_expectation(expectation: Expectation, found: Findings, *, only_smoke: 
 
 
 def _finding(expectation: Any, found: Findings) -> Finding:
-    """Return what one expectation of any form finds."""
+    """Return what one expectation of any form finds; one of `any` looks for the evidence of each part."""
+    if not isinstance(expectation, AnyExpectation):
+        absent = absent_evidence(expectation, found.cells, found.missing)
+        if absent is not None:
+            return absent
     finding: Finding = FORMS[type(expectation)](expectation, found)
     return finding
 
@@ -243,8 +254,10 @@ def _same_bits(a: Any, b: Any) -> dict[str, bool]:
 
 
 def judge_any(expectation: AnyExpectation, found: Findings) -> Finding:
-    """Return whether at least one of the listed expectations is met."""
-    return any_of([_finding(inner, found) for inner in expectation.any])
+    """Return whether at least one of the listed expectations is met; those outside the grid do not count."""
+    findings = [_finding(inner, found) for inner in expectation.any]
+    evaluated = [finding for finding in findings if finding.outcome is not Outcome.NOT_EVALUATED]
+    return any_of(evaluated) if evaluated else findings[0]
 
 
 FORMS: dict[type[Any], Callable[[Any, Findings], Finding]] = {

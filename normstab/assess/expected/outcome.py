@@ -39,7 +39,7 @@ class Finding:
 def all_of(findings: Sequence[Finding]) -> Finding:
     """Return what `findings` together say: not met if one is not, else inconclusive if one is, else met."""
     if not findings:
-        return Finding(Outcome.INCONCLUSIVE, "no record of the cells it speaks of; run the scenario to make them")
+        return Finding(Outcome.NOT_MET, "no evidence: no records of the cells it speaks of pair", "no evidence")
     for outcome in (Outcome.NOT_MET, Outcome.INCONCLUSIVE):
         decisive = [finding for finding in findings if finding.outcome is outcome]
         if decisive:

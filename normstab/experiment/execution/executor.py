@@ -20,6 +20,7 @@ from normstab.experiment.execution.ray_settings import RaySettings
 from normstab.experiment.execution.run_log import RunLog, start_log
 from normstab.experiment.execution.worker import Message, Task, interrupts_held
 from normstab.experiment.records.cell_record import read_record
+from normstab.experiment.records.step_log import check_log
 from normstab.experiment.scenario.spec import Cell
 
 __all__ = ["Execution", "run_cells"]
@@ -47,16 +48,18 @@ def run_cells(
     *,
     execution: Execution | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run the cells that have no finished record under `out_dir` yet, and return how each ended.
 
     A cell waits for those it depends on. A crash, or a kill, ends its own cell only. Ctrl-C stops the workers
-    and returns with `is_interrupted`. Raises RecordError when `out_dir` takes no more files (what is finished
-    stays), and NormstabError when another run is writing there.
+    and returns with `is_interrupted`. `prepare` is called once the directory is ours. Raises RecordError when
+    `out_dir` takes no more files (what is finished stays), and NormstabError when another run is writing there.
     """
     execution = execution or Execution()
     with lock_directory(out_dir), ExitStack() as until_ready:
         until_ready.enter_context(interrupts_held())
+        prepare()
         pool = _pool(Task(out_dir, execution.threads, execution.device, execution.run_cell), execution)
         settings = {"threads": execution.threads, "device": execution.device, **pool.facts()}
         run = _Run(cells, out_dir, execution.fresh, pool, on_event, start_log(out_dir, settings))
@@ -126,11 +129,14 @@ class _Run:
                 self._tell("reused", cell)
 
     def _has_record(self, cell_id: str) -> bool:
-        """Return whether a whole record of the cell is there; a torn one counts as none and is made anew."""
+        """Return whether a whole record of the cell, and its log, is there; a torn one counts as none."""
+        directory = self._out_dir / "records" / cell_id
         try:
-            return read_record(self._out_dir / "records" / cell_id).id == cell_id
+            record = read_record(directory)
+            check_log(directory, steps=record.steps, sha256=record.steps_sha256)
         except RecordError:
             return False
+        return record.id == cell_id
 
     def _dispatch(self) -> None:
         """Give every cell that can start to a free worker, starting workers up to `jobs`."""

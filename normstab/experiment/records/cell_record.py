@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from normstab.errors import RecordError
+from normstab.errors import RecordError, StrayRecord
 from normstab.experiment.records.files import json_text, read_json, write_atomically
 from normstab.experiment.records.predictions import Predictions
 from normstab.numerics.ledger import Tally
@@ -143,8 +143,8 @@ class Record:
     """What happened in one cell. `status` is `finished` or `nonfinite`; `cell` is the resolved cell as JSON.
 
     `steps` were taken, the one that became non-finite included. `weights_sha256` is that of the final parameters
-    and buffers, names and bytes; `rho` is the constant of every layer under a bounded weight norm. A swept cell
-    has a `sweep`, by norm layer, and neither steps nor epochs.
+    and buffers, names and bytes; `steps_sha256` that of the log beside the record; `rho` is the constant of every
+    layer under a bounded weight norm. A swept cell has a `sweep`, by norm layer, and neither steps nor epochs.
     """
 
     id: str
@@ -167,6 +167,7 @@ class Record:
     notes: tuple[str, ...] = ()
     weights_sha256: str | None = None
     rho: Mapping[str, float] = field(default_factory=dict)
+    steps_sha256: str | None = None
     version: int = VERSION
 
     @property
@@ -217,12 +218,18 @@ def read_record(directory: Path) -> Record:
 
 
 def read_records(out_dir: Path) -> tuple[list[Record], list[RecordError]]:
-    """Return every readable record under `out_dir/records`, by cell id, and the problems of the others."""
+    """Return every readable record under `out_dir/records`, by cell id, and the problems of the others.
+
+    One in a folder that does not have its id is a copy, which would count as a seed: a StrayRecord.
+    """
     records: list[Record] = []
     problems: list[RecordError] = []
     for path in sorted(out_dir.glob("records/*/record.json")):
         try:
-            records.append(read_record(path.parent))
+            record = read_record(path.parent)
+            if record.id != path.parent.name:
+                raise StrayRecord(f"{path}: ignored: it is a record of {record.id[:200]!r}, not of its folder's name")
+            records.append(record)
         except RecordError as problem:
             problems.append(problem)
     return records, problems

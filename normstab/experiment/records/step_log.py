@@ -5,6 +5,7 @@ A torn last line, as `kill -9` leaves it, is dropped on reading and cut off on r
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Self
 from normstab.errors import RecordError
 from normstab.experiment.records.files import jsonable
 
-__all__ = ["Step", "StepLog", "read_steps"]
+__all__ = ["Step", "StepLog", "check_log", "log_sha256", "read_steps"]
 
 NAME = "steps.jsonl"
 
@@ -74,11 +75,51 @@ class StepLog:
             self._file.close()
 
 
-def read_steps(directory: Path) -> tuple[Step, ...]:
-    """Return the steps in `directory/steps.jsonl`, without a torn last line; empty when there is no file."""
+def log_sha256(directory: Path) -> str:
+    """Return the sha256 of the log in `directory`; of nothing where there is none."""
+    return _sha256(_whole_lines(directory / NAME))
+
+
+def check_log(directory: Path, *, steps: int, sha256: str | None) -> None:
+    """Raise RecordError unless the log in `directory` is the one that a record was made with.
+
+    The record tells how many `steps` there are; one of an earlier version knows no hash.
+    """
+    _checked(directory / NAME, _whole_lines(directory / NAME), steps, sha256)
+
+
+def read_steps(directory: Path, *, steps: int | None = None, sha256: str | None = None) -> tuple[Step, ...]:
+    """Return the steps in `directory/steps.jsonl`, without a torn last line; empty when there is no file.
+
+    With `steps`, and `sha256` where it is known, a log that is not the record's raises RecordError.
+    """
     path = directory / NAME
+    lines = _whole_lines(path)
+    if steps is not None:
+        _checked(path, lines, steps, sha256)
+    return _parsed(path, lines)
+
+
+def _checked(path: Path, lines: list[bytes], steps: int, sha256: str | None) -> None:
+    """Raise RecordError unless there are as many lines as `steps`, with this hash."""
+    if len(lines) != steps:
+        what = f"{len(lines)} steps are there, the record is of {steps}"
+    elif sha256 is not None and _sha256(lines) != sha256:
+        what = "not the log that the record was made with"
+    else:
+        return
+    raise RecordError(f"{path}: {what}; run the same command again, which makes the cell anew")
+
+
+def _sha256(lines: list[bytes]) -> str:
+    """Return the sha256 of the lines of a log."""
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def _parsed(path: Path, lines: list[bytes]) -> tuple[Step, ...]:
+    """Return the steps that the lines of `path` describe."""
     steps: list[Step] = []
-    for number, line in enumerate(_whole_lines(path), 1):
+    for number, line in enumerate(lines, 1):
         try:
             steps.append(_step(json.loads(line)))
         except (ValueError, TypeError, KeyError) as error:

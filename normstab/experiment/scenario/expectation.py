@@ -5,6 +5,7 @@ Each form of `expect:` is a frozen dataclass, recognised by the key that only it
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +47,10 @@ class Quantity:
         if match is None or isinstance(text, bool):
             raise ValueError(f"expected a number, points such as 20pp or a relative share such as 90%, found {text!r}")
         unit: Literal["", "pp", "%"] = "pp" if match[2] == "pp" else "%" if match[2] == "%" else ""
-        return Quantity(float(match[1]) / (100.0 if unit else 1.0), unit)
+        amount = float(match[1]) / (100.0 if unit else 1.0)
+        if not math.isfinite(amount):
+            raise ValueError(f"expected a number that a float can hold, found {text!r}")
+        return Quantity(amount, unit)
 
     def __str__(self) -> str:
         return f"{self.amount * (100 if self.unit else 1):.10g}{self.unit}"

@@ -29,6 +29,13 @@ def load_scenarios(
             scenarios.append(load_scenario(path, profile=profile, overrides=overrides or (), allow_import=allow_import))
         except ScenarioError as error:
             problems.append(str(error))
+    names = {scenario.name: scenario.path for scenario in scenarios}
+    problems += [
+        f"{scenario.path}: page: {scenario.page!r} is the name of {names[scenario.page]}, whose report the page would "
+        "overwrite; choose another name for the page"
+        for scenario in scenarios
+        if scenario.page in names
+    ]
     if problems:
         raise ScenarioError("\n".join(problems))
     return scenarios

@@ -24,7 +24,7 @@ from normstab.experiment.records.cell_record import DataFacts, Record, write_rec
 from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints
 from normstab.experiment.records.history import History
 from normstab.experiment.records.machine import environment, settled
-from normstab.experiment.records.step_log import StepLog
+from normstab.experiment.records.step_log import StepLog, log_sha256
 from normstab.experiment.scenario.spec import Cell
 from normstab.experiment.training.cell_arithmetic import Simulated, simulated
 from normstab.experiment.training.corrections import RecordedNorms
@@ -213,6 +213,7 @@ class _Running:
             notes=tuple(history.notes),
             weights_sha256=weights_sha256(session.model),
             rho=bounds(session.model),
+            steps_sha256=log_sha256(self.directory),
         )
 
 
