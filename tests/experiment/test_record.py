@@ -117,7 +117,7 @@ def test_damaged_predictions_are_found_on_reading(tmp_path: Path) -> None:
 
 
 def test_one_damaged_record_does_not_hide_the_others(tmp_path: Path) -> None:
-    write_record(tmp_path / "records/a", RECORD)
+    write_record(tmp_path / "records" / RECORD.id, RECORD)
     (tmp_path / "records/b").mkdir()
     (tmp_path / "records/b/record.json").write_text("{")
     records, problems = read_records(tmp_path)
