@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import pickle
+import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normstab.errors import NormstabError
+from normstab.experiment.data.pickled_batches import read_batch
 
 __all__ = [
     "Images",
@@ -66,13 +68,13 @@ def read_sample(_: Path | None = None) -> Source:
 def read_fashion_mnist(root: Path | None = None) -> Source:
     """Return the full Fashion-MNIST set from the IDX files in `root`, or in the Debian package's folder."""
     folder = DEBIAN_ROOT if root is None else root
-    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    if not _idx_path(folder, names[0]).exists():
+    names = (("train-images-idx3", 3), ("train-labels-idx1", 1), ("t10k-images-idx3", 3), ("t10k-labels-idx1", 1))
+    if not _idx_path(folder, names[0][0]).exists():
         raise NormstabError(
             f"no Fashion-MNIST at {folder}: give dataset.root, a folder with train-images-idx3-ubyte.gz, or install "
             f"Debian's dataset-fashion-mnist to {DEBIAN_ROOT}; fashion-mnist-sample needs neither"
         )
-    train, train_labels, test, test_labels = (_read_idx(_idx_path(folder, name)) for name in names)
+    train, train_labels, test, test_labels = (_read_idx(_idx_path(folder, name), rank=rank) for name, rank in names)
     return _source(train[:, None], train_labels, test[:, None], test_labels, 10)
 
 
@@ -82,21 +84,30 @@ def _idx_path(folder: Path, name: str) -> Path:
     return plain if plain.exists() else folder / f"{name}-ubyte.gz"
 
 
-def _read_idx(path: Path) -> Pixels:
-    """Return the uint8 array in an IDX file: 0, 0, type 8, rank, the sizes big endian, the bytes."""
+def _read_idx(path: Path, *, rank: int) -> Pixels:
+    """Return the uint8 array of `rank` axes in an IDX file: 0, 0, type 8, rank, the sizes big endian, the bytes.
+
+    No more is unpacked than the header says, so that a small file cannot become a large one in memory.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise NormstabError(f"{path}: cannot read: {error}") from error
-    if content[:3] != b"\0\0\x08" or len(content) < 4:
-        raise NormstabError(f"{path}: not an IDX file of bytes")
-    rank = content[3]
-    shape = np.frombuffer(content, ">u4", rank, 4).astype(int)
-    if len(content) != 4 + 4 * rank + shape.prod():
-        raise NormstabError(f"{path}: {len(content)} bytes, its header says {4 + 4 * rank + shape.prod()}")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+        with opened(path, "rb") as file:
+            head = file.read(4 + 4 * rank)
+            if head[:4] != bytes((0, 0, 8, rank)) or len(head) < 4 + 4 * rank:
+                raise NormstabError(f"{path}: not an IDX file of bytes with {rank} axes")
+            shape = tuple(int.from_bytes(head[i : i + 4], "big") for i in range(4, len(head), 4))
+            if math.prod(shape) > MOST_BYTES:
+                raise NormstabError(f"{path}: its header says {math.prod(shape)} bytes, more than {MOST_BYTES}")
+            content = file.read(math.prod(shape) + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise NormstabError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) != math.prod(shape):
+        raise NormstabError(f"{path}: not the {math.prod(shape)} bytes that its header says")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
+MOST_BYTES = 2**30
+"""Of one array; Fashion-MNIST's largest has 47 MB."""
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 
@@ -122,13 +133,16 @@ def _read_cifar(
         is_python = (place / train[0]).exists()
         if is_python or (place / f"{train[0]}.bin").exists():
             read = _PythonBatches(place, labels[0]) if is_python else _BinaryBatches(place, labels[1])
-            return _source(*_joined(read, train), *_joined(read, test), classes)
+            return _source(*_joined(read, train, classes), *_joined(read, test, classes), classes)
     raise NormstabError(f"no {folder} in {root}: expected {train[0]} (python) or {train[0]}.bin (binary) there")
 
 
-def _joined(read: _PythonBatches | _BinaryBatches, names: Sequence[str]) -> tuple[Pixels, Pixels]:
-    """Return the images and labels of several batches as one."""
+def _joined(read: _PythonBatches | _BinaryBatches, names: Sequence[str], classes: int) -> tuple[Pixels, Any]:
+    """Return the images and labels of several batches as one; a label beyond the classes names its file."""
     batches = [read.batch(name) for name in names]
+    for name, (images, labels) in zip(names, batches, strict=True):
+        if len(images) != len(labels) or int(np.max(labels)) >= classes:
+            raise NormstabError(f"{read.place / name}: {len(images)} images, {len(labels)} labels of {classes} classes")
     return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
 
 
@@ -142,25 +156,15 @@ class _BinaryBatches:
     def batch(self, name: str) -> tuple[Pixels, Pixels]:
         """Return the images and labels of one file."""
         path = self.place / f"{name}.bin"
-        content = np.frombuffer(path.read_bytes(), np.uint8)
+        try:
+            content = np.frombuffer(path.read_bytes(), np.uint8)
+        except OSError as error:
+            raise NormstabError(f"{path}: cannot read: {error.strerror or error}") from error
         record = self.label_bytes + PIXELS
         if content.size == 0 or content.size % record:
             raise NormstabError(f"{path}: {content.size} bytes are not whole records of {record}")
         rows = content.reshape(-1, record)
         return rows[:, self.label_bytes :].reshape(-1, 3, SIDE, SIDE), rows[:, self.label_bytes - 1]
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that can build arrays and nothing else: a batch file must not run code."""
-
-    ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "encode", "_frombuffer"})
-    MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy._core.numeric", "_codecs"})
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what a pickled array needs; refuse the rest."""
-        if module in self.MODULES and name in self.ALLOWED:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in an image batch")
 
 
 @dataclass(frozen=True)
@@ -170,16 +174,10 @@ class _PythonBatches:
     place: Path
     key: bytes
 
-    def batch(self, name: str) -> tuple[Pixels, Pixels]:
+    def batch(self, name: str) -> tuple[Pixels, NDArray[np.int64]]:
         """Return the images and labels of one file."""
-        path = self.place / name
-        try:
-            with path.open("rb") as file:
-                batch = _ArraysOnly(file, encoding="bytes").load()
-            rows = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, SIDE, SIDE)
-            return rows, np.asarray(batch[self.key], np.uint8)
-        except (pickle.UnpicklingError, KeyError, EOFError, ValueError, TypeError, IndexError, AttributeError) as error:
-            raise NormstabError(f"{path}: not a python batch of CIFAR: {error}") from error
+        rows, labels = read_batch(self.place / name, self.key, pixels=PIXELS)
+        return rows.reshape(-1, 3, SIDE, SIDE), labels
 
 
 def synthesise(_: Path | None = None) -> Source:
