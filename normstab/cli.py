@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,11 +18,12 @@ import typer
 from normstab import cli_machine, cli_scenarios, cli_search
 from normstab.terminal import executor_options as on
 from normstab.terminal import options
-from normstab.terminal.exit_codes import BAD_INPUT, CRASHED, EXIT_HELP, FAILED, INTERRUPTED, code_of_verdict
+from normstab.terminal.exit_codes import BAD_INPUT, CRASHED, EXIT_HELP, FAILED, code_of_outcome, code_of_verdict
 
 if TYPE_CHECKING:
     from normstab.assess.assessment import Assessment
     from normstab.experiment.execution.executor import Execution
+    from normstab.experiment.execution.progress import Outcome
     from normstab.experiment.scenario.reader import Scenario
     from normstab.study import Published
 
@@ -113,24 +114,26 @@ def run(
         return
     ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
     execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)
-    codes: list[int] = []
+    outcomes: list[Outcome] = []
     found: dict[Path, Assessment] = {}
     for scenario, directory in zip(scenarios, directories, strict=True):
         voice.say(f"{scenario.name}: {scenario.question or 'no question stated'}")
         voice.note(cautions_of(expand(scenario, hash_data=False)))
-        code, assessment = _run(voice, scenario, directory, execution, force=force)
-        codes.append(code)
+        outcome, assessment = _run(voice, scenario, directory, execution, force=force)
+        outcomes.append(outcome)
         if assessment is None:
             break
         found[directory] = assessment
     published = write_reports(found, as_json=as_json, force=force)
-    raise typer.Exit(max([_tell(voice, published, strict=strict), *codes]))
+    refused = {failure.id for outcome in outcomes for failure in outcome.failures if failure.kind == "refused"}
+    codes = [code_of_outcome(outcome) for outcome in outcomes]
+    raise typer.Exit(max([_tell(voice, published, strict=strict, refused=refused), *codes]))
 
 
 def _run(
     voice: Voice, scenario: Scenario, directory: Path, execution: Execution, *, force: bool
-) -> tuple[int, Assessment | None]:
-    """Run one scenario; return the exit code that its cells ask for, and the judgement unless interrupted."""
+) -> tuple[Outcome, Assessment | None]:
+    """Run one scenario; return how its cells ended, and the judgement unless interrupted."""
     from normstab.study import run_scenario
     from normstab.terminal.live import watching
 
@@ -138,13 +141,15 @@ def _run(
         outcome, assessment = run_scenario(scenario, directory, execution, on_event, force=force)
     for failure in outcome.failures:
         voice.complain(f"{failure.id}: {failure.kind}: {failure.detail if voice.debug else failure.message}")
-    codes = [BAD_INPUT if failure.kind == "refused" else CRASHED for failure in outcome.failures]
-    return max([INTERRUPTED if assessment is None else 0, *codes]), assessment
+    return outcome, assessment
 
 
-def _tell(voice: Voice, published: Published, *, strict: bool) -> int:
-    """Tell the verdicts and the files written; return 3 for lost cells, 2 for unreadable records, 1 for failures."""
-    from normstab.assess.expected.outcome import Outcome
+def _tell(voice: Voice, published: Published, *, strict: bool, refused: Collection[str] = ()) -> int:
+    """Tell the verdicts and the files written; return 3 for lost cells, 2 for unreadable records, 1 for failures.
+
+    Cells that were `refused` are not lost: they have a code of their own.
+    """
+    from normstab.assess.expected.outcome import Outcome as Met
     from normstab.terminal.step_summary import step_summary
     from normstab.terminal.summary import summary
 
@@ -158,10 +163,10 @@ def _tell(voice: Voice, published: Published, *, strict: bool) -> int:
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
         with open(summary_file, "a", encoding="utf-8") as file:
             file.write(step_summary(judged))
-    failing = (Outcome.NOT_MET, Outcome.INCONCLUSIVE) if strict else (Outcome.NOT_MET,)
+    failing = (Met.NOT_MET, Met.INCONCLUSIVE) if strict else (Met.NOT_MET,)
     has_failed = any(assessment.count(outcome) for assessment in judged for outcome in failing)
     codes = {
-        CRASHED: any(assessment.missing for assessment in judged),
+        CRASHED: any(cell.id not in refused for assessment in judged for cell in assessment.missing),
         BAD_INPUT: any(assessment.problems for assessment in judged),
         FAILED: has_failed,
     }

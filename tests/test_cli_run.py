@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from normstab import study as produce
 from normstab.__main__ import main
@@ -96,13 +97,30 @@ def test_a_dry_run_shows_the_cells_and_writes_nothing(tiny, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    ("kinds", "code"), [(["crashed"], 3), (["refused"], 2), (["refused", "blocked", "crashed"], 3), (["blocked"], 3)]
+    ("kinds", "code"),
+    [
+        (["crashed", "blocked"], 3),
+        (["refused", "refused"], 2),
+        (["refused", "blocked"], 3),
+        (["refused", "crashed"], 3),
+        ([], 3),  # nothing failed, yet no record is there
+    ],
 )
 def test_the_gravest_failure_of_a_cell_is_the_exit_code(tiny, monkeypatch, capsys, kinds, code):
-    failures = tuple(Failure(f"cell{number}", kind, "why") for number, kind in enumerate(kinds))
-    monkeypatch.setattr(produce, "run_cells", lambda *_, **__: Outcome((), (), failures, False, 1.0))
+    def fail(cells, *_, **__):
+        failures = tuple(Failure(cell.id, kind, "why") for cell, kind in zip(cells, kinds, strict=False))
+        return Outcome((), (), failures, False, 1.0)
+
+    monkeypatch.setattr(produce, "run_cells", fail)
     assert main(["run", str(tiny), "--out", str(tiny.parent / "out")]) == code
-    assert "cell0: " + kinds[0] in capsys.readouterr().err
+    assert not kinds or f": {kinds[0]}: why" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_bad_input_before_anything_is_written(tiny, capsys):
+    assert main(["run", str(tiny), "--device", "cuda", "--out", str(tiny.parent / "out")]) == 2
+    assert "torch sees no CUDA device; use --device cpu" in capsys.readouterr().err
+    assert list(tiny.parent.iterdir()) == [tiny]
 
 
 def test_an_interrupted_run_is_exit_code_130_and_says_how_to_go_on(tiny, monkeypatch, capsys):

@@ -43,6 +43,10 @@ def execution_of(executor: str, ray: RayOptions, *, jobs: int, threads: int, dev
         if stray:
             option = f"--{stray[0].replace('_', '-')}"
             raise NormstabError(f"{option} is an option of --executor ray; local cells run --jobs at once")
+        if device != "cpu":  # on a cluster the nodes have the devices, not this machine
+            from normstab.experiment.records.machine import require_device
+
+            require_device(device)
         return Execution(jobs, threads, device, fresh)
     if jobs != 1:
         raise NormstabError("--jobs is of local cells; on Ray, --cpus-per-cell and --gpus-per-cell say how many run")

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["BAD_INPUT", "CRASHED", "EXIT_HELP", "FAILED", "INTERNAL", "INTERRUPTED", "code_of_verdict"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from normstab.experiment.execution.progress import Outcome
+
+__all__ = [
+    "BAD_INPUT",
+    "CRASHED",
+    "EXIT_HELP",
+    "FAILED",
+    "INTERNAL",
+    "INTERRUPTED",
+    "code_of_outcome",
+    "code_of_verdict",
+]
 
 FAILED, BAD_INPUT, CRASHED, INTERNAL, INTERRUPTED = 1, 2, 3, 4, 130
 """Exit codes; the gravest is the greatest."""
@@ -22,6 +36,12 @@ EXIT_HELP = (
     "2 bad input; 3 a cell crashed or is missing; 4 internal error; 130 Ctrl-C."
 )
 """What each code means, shown in the help of the commands that judge."""
+
+
+def code_of_outcome(outcome: Outcome) -> int:
+    """Return the exit code that the cells of a run ask for."""
+    codes = [BAD_INPUT if failure.kind == "refused" else CRASHED for failure in outcome.failures]
+    return max([INTERRUPTED if outcome.is_interrupted else 0, *codes])
 
 
 def code_of_verdict(verdict: str, *, allow: str | None = None, strict: bool = False) -> int:

@@ -10,7 +10,13 @@ import torch
 from normstab.errors import NormstabError
 from normstab.experiment.records.cell_record import Environment
 
-__all__ = ["environment", "settled"]
+__all__ = ["environment", "require_device", "settled"]
+
+
+def require_device(device: str) -> None:
+    """Raise NormstabError for a device that is not there."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise NormstabError(f"device {device!r}: torch sees no CUDA device; use --device cpu")
 
 
 def environment(device: str, threads: int) -> Environment:
@@ -25,9 +31,8 @@ def settled(device: str, threads: int, seed: int) -> Iterator[None]:
 
     Everything is as before afterwards. Raises NormstabError for a device that is not there.
     """
+    require_device(device)
     on_cuda = device.startswith("cuda")
-    if on_cuda and not torch.cuda.is_available():
-        raise NormstabError(f"device {device!r}: torch sees no CUDA device; use --device cpu")
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
     with torch.random.fork_rng(devices=[torch.device(device)] if on_cuda else []):
