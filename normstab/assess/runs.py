@@ -19,7 +19,8 @@ from normstab.assess.constants import constant
 from normstab.assess.curves import Band, band_of, smoothed
 from normstab.assess.statistics import PairedGap, paired_gap
 from normstab.errors import RecordError
-from normstab.experiment.records.cell_record import Predictions, Record, read_records
+from normstab.experiment.records.cell_record import Predictions, Record
+from normstab.experiment.records.record_reader import read_records
 from normstab.experiment.records.step_log import Step, read_steps
 from normstab.numerics.ledger import COUNTERS, DIRECTIONS, Tally
 

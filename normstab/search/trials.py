@@ -15,7 +15,7 @@ from normstab.assess.verdicts import RULES
 from normstab.errors import NormstabError
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.execution.progress import Event
-from normstab.experiment.records.cell_record import read_record
+from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import read_steps
 from normstab.experiment.scenario.spec import Cell
 

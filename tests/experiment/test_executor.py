@@ -17,7 +17,7 @@ from normstab.errors import NormstabError, RecordError
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.execution.lock import lock_directory
 from normstab.experiment.execution.progress import Event, Outcome
-from normstab.experiment.records.cell_record import read_record
+from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.scenario.spec import Cell
 from tests.experiment.fake_cells import RUN_CELL, cell
 

@@ -15,8 +15,8 @@ from normstab.errors import NormstabError
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.execution.progress import Outcome
 from normstab.experiment.execution.ray_settings import RaySettings
-from normstab.experiment.records.cell_record import read_record
 from normstab.experiment.records.files import read_json
+from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.reader import load_scenario
 from normstab.experiment.scenario.spec import Cell

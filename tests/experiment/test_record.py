@@ -19,19 +19,20 @@ from normstab.experiment.records.cell_record import (
     Predictions,
     Probe,
     Record,
-    read_record,
-    read_records,
     write_record,
 )
+from normstab.experiment.records.record_reader import read_record, read_records
 from normstab.experiment.records.step_log import Step, StepLog, read_steps
 from normstab.experiment.scenario.spec import Cell
 from normstab.numerics.ledger import Histogram, Tally
+from tests.experiment.cells import small_cell
 
 REPORTS = Path(__file__).parents[2] / "reports"
 TALLY = Tally(count=7, overflow=2, largest=70000.0, smallest=2.0**-30, histogram=Histogram({-3: 5, 16: 2}, zero=1))
 RECORD = Record(
     id="l2-fp16-0123456789",
     cell={
+        **small_cell("fp16").to_json(),
         "scenario": "s",
         "coordinates": {"norm": "l2", "seed": 0},
         "is_reference": False,

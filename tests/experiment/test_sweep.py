@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from normstab.experiment.records.cell_record import Record, read_record
+from normstab.experiment.records.cell_record import Record
+from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.scenario.spec import SweepSpec
 from normstab.experiment.training.train_cell import run_cell
 from tests.experiment.cells import small_cell

@@ -12,8 +12,9 @@ import torch
 
 from normstab.errors import NormstabError
 from normstab.experiment.execution.progress import Progress
-from normstab.experiment.records.cell_record import Record, read_record
+from normstab.experiment.records.cell_record import Record
 from normstab.experiment.records.machine import environment
+from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import read_steps
 from normstab.experiment.scenario.spec import Cell, ScheduleSpec
 from normstab.experiment.training.train_cell import batches, run_cell

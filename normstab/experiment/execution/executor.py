@@ -19,7 +19,7 @@ from normstab.experiment.execution.progress import Event, EventKind, Failure, Ou
 from normstab.experiment.execution.ray_settings import RaySettings
 from normstab.experiment.execution.run_log import RunLog, start_log
 from normstab.experiment.execution.worker import Message, Task, interrupts_held
-from normstab.experiment.records.cell_record import read_record
+from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import check_log
 from normstab.experiment.scenario.spec import Cell
 

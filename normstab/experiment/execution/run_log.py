@@ -51,6 +51,8 @@ def start_log(out_dir: Path, settings: dict[str, Any]) -> RunLog:
         earlier = read_json(path)["runs"] if path.exists() else []
     except (RecordError, KeyError, TypeError):
         earlier = []
+    if not isinstance(earlier, list):
+        earlier = []
     entry = {
         "started": _now(),
         "host": platform.node(),

@@ -6,14 +6,12 @@ judging records needs no torch.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from normstab.errors import RecordError, StrayRecord
-from normstab.experiment.records.files import json_text, read_json, write_atomically
+from normstab.experiment.records.files import json_text, write_atomically
 from normstab.experiment.records.predictions import Predictions
 from normstab.numerics.ledger import Tally
 
@@ -29,8 +27,6 @@ __all__ = [
     "Record",
     "SweepPoint",
     "plain",
-    "read_record",
-    "read_records",
     "write_record",
 ]
 
@@ -202,61 +198,6 @@ def record_document(record: Record) -> dict[str, Any]:
     document = {"version": record.version}
     document |= {f.name: plain(getattr(record, f.name)) for f in fields(record) if f.name != "version"}
     return document
-
-
-def read_record(directory: Path) -> Record:
-    """Return the record in `directory/record.json`; raise RecordError, naming the file and the field."""
-    path = directory / "record.json"
-    document = read_json(path)
-    if not isinstance(document, dict) or "version" not in document:
-        raise RecordError(f"{path}: not a record: expected an object with 'version'; remove it and run again")
-    if document["version"] != VERSION:
-        raise RecordError(
-            f"{path}: record version {document['version']!r}, this normstab reads {VERSION}; redo it with --fresh"
-        )
-    return _validated(path, document)
-
-
-def read_records(out_dir: Path) -> tuple[list[Record], list[RecordError]]:
-    """Return every readable record under `out_dir/records`, by cell id, and the problems of the others.
-
-    One in a folder that does not have its id is a copy, which would count as a seed: a StrayRecord.
-    """
-    records: list[Record] = []
-    problems: list[RecordError] = []
-    for path in sorted(out_dir.glob("records/*/record.json")):
-        try:
-            record = read_record(path.parent)
-            if record.id != path.parent.name:
-                raise StrayRecord(f"{path}: ignored: it is a record of {record.id[:200]!r}, not of its folder's name")
-            records.append(record)
-        except RecordError as problem:
-            problems.append(problem)
-    return records, problems
-
-
-@functools.cache
-def _adapter() -> Any:
-    """Return pydantic's validator of Record, built once and on first use."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Record)
-
-
-def _validated(path: Path, document: dict[str, Any]) -> Record:
-    """Return the Record in `document`; raise RecordError with the first wrong field."""
-    from pydantic import ValidationError
-
-    try:
-        record: Record = _adapter().validate_python(document)
-        record.predictions.correct  # noqa: B018 - decodes both arrays, so that a damaged one is found here
-    except ValidationError as error:
-        wrong = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in wrong["loc"])
-        raise RecordError(f"{path}: {where}: {wrong['msg']}; remove the file and run the same command again") from error
-    except ValueError as error:
-        raise RecordError(f"{path}: predictions: {error}; remove the file and run the same command again") from error
-    return record
 
 
 _EMPTY_TALLY = asdict(Tally())

@@ -1,12 +1,15 @@
 """Checkpoints within a cell: everything that a bit-identical resume needs, in one atomically written file.
 
-Read back with `weights_only`, so a checkpoint cannot run code. It is valid only for the same cell, device, thread
-count, CPU capability and torch build.
+It begins with the hash of what follows, and is read back with `weights_only`, so that it cannot run code. It is
+valid only for the same cell, device, thread count, CPU capability and torch build.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +18,13 @@ from typing import Any
 import torch
 
 from normstab.experiment.records.cell_record import Environment
-from normstab.experiment.records.files import write_atomically
+from normstab.experiment.records.files import read_plain_file, write_atomically
 
 __all__ = ["Checkpoints"]
 
 NAME = "checkpoint.pt"
 INTERVAL_S = 60.0
+HASH_BYTES = 32  # the sha256 of what follows it
 
 
 class Checkpoints:
@@ -41,19 +45,23 @@ class Checkpoints:
 
     def write(self, state: dict[str, Any]) -> None:
         """Write `state`: tensors, numbers, texts, and dicts and lists of them."""
-        content = io.BytesIO()
-        torch.save({"key": self.key, "state": state}, content)
-        write_atomically(self.path, content.getvalue())
+        saved = io.BytesIO()
+        torch.save({"key": self.key, "state": state}, saved)
+        content = saved.getvalue()
+        write_atomically(self.path, hashlib.sha256(content).digest() + content)
         self._last_s = time.monotonic()
 
     def read(self, device: str) -> tuple[dict[str, Any] | None, str | None]:
         """Return the state, or None and why there is none to resume from (None: there is no checkpoint)."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return None, None
         try:
-            found = torch.load(self.path, map_location=device, weights_only=True)
+            content = read_plain_file(self.path)
+            if hashlib.sha256(content[HASH_BYTES:]).digest() != content[:HASH_BYTES]:
+                return None, "the checkpoint does not read: its bytes are not those that were written"
+            found = torch.load(io.BytesIO(content[HASH_BYTES:]), map_location=device, weights_only=True)
             key, state = found["key"], found["state"]
-        except Exception as error:  # torn bytes make torch's unpickler raise whatever its parsing meets
+        except Exception as error:  # bytes of another version make torch's unpickler raise whatever it meets
             return None, f"the checkpoint does not read: {error}"
         if key != self.key:
             changed = [
@@ -63,5 +71,8 @@ class Checkpoints:
         return state, None
 
     def remove(self) -> None:
-        """Delete the checkpoint of a finished cell."""
-        self.path.unlink(missing_ok=True)
+        """Delete the checkpoint of a finished cell, or whatever lies in its place."""
+        if self.path.is_dir() and not self.path.is_symlink():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink(missing_ok=True)

@@ -5,17 +5,20 @@ Knows nothing of records; every file of a run that must survive `kill -9` passes
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 from normstab.errors import RecordError
 
-__all__ = ["json_text", "jsonable", "read_json", "write_atomically"]
+__all__ = ["json_text", "jsonable", "open_plain_file", "read_json", "read_plain_file", "write_atomically"]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -47,11 +50,63 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def read_json(path: Path) -> Any:
     """Return the JSON value in `path`; raise RecordError, naming the file, when there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = read_plain_file(path).decode("utf-8")
+        _check_depth(text)
+        return json.loads(text)
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not JSON: {error}; remove the file and run the same command again") from error
+
+
+MOST_BYTES = 2**28
+"""Of a file of a run; a record of hundreds of epochs with histograms has some 50 MB."""
+MOST_LEVELS = 64
+
+
+def read_plain_file(path: Path) -> bytes:
+    """Return the bytes of a regular file; raise OSError for a pipe, a device, a folder and what is too large.
+
+    A pipe would be waited for, a device never ends.
+    """
+    with open_plain_file(path, "rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB")
+    return content
+
+
+def open_plain_file(path: Path, mode: Literal["rb", "wb", "r+b"]) -> BinaryIO:
+    """Return the regular file at `path`, opened; raise OSError for anything else.
+
+    What is to be written is not written through a symbolic link: it may lead anywhere.
+    """
+    flags = {"rb": os.O_RDONLY, "wb": os.O_WRONLY | os.O_CREAT, "r+b": os.O_RDWR}[mode]
+    safe = os.O_NONBLOCK | os.O_CLOEXEC | (0 if mode == "rb" else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags | safe, 0o644)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if mode == "wb":
+            os.ftruncate(descriptor, 0)
+        return os.fdopen(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_depth(text: str) -> None:
+    """Raise ValueError for more than MOST_LEVELS nested levels: they would exhaust the parser's stack."""
+    depth = 0
+    for found in _OPENING_OR_CLOSING.finditer(text):
+        if found.lastgroup is not None:
+            depth += 1 if found.lastgroup == "opening" else -1
+            if depth > MOST_LEVELS:
+                raise ValueError(f"more than {MOST_LEVELS} nested levels")
+
+
+# Texts are skipped as a whole; one without an end is the parser's business.
+_OPENING_OR_CLOSING = re.compile(r'"(?:[^"\\]|\\.)*+"?|(?P<opening>[\[{])|(?P<closing>[\]}])', re.DOTALL)
 
 
 def jsonable(value: Any) -> Any:

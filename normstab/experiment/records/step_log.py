@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from normstab.errors import RecordError
-from normstab.experiment.records.files import jsonable
+from normstab.experiment.records.files import jsonable, open_plain_file, read_plain_file
 
-__all__ = ["Step", "StepLog", "check_log", "log_sha256", "read_steps"]
+__all__ = ["Step", "StepLog", "check_log", "kept_sha256", "log_sha256", "read_steps"]
 
 NAME = "steps.jsonl"
 
@@ -42,9 +42,10 @@ class StepLog:
             kept = _whole_lines(self.path)[:keep] if keep else []
             if len(kept) < keep:
                 raise RecordError(f"{self.path}: {keep} steps were logged, {len(kept)} are there")
-            self._file = self.path.open("r+b" if kept else "wb")
+            self._file = open_plain_file(self.path, "r+b" if kept else "wb")
             self._file.truncate(sum(len(line) for line in kept))
             self._file.seek(0, 2)
+            self._hash = hashlib.sha256(b"".join(kept))
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
@@ -55,12 +56,19 @@ class StepLog:
 
     def flush(self) -> None:
         """Write what is pending."""
-        lines, self._pending = self._pending, []
+        content = "".join(self._pending).encode("ascii")
+        self._pending = []
+        self._hash.update(content)
         try:
-            self._file.write("".join(lines).encode("ascii"))
+            self._file.write(content)
             self._file.flush()
         except OSError as error:
             raise _cannot_write(self.path, error) from error
+
+    @property
+    def sha256(self) -> str:
+        """The hash of everything that was flushed."""
+        return self._hash.hexdigest()
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +86,11 @@ class StepLog:
 def log_sha256(directory: Path) -> str:
     """Return the sha256 of the log in `directory`; of nothing where there is none."""
     return _sha256(_whole_lines(directory / NAME))
+
+
+def kept_sha256(directory: Path, steps: int) -> str:
+    """Return the sha256 of the first `steps` steps of the log in `directory`."""
+    return _sha256(_whole_lines(directory / NAME)[:steps])
 
 
 def check_log(directory: Path, *, steps: int, sha256: str | None) -> None:
@@ -137,7 +150,11 @@ def _whole_lines(path: Path) -> list[bytes]:
     """Return the lines of `path` that end in a newline, or none where there is no file."""
     if not path.exists():
         return []
-    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    try:
+        content = read_plain_file(path)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror or error}") from error
+    return [line + b"\n" for line in content.split(b"\n")[:-1]]
 
 
 def _cannot_write(path: Path, error: OSError) -> RecordError:

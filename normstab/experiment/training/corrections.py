@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from normstab.errors import NormstabError, RecordError
 from normstab.experiment.network.weighted_layers import channel_norms, hidden_layers
-from normstab.experiment.records.cell_record import read_record
+from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.training.optimizers import CompensatedSGD
 
 __all__ = ["RecordedNorms", "correct_gradients", "correct_rates", "follow_norms"]

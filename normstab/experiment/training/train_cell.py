@@ -24,7 +24,7 @@ from normstab.experiment.records.cell_record import DataFacts, Record, write_rec
 from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints
 from normstab.experiment.records.history import History
 from normstab.experiment.records.machine import environment, settled
-from normstab.experiment.records.step_log import StepLog, log_sha256
+from normstab.experiment.records.step_log import StepLog, kept_sha256, log_sha256
 from normstab.experiment.scenario.spec import Cell
 from normstab.experiment.training.cell_arithmetic import Simulated, simulated
 from normstab.experiment.training.corrections import RecordedNorms
@@ -64,11 +64,9 @@ def run_cell(
     with settled(device, threads, cell.train.seed):
         if cell.sweep is not None:
             record = run_sweep(cell, threads=threads, device=device)
-        else:
-            record = _Running(cell, directory, threads, device, report, checkpoint_s).run()
-    write_record(directory, record)
-    (directory / "checkpoint.pt").unlink(missing_ok=True)
-    return record
+            write_record(directory, record)
+            return record
+        return _Running(cell, directory, threads, device, report, checkpoint_s).run()
 
 
 @dataclass
@@ -83,7 +81,21 @@ class _Running:
     checkpoint_s: float
 
     def run(self) -> Record:
-        """Train, from the start or from a checkpoint, to the end or to the first number that is not finite."""
+        """Return the record, of a run from a checkpoint where one can be resumed, else from the start."""
+        try:
+            return self._run(self._checkpoints())
+        except UnusableCheckpointError as problem:
+            checkpoints = self._checkpoints()
+            checkpoints.remove()
+            return self._run(checkpoints, problem=str(problem))
+
+    def _checkpoints(self) -> Checkpoints:
+        """Return the cell's checkpoints on this machine."""
+        found = environment(self.device, self.threads)
+        return Checkpoints(self.directory, self.cell.id, found, interval_s=self.checkpoint_s)
+
+    def _run(self, checkpoints: Checkpoints, *, problem: str | None = None) -> Record:
+        """Train to the end or to the first number that is not finite; `problem`: why it starts again."""
         cell = self.cell
         dataset = load_dataset(cell.dataset, device=self.device)
         task = Task(dataset.channels, dataset.side, dataset.classes)
@@ -94,10 +106,13 @@ class _Running:
             session.simulated = around
             session.storage.use(around.arithmetic)
             with around.paused():
-                checkpoints, keep = self._resume(session)
+                keep = self._resume(session, checkpoints, problem)
             with StepLog(self.directory, keep=keep) as log:
                 self._train(session, log, checkpoints)
-        return self._record(session)
+        record = self._record(session)
+        write_record(self.directory, record)
+        checkpoints.remove()
+        return record
 
     def _session(self, dataset: Dataset, model: torch.nn.Module) -> Session:
         """Return the session at its start, in plain torch so far."""
@@ -134,19 +149,28 @@ class _Running:
         own = self.directory / "probes" if cell.is_reference else None
         return Probes(probe_interval(cell.train.probe_every, span.steps), own, reference)
 
-    def _resume(self, session: Session) -> tuple[Checkpoints, int]:
-        """Put the session where its checkpoint left it, and return how many steps of the log to keep."""
-        found = environment(self.device, self.threads)
-        checkpoints = Checkpoints(self.directory, self.cell.id, found, interval_s=self.checkpoint_s)
-        state, problem = checkpoints.read(self.device)
+    def _resume(self, session: Session, checkpoints: Checkpoints, problem: str | None) -> int:
+        """Put the session where its checkpoint left it, and return how many steps of the log to keep.
+
+        Raises UnusableCheckpointError where it is no checkpoint of this cell's run: the session is half restored then.
+        """
+        state, unread = checkpoints.read(self.device)
         if state is not None:
-            session.restore(state)
-        note = f"{self.cell.id}: started again from the beginning: {problem}" if problem else None
-        if state is not None:
-            note = f"{self.cell.id}: resumed after step {session.history.step}"
-        if note is not None:
-            self._tell(session, note)
-        return checkpoints, session.history.step
+            try:
+                session.restore(state)
+                is_whole = kept_sha256(self.directory, session.history.step) == state["log"]
+            except Exception as error:  # what was written by another version may lack, or hold, anything
+                raise UnusableCheckpointError(
+                    f"the checkpoint does not fit: {type(error).__name__}: {error}"
+                ) from error
+            if not is_whole:
+                raise UnusableCheckpointError("the step log is not the one that the checkpoint was made with")
+            self._tell(session, f"{self.cell.id}: resumed after step {session.history.step}")
+        elif unread is not None:
+            raise UnusableCheckpointError(unread)
+        elif problem is not None:
+            self._tell(session, f"{self.cell.id}: started again from the beginning: {problem}")
+        return session.history.step
 
     def _train(self, session: Session, log: StepLog, checkpoints: Checkpoints) -> None:
         """Go through the epochs that are left."""
@@ -174,7 +198,7 @@ class _Running:
         """Write a checkpoint, the steps before it first."""
         log.flush()
         with session.simulated.paused():
-            checkpoints.write(session.state())
+            checkpoints.write({**session.state(), "log": log.sha256})
 
     def _tell(self, session: Session, note: str | None = None) -> None:
         """Report how far the cell is."""
@@ -215,6 +239,10 @@ class _Running:
             rho=bounds(session.model),
             steps_sha256=log_sha256(self.directory),
         )
+
+
+class UnusableCheckpointError(Exception):
+    """There is a checkpoint from which this cell cannot go on; it starts again."""
 
 
 def weights_sha256(model: nn.Module) -> str:
