@@ -254,6 +254,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     cli_machine.doctor,
     cli_machine.selftest,
     cli_search.bounds,
+    cli_search.diff,
     cli_search.promote,
 )  # in files of their own
 for command in COMMANDS:

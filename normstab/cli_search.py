@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,8 +15,9 @@ from normstab.terminal.exit_codes import FAILED
 
 if TYPE_CHECKING:
     from normstab.search.promotion import Search
+    from normstab.testing.subject import Subject
 
-__all__ = ["bounds", "promote"]
+__all__ = ["bounds", "diff", "promote"]
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -106,21 +108,10 @@ def bounds(
     if growth:
         _give_growth(context.obj, seed, as_json=as_json)
         return
-    from normstab.experiment.network.users_code import load_function
-    from normstab.testing.check_input import build, parse_inputs
-
-    specs = parse_inputs(inputs or ())
-    built = build(load_function(factory), seed)
-    from normstab.norms.replace import replace_norms_
+    subject = _subject(factory, inputs or (), seed, norm=norm)
     from normstab.report.bounds_report import bounds_json, bounds_text, write_bounds
     from normstab.search.measured_bounds import bounds as find
-    from normstab.testing.check_run import run_plainly
-    from normstab.testing.subject import subject_of
 
-    subject = subject_of(built, specs, seed)
-    if norm is not None:
-        replace_norms_(subject.module, norm)
-    run_plainly(subject, seed)
     found = find(
         subject.module, subject.args, subject.kwargs, precision=precision, loss=subject.loss, failure=failure, seed=seed
     )
@@ -139,3 +130,46 @@ def _give_growth(voice: Any, seed: int, *, as_json: bool) -> None:
 
     found = error_growth(seed=seed)
     voice.give([asdict(growth) for growth in found] if as_json else growth_text(found))
+
+
+def _subject(factory: str, inputs: Sequence[str], seed: int, *, norm: str | None = None) -> Subject:
+    """Return what a factory makes, on its input, having run once as torch does."""
+    from normstab.experiment.network.users_code import load_function
+    from normstab.testing.check_input import build, parse_inputs
+
+    specs = parse_inputs(inputs)
+    built = build(load_function(factory), seed)
+    from normstab.norms.replace import replace_norms_
+    from normstab.testing.check_run import run_plainly
+    from normstab.testing.subject import subject_of
+
+    subject = subject_of(built, specs, seed)
+    if norm is not None:
+        replace_norms_(subject.module, norm)
+    run_plainly(subject, seed)
+    return subject
+
+
+def diff(
+    context: typer.Context,
+    check: Annotated[str, typer.Option(metavar="MODULE:FUNCTION", help="Makes a module (or it, batch, loss).")],
+    inputs: options.Inputs = None,
+    precision: Annotated[str, typer.Option(help="Of the one run, A.")] = "fp16",
+    against: Annotated[str, typer.Option(help="Of the other run, B.")] = "fp32",
+    norm: Annotated[str | None, typer.Option(help="Swap the norm layers to this one first.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the factory, the inputs and stochastic rounding.")] = 0,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Write diff.md and diff.html there.")] = "",
+    as_json: options.Json = False,
+) -> None:
+    """Show the first operation where two runs part, site by site. Exit code 1 where they do."""
+    subject = _subject(check, inputs or (), seed, norm=norm)
+    from normstab.report.divergence_report import divergence_json, divergence_text, write_divergence
+    from normstab.search.divergence import diff as find
+
+    found = find(
+        subject.module, subject.args, subject.kwargs, precision=precision, against=against, loss=subject.loss, seed=seed
+    )
+    if out:
+        context.obj.say(f"report: {write_divergence(found, Path(out))}")
+    context.obj.give(divergence_json(found) if as_json else divergence_text(found))
+    raise typer.Exit(FAILED if found.first is not None else 0)

@@ -1,0 +1,176 @@
+"""Where two runs of one network part: site by site, from digests, the first one that rounding does not explain.
+
+A site is a place of divergence where its results differ by more than what came in and its own rounding can make.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
+from normstab.numerics.precision import Precision
+from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
+from normstab.simulation.site_digests import Digest, digests_of
+
+__all__ = ["Divergence", "SiteDifference", "compare_digests", "diff"]
+
+# Roundings between the input of a norm and its output: input, mean (2), centre, square, mean (2), eps, root, divide,
+# scale, shift. A product has its result's and its parameter's; of every other operation the last one alone is allowed.
+ROUNDINGS_OF_NORM, ROUNDINGS_OF_PRODUCT = 12, 2
+PRODUCTS = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv", "convolution", "convolution_backward", "embedding"}
+MOST = 2**16  # elements of a result that are compared where nothing is stored
+NORMS = {*NORM_OPERATIONS, "norm"}
+
+
+@dataclass(frozen=True)
+class SiteDifference:
+    """One site's results in run A and in run B. `only` names the run that alone has the site.
+
+    `difference` is ||a - b|| / ||b|| of the sampled elements, infinite where one run is finite and the other is not or
+    the shapes differ; `before` the largest difference of any site before; `bound` what the site's own rounding may add.
+    """
+
+    site: str
+    call: int
+    shape: tuple[int, ...]
+    difference: float
+    before: float
+    bound: float
+    ulps: float
+    nonfinite: tuple[int, int]
+    rms: tuple[float, float]
+    is_equal: bool
+    only: str = ""
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether it is more than twice what came in (a product of two results may double it) and rounding here."""
+        return bool(self.only) or self.difference > 2.0 * self.before + self.bound
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Two runs, site by site in A's order; `label_a` and `label_b` say what they are."""
+
+    label_a: str
+    label_b: str
+    sites: tuple[SiteDifference, ...]
+
+    @property
+    def diverged(self) -> tuple[SiteDifference, ...]:
+        """The sites of divergence, the first one first."""
+        return tuple(site for site in self.sites if site.has_diverged)
+
+    @property
+    def first(self) -> SiteDifference | None:
+        """The first site of divergence."""
+        return next(iter(self.diverged), None)
+
+
+def diff(
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    precision: str | Precision | AnyFormat,
+    against: str | Precision | AnyFormat = "fp32",
+    loss: Callable[[Any], Tensor] | None = None,
+    seed: int = 0,
+) -> Divergence:
+    """Return where copies of `model` on `args` and `kwargs` part, in `precision` (A) and in `against` (B).
+
+    `loss` makes a number of the output and adds the backward pass.
+    """
+
+    def run(module: nn.Module) -> None:
+        output = module(*args, **(kwargs or {}))
+        value = None if loss is None else loss(output)
+        if value is not None and value.requires_grad:
+            value.backward()
+
+    specs = [Precision.parse(precision), Precision.parse(against)]
+    a, b = (digests_of(copy.deepcopy(model).float(), run, spec, seed=seed, most=MOST) for spec in specs)
+    return compare_digests(a, b, labels=(str(specs[0]), str(specs[1])), precisions=(specs[0], specs[1]))
+
+
+def compare_digests(
+    a: Sequence[Digest], b: Sequence[Digest], *, labels: tuple[str, str], precisions: tuple[Precision, Precision]
+) -> Divergence:
+    """Return the sites of two runs beside each other; the bound is of the coarser of the two `precisions`."""
+    coarse = max((_format(precision) for precision in precisions), key=lambda format: roundoff_of(format))
+    others = {(digest.site, digest.call): digest for digest in b}
+    shared = {(digest.site, digest.call) for digest in a}
+    found: list[SiteDifference] = []
+    before = 0.0
+    for digest in a:
+        other = others.get((digest.site, digest.call))
+        row = _alone(digest, "A") if other is None else _compared(digest, other, before, coarse)
+        found.append(row)
+        before = max(before, row.difference if other is not None else 0.0)
+    found += [_alone(digest, "B") for key, digest in others.items() if key not in shared]
+    return Divergence(*labels, tuple(found))
+
+
+def _format(precision: Precision) -> AnyFormat:
+    return FORMATS["fp32"] if precision.is_native else precision.format()
+
+
+def roundoff_of(format: AnyFormat) -> float:
+    """Return how coarse a format is: its relative rounding error, of fixed point that of 1."""
+    return format.min_subnormal / 2 if isinstance(format, FixedFormat) else 2.0**-format.precision
+
+
+def _alone(digest: Digest, only: str) -> SiteDifference:
+    """Return the row of a site that one run alone has."""
+    counts = (digest.nonfinite, 0) if only == "A" else (0, digest.nonfinite)
+    rms = (digest.rms, 0.0) if only == "A" else (0.0, digest.rms)
+    return SiteDifference(
+        digest.site, digest.call, digest.shape, np.inf, 0.0, 0.0, np.inf, counts, rms, is_equal=False, only=only
+    )
+
+
+def _compared(a: Digest, b: Digest, before: float, format: AnyFormat) -> SiteDifference:
+    """Return the row of a site that both runs have."""
+    operation = a.site.rpartition("[")[0].rpartition(".")[2]
+    difference, ulps = 0.0, 0.0
+    is_equal = a.shape == b.shape and a.sha256 == b.sha256
+    if not is_equal:
+        difference, ulps = (np.inf, np.inf) if a.shape != b.shape else _distance(a.elements, b.elements, format)
+        if a.nonfinite != b.nonfinite:
+            difference = ulps = np.inf
+    return SiteDifference(
+        a.site, a.call, a.shape, float(difference), before, _own(operation, b, format), float(ulps),
+        (a.nonfinite, b.nonfinite), (a.rms, b.rms), is_equal=is_equal,
+    )  # fmt: skip
+
+
+def _distance(x: NDArray[np.float64], y: NDArray[np.float64], format: AnyFormat) -> tuple[float, float]:
+    """Return ||x - y|| / ||y||, and the largest distance in quanta of the format at y; of finite elements."""
+    is_finite = np.isfinite(x) & np.isfinite(y)
+    if bool(np.any(np.isfinite(x) != np.isfinite(y))):
+        return np.inf, np.inf
+    x, y = x[is_finite], y[is_finite]
+    apart = np.abs(x - y)
+    if not apart.any():
+        return 0.0, 0.0
+    scale = float(np.linalg.norm(y))
+    least = float(format.min_subnormal)
+    quanta = np.full_like(y, least)
+    if not isinstance(format, FixedFormat):
+        quanta = np.maximum(np.exp2(np.frexp(y)[1] - format.precision), least)
+    return float(np.linalg.norm(apart)) / scale if scale else np.inf, float((apart / quanta).max())
+
+
+def _own(operation: str, digest: Digest, format: AnyFormat) -> float:
+    """Return what the site's own roundings may add to the relative difference, those of tiny numbers included."""
+    roundings = ROUNDINGS_OF_NORM if operation in NORMS else ROUNDINGS_OF_PRODUCT if operation in PRODUCTS else 1
+    relative = 0.0 if isinstance(format, FixedFormat) else 2.0**-format.precision
+    quantum = float(format.min_subnormal) / 2
+    return roundings * (relative + (quantum / digest.rms if digest.rms else 0.0))
