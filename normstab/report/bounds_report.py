@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from normstab.experiment.records.files import write_atomically
 from normstab.numerics.bounds import random_bits
 from normstab.numerics.precision import Precision
-from normstab.report.svg import COLOURS, draw
+from normstab.report.pictures.svg import COLOURS, draw
 from normstab.report.words import aligned, number
 from normstab.search.error_growth import Growth
 from normstab.search.measured_bounds import Bounds, SiteBound

@@ -20,10 +20,11 @@ from normstab.assess.runs import SEED_AXES
 from normstab.assess.verdicts import Verdict
 from normstab.experiment.records.files import jsonable, write_atomically
 from normstab.report import sections
-from normstab.report.exponents import exponent_plot
 from normstab.report.markdown import fill_template
-from normstab.report.plots import Panel, panels_of, sites_plot
-from normstab.report.svg import COLOURS, thinned
+from normstab.report.pictures.exponents import exponent_plot
+from normstab.report.pictures.plots import Panel, gravest_of, panels_of
+from normstab.report.pictures.site_maps import site_maps
+from normstab.report.pictures.svg import COLOURS, thinned
 from normstab.report.words import OUTCOME_MARKS, command_for, number
 
 __all__ = ["render_html", "write_html"]
@@ -35,9 +36,11 @@ def render_html(found: Assessment) -> str:
     """Return the page."""
     axes = list(dict.fromkeys(axis for cell in found.cells for axis in cell.coordinates))
     failing = sorted((g for g in found.judged if g.verdict is not Verdict.STABLE), key=lambda g: -g.verdict.value)
-    images = [("Overflow and underflow by site", sites_plot(found.judged))]
+    images: list[tuple[str, str | None]] = [
+        (f"Results lost to {name}, by site", svg) for name, svg in site_maps(found.judged).items()
+    ]
     images += [(f"Exponents: {point_words(g.coordinates)}", exponent_plot(g)) for g in failing[:MOST_EXPONENTS]]
-    panels = [_panel(panel) for panel in panels_of(found.judged)[:MOST_PANELS]]
+    panels = [_panel(panel) for panel in gravest_of(panels_of(found.judged), MOST_PANELS)]
     values = {
         "scenario": found.scenario,
         "verdicts": list(Verdict),

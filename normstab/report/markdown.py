@@ -20,8 +20,9 @@ from normstab.assess.points import point_words
 from normstab.assess.verdicts import Verdict
 from normstab.experiment.records.files import write_atomically
 from normstab.report import sections
-from normstab.report.exponents import exponent_plot
-from normstab.report.plots import MOST_PANELS, accuracy_plot, loss_plot, panels_of, sites_plot
+from normstab.report.pictures.exponents import exponent_plot
+from normstab.report.pictures.plots import MOST_PANELS, accuracy_plots, gravest_of, loss_plots, panels_of
+from normstab.report.pictures.site_maps import site_maps
 from normstab.report.words import command_for, number
 
 __all__ = ["Rendered", "cells_listed", "fill_template", "quoted", "render_report", "write_report"]
@@ -53,11 +54,12 @@ def render_report(found: Assessment) -> Rendered:
     """Return the report of an assessment, with its plots."""
     files: dict[str, str] = {}
     panels = panels_of(found.judged)
-    plots = {"loss": "", "accuracy": "", "sites": ""}
-    if panels:
-        plots["loss"] = _filed(files, "loss", loss_plot(panels[:MOST_PANELS]))
-        plots["accuracy"] = _filed(files, "accuracy", accuracy_plot(panels[:MOST_PANELS]))
-    plots["sites"] = _filed(files, "sites", sites_plot(found.judged))
+    drawn = gravest_of(panels, MOST_PANELS)
+    plots = {
+        "loss": _numbered(files, "loss", loss_plots(drawn)),
+        "accuracy": _numbered(files, "accuracy", accuracy_plots(drawn)),
+        "sites": {name: _filed(files, f"sites-{name}", svg) for name, svg in site_maps(found.judged).items()},
+    }
     failing = sorted(
         (group for group in found.judged if group.verdict.fails),
         key=lambda group: -group.verdict.value,
@@ -120,6 +122,12 @@ def _filed(files: dict[str, str], name: str, svg: str | None) -> str:
         return ""
     files[f"plots/{name}.svg"] = svg
     return f"plots/{name}.svg"
+
+
+def _numbered(files: dict[str, str], name: str, pictures: Sequence[str]) -> list[str]:
+    """Keep pictures as NAME.svg, or NAME-1.svg, NAME-2.svg, ..., and return their paths."""
+    names = [name] if len(pictures) == 1 else [f"{name}-{number}" for number in range(1, len(pictures) + 1)]
+    return [_filed(files, each, svg) for each, svg in zip(names, pictures, strict=True)]
 
 
 def _seeds(found: Assessment) -> str:

@@ -15,8 +15,8 @@ from normstab.assess.expected.expectations import ExpectationResult
 from normstab.assess.expected.outcome import Outcome, all_of
 from normstab.experiment.records.files import write_atomically
 from normstab.experiment.scenario.document import Claim
-from normstab.report.claim_plots import claim_plot
 from normstab.report.markdown import Rendered, fill_template, quoted
+from normstab.report.pictures.claim_plots import claim_plot
 from normstab.report.sections import alert_word
 from normstab.report.words import OUTCOME_MARKS
 

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from normstab.experiment.records.files import write_atomically
-from normstab.report.svg import draw
+from normstab.report.pictures.svg import draw
 from normstab.report.words import aligned
 from normstab.search.promotion import Promotion, Trial
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from normstab.assess.expected.outcome import Outcome
+from normstab.assess.verdicts import Verdict
 from normstab.experiment.scenario.checking.checks import canonical, path_of
 from normstab.experiment.scenario.document import AXES, VARIANT, Scenario
 
@@ -20,6 +21,7 @@ __all__ = [
     "OUTCOME_MARKS",
     "aligned",
     "command_for",
+    "gravity",
     "number",
 ]
 
@@ -30,6 +32,11 @@ OUTCOME_MARKS = {Outcome.MET: "✔", Outcome.NOT_MET: "✘", Outcome.INCONCLUSIV
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with `digits` significant digits, a dash for None."""
     return "-" if value is None else f"{value:.{digits}g}"
+
+
+def gravity(verdict: Verdict) -> float:
+    """Return how grave a verdict is for showing: INCONCLUSIVE lies between STABLE and DEGRADED."""
+    return 0.5 if verdict is Verdict.INCONCLUSIVE else verdict.value
 
 
 def command_for(scenario: Scenario, point: Mapping[str, Any]) -> str:

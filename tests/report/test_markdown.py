@@ -81,7 +81,7 @@ def test_a_scenario_of_references_alone_is_reported_too(tmp_path):
     runs = [run for run in story(seeds=(0,), scales=(1,)) if run.record.is_reference]
     found = render_report(made_assessment(tmp_path, runs=runs))
     assert "3 STABLE" in found.text
-    assert "plots/loss.svg" in found.files
+    assert "plots/loss.svg" in found.files and "plots/accuracy.svg" in found.files
 
 
 def test_cells_without_a_record_are_listed(tmp_path):

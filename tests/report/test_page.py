@@ -8,8 +8,8 @@ from normstab.assess.assessment import assess
 from normstab.experiment.records.cell_record import SweepPoint
 from normstab.experiment.scenario.document import Claim, Plot
 from normstab.experiment.scenario.spec import SweepSpec
-from normstab.report.claim_plots import KINDS, claim_plot
 from normstab.report.page import render_page
+from normstab.report.pictures.claim_plots import KINDS, claim_plot
 from normstab.study import publish, write_pages
 from tests.assess.synthetic import FP16, make_cell, make_run, story
 from tests.report.made import SCENARIO, made_assessment, made_scenario, write_runs

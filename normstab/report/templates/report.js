@@ -103,24 +103,24 @@
     scale = { X, Y, low, high, panel, shown };
     chart.replaceChildren();
     nice(0, top, 6).forEach((tick) => {
-      add("line", { x1: box.left, x2: box.right, y1: Y(tick), y2: Y(tick), stroke: "#e4e8ec" });
-      add("text", { x: box.left - 6, y: Y(tick) + 4, "text-anchor": "end", "font-size": 12, fill: "#59636e" }, String(tick));
+      add("line", { x1: box.left, x2: box.right, y1: Y(tick), y2: Y(tick), stroke: "#8c959f", "stroke-opacity": 0.25 });
+      add("text", { x: box.left - 6, y: Y(tick) + 4, "text-anchor": "end", "font-size": 12, fill: "#717a84" }, String(tick));
     });
     nice(low, high, 8).filter((tick) => isLoss || Number.isInteger(tick)).forEach((tick) => {
-      add("text", { x: X(tick), y: box.bottom + 18, "text-anchor": "middle", "font-size": 12, fill: "#59636e" }, String(tick));
+      add("text", { x: X(tick), y: box.bottom + 18, "text-anchor": "middle", "font-size": 12, fill: "#717a84" }, String(tick));
     });
-    add("text", { x: (box.left + box.right) / 2, y: 374, "text-anchor": "middle", "font-size": 12, fill: "#59636e" }, isLoss ? "step" : "epoch");
+    add("text", { x: (box.left + box.right) / 2, y: 374, "text-anchor": "middle", "font-size": 12, fill: "#717a84" }, isLoss ? "step" : "epoch");
     if (band) {
       const upper = path(band.x, band.limit, X, Y);
       const back = path(band.x.slice().reverse(), band.mean.slice().reverse(), X, Y).replace("M", "L");
-      add("path", { d: `${upper}${back}Z`, fill: "#d8dee4" });
-      add("path", { d: path(band.x, band.mean, X, Y), fill: "none", stroke: "#57606a", "stroke-dasharray": "5 4" });
+      add("path", { d: `${upper}${back}Z`, fill: "#8c959f", "fill-opacity": 0.25 });
+      add("path", { d: path(band.x, band.mean, X, Y), fill: "none", stroke: "#717a84", "stroke-dasharray": "5 4" });
     }
     shown.forEach((line) => {
       const { x, y } = series(line);
       add("path", { d: path(x, y, X, Y), fill: "none", stroke: curves.colours[line.colour % curves.colours.length], "stroke-width": 1.8, class: "curve" });
     });
-    add("line", { id: "cursor", y1: box.top, y2: box.bottom, stroke: "#1f2328", visibility: "hidden" });
+    add("line", { id: "cursor", y1: box.top, y2: box.bottom, stroke: "#717a84", visibility: "hidden" });
   };
   const list = () => {
     legend.replaceChildren();

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from normstab.assess.causes.headroom import precision_at, site_format
 from normstab.assess.causes.sites import in_order, place_of
@@ -18,9 +17,10 @@ from normstab.assess.judgement import GroupJudgement
 from normstab.assess.runs import Run
 from normstab.numerics.formats import AnyFormat, Format
 from normstab.numerics.ledger import Histogram, Tally
-from normstab.report.svg import draw
+from normstab.report.pictures.panels import Frame, Sketch, small_multiples
+from normstab.report.pictures.svg import BAND, COLOURS, INK
 
-__all__ = ["exponent_plot"]
+__all__ = ["exponent_plot", "mark_limits"]
 
 
 def exponent_plot(judged: GroupJudgement) -> str | None:
@@ -35,20 +35,17 @@ def exponent_plot(judged: GroupJudgement) -> str | None:
     wide: Mapping[str, Tally] = reference.totals if reference is not None else {}
     sites = _around(cell.run, cell.blame.site)
 
-    def fill(figure: Figure) -> None:
-        places = figure.subplots(1, len(sites), squeeze=False)[0]
-        for place, site in zip(places, sites, strict=True):
-            _bars(place, wide.get(site, Tally()).histogram, "#8c959f", "reference", 1.0)
-            _bars(place, cell.run.totals[site].histogram, "#cf222e", "this cell", 0.55)
-            _limits(place, _format_of(cell.run, site))
-            is_first = cell.blame is not None and site == cell.blame.site
-            place.set_title(_broken(site) + ("\n(first offence)" if is_first else "\n"), loc="left", fontsize=8.5)
-            place.set_xlabel("exponent (binade)")
-            place.grid(visible=False, axis="x")
-        places[0].set_ylabel("share of results, %")
-        places[-1].legend(loc="upper right")
+    def sketch(site: str) -> Sketch:
+        def paint(axes: Axes) -> None:
+            _bars(axes, wide.get(site, Tally()).histogram, BAND, "reference", 0.9)
+            _bars(axes, cell.run.totals[site].histogram, COLOURS[6], "this cell", 0.6)
+            mark_limits(axes, _limits(_format_of(cell.run, site)))
 
-    return draw(max(4.8, 3.3 * len(sites)), 2.9, fill)
+        is_first = cell.blame is not None and site == cell.blame.site
+        return Sketch(f"{site} (first offence)" if is_first else site, paint)
+
+    frame = Frame("exponent (binade)", "share of results, %", columns=len(sites), height=1.6)
+    return small_multiples([sketch(site) for site in sites], frame)
 
 
 def _around(run: Run, site: str) -> list[str]:
@@ -62,15 +59,6 @@ def _around(run: Run, site: str) -> list[str]:
     return listed[max(0, at - 1) : at + 2]
 
 
-def _broken(site: str, most: int = 34) -> str:
-    """Return a site's name in lines short enough for its panel."""
-    lines = [""]
-    for part in site.replace(".", ".\0").split("\0"):
-        is_full = len(lines[-1]) + len(part) > most and lines[-1]
-        lines = [*lines, part] if is_full else [*lines[:-1], lines[-1] + part]
-    return "\n".join(lines)
-
-
 def _bars(axes: Axes, histogram: Histogram | None, colour: str, label: str, alpha: float) -> None:
     """Draw a histogram as shares of all its results; zeros, infinities and NaN have no exponent."""
     if histogram is None or not histogram.finite_nonzero:
@@ -81,18 +69,30 @@ def _bars(axes: Axes, histogram: Histogram | None, colour: str, label: str, alph
     axes.bar(exponents + 0.5, shares, width=0.95, color=colour, alpha=alpha, label=label, lw=0)
 
 
-def _limits(axes: Axes, limit: AnyFormat | None) -> None:
-    """Mark where the format begins and ends."""
+def _limits(limit: AnyFormat | None) -> dict[str, float]:
+    """Return where the format begins and ends, in binades."""
     if limit is None:
-        return
+        return {}
     marks = {"least": math.log2(limit.min_subnormal), "max": math.log2(limit.max)}
     if isinstance(limit, Format) and limit.has_subnormals:
         marks["normal"] = float(limit.emin)
+    return marks
+
+
+def mark_limits(axes: Axes, marks: Mapping[str, float]) -> None:
+    """Draw a line with its name at each binade that is in sight, the names at heights of their own above the bars."""
     low, high = axes.get_xlim()
-    for name, place in marks.items():
-        if low - 12 <= place <= high + 12:
-            axes.axvline(place, color="#1f2328", lw=0.9, ls="-" if name == "max" else ":")
-            axes.annotate(f" {name}", (place, 0.99), xycoords=("data", "axes fraction"), va="top", fontsize=7)
+    seen = {name: place for name, place in marks.items() if low - 12 <= place <= high + 12}
+    axes.set_ylim(0, axes.get_ylim()[1] * (1 + 0.16 * len(seen)))
+    for name, place in seen.items():
+        axes.axvline(place, color=INK, lw=0.9, ls="-" if name.endswith("max") else ":")
+    low, high = axes.get_xlim()
+    for index, (name, place) in enumerate(seen.items()):
+        is_right = place > low + 0.7 * (high - low)
+        at = (place, 0.99 - 0.1 * index)
+        text = f"{name} " if is_right else f" {name}"
+        side = "right" if is_right else "left"
+        axes.annotate(text, at, xycoords=("data", "axes fraction"), va="top", ha=side, fontsize=7)
 
 
 def _format_of(run: Run, site: str) -> AnyFormat | None:

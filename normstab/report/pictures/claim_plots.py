@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from normstab.assess.assessment import Assessment
@@ -21,7 +20,9 @@ from normstab.assess.swept import ACCURATE
 from normstab.experiment.scenario.document import Claim, Plot
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.ledger import Histogram
-from normstab.report.svg import COLOURS, draw
+from normstab.report.pictures.exponents import mark_limits
+from normstab.report.pictures.panels import Frame, Sketch, small_multiples
+from normstab.report.pictures.svg import COLOURS, INK
 
 __all__ = ["KINDS", "claim_plot"]
 
@@ -37,10 +38,10 @@ def claim_plot(claim: Claim, found: Assessment) -> str | None:
     x = plot.x or (axes[0] if axes else "precision")
     by = plot.by or next((axis for axis in axes if axis != x), "")
     painted = KINDS[plot.kind](groups, plot, x, by)
-    return None if painted is None else draw(7.6, 3.2, painted)
+    return None if painted is None else small_multiples([painted[0]], painted[1])
 
 
-Painter = Callable[[Figure], None]
+Painted = tuple[Sketch, Frame]  # a panel and what surrounds it
 
 
 def _name(group: Group, axis: str) -> str:
@@ -60,7 +61,7 @@ def _values(groups: Sequence[Group], axis: str) -> list[str]:
     return list(dict.fromkeys(_name(group, axis) for group in groups))
 
 
-def paint_bars(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painter | None:
+def paint_bars(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painted | None:
     """Return the painter of one bar per group, its seeds as dots, its 90 % interval as a whisker."""
     is_share = EVERY[plot.metric].unit == "share"
     factor = 100.0 if is_share else 1.0
@@ -71,8 +72,7 @@ def paint_bars(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painter 
         return None
     width = 0.8 / len(series)
 
-    def fill(figure: Figure) -> None:
-        axes = figure.subplots()
+    def fill(axes: Axes) -> None:
         labelled: set[str] = set()
         for group, found in measured:
             if not found.values:
@@ -84,23 +84,24 @@ def paint_bars(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painter 
             labelled.add(name)
             colour = COLOURS[index % len(COLOURS)]
             axes.bar(place, factor * found.estimate, width * 0.92, color=colour, alpha=0.75, label=label, lw=0)
-            axes.plot([place] * len(found.values), [factor * v for v in found.values], ".", color="#1f2328", ms=3)
+            axes.plot([place] * len(found.values), [factor * v for v in found.values], ".", color=INK, ms=3)
             interval = found.interval
             if interval is not None:
-                axes.plot([place] * 2, [factor * interval.low, factor * interval.high], color="#1f2328", lw=1)
-        axes.set_xticks(
-            range(len(places)),
-            places,
-            rotation=20 if len(places) > 3 else 0,
-            ha="right" if len(places) > 3 else "center",
-        )
-        axes.grid(visible=False, axis="x")
-        _titled(axes, x, plot.metric.replace("_", " ") + (", %" if is_share else ""), by if len(series) > 1 else "")
+                ends = np.clip([interval.low, interval.high], *_possible(plot.metric))
+                axes.plot([place] * 2, factor * ends, color=INK, lw=1)
 
-    return fill
+    note = "Dots: seeds. Whisker: the 90 % interval of their mean."
+    return Sketch("", fill, places), _frame(x, _worded(plot.metric, is_share), by if len(series) > 1 else "", note)
 
 
-def paint_curves(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painter | None:
+def _possible(metric: str) -> tuple[float, float]:
+    """Return the least and the greatest value that a metric can have: an interval does not leave them."""
+    if EVERY[metric].unit != "share":
+        return -np.inf, np.inf
+    return (-1.0, 1.0) if metric.startswith("accuracy_gap") else (0.0, 1.0)
+
+
+def paint_curves(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painted | None:
     """Return the painter of the metric after each epoch, one line per seed, coloured by `by` (else by `x`)."""
     axis = plot.by or x
     names = _series(groups, "", axis)
@@ -111,8 +112,7 @@ def paint_curves(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painte
     if not drawn:
         return None
 
-    def fill(figure: Figure) -> None:
-        axes = figure.subplots()
+    def fill(axes: Axes) -> None:
         labelled: set[str] = set()
         for group, run in drawn:
             epochs = len(run.record.epochs)
@@ -124,20 +124,18 @@ def paint_curves(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painte
             labelled.add(name)
             axes.plot(range(1, epochs + 1), values, color=colour, lw=1.2, marker="o", ms=2.5, alpha=0.85, label=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _titled(axes, "epoch", plot.metric.replace("_", " ") + (", %" if is_share else ""), axis)
 
-    return fill
+    return Sketch("", fill), _frame("epoch", _worded(plot.metric, is_share), axis)
 
 
-def paint_sweep(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painter | None:
+def paint_sweep(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painted | None:
     """Return the painter of the worst layer's error of s against the input's scale 2^k, and of the 1 % it may have."""
     drawn = [(group, run) for group in groups for run in group.runs if run.record.sweep]
     if not drawn:
         return None
     colours, styles = _values(groups, x), _values(groups, by)
 
-    def fill(figure: Figure) -> None:
-        axes = figure.subplots()
+    def fill(axes: Axes) -> None:
         for group, run in drawn:
             worst: dict[int, float] = {}
             for points in run.record.sweep.values():
@@ -151,14 +149,13 @@ def paint_sweep(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painter
             axes.plot(
                 exponents, [max(worst[k], 1e-6) for k in exponents], style, color=colour, label=label, marker=".", ms=3
             )
-        axes.axhline(ACCURATE, color="#1f2328", lw=0.8, ls=":")
+        axes.axhline(ACCURATE, color=INK, lw=0.8, ls=":")
         axes.set_yscale("log")
-        _titled(axes, "input scale, binades", "relative error of s (worst layer)", "")
 
-    return fill
+    return Sketch("", fill), _frame("input scale, binades", "relative error of s (worst layer)", "")
 
 
-def paint_histogram(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painter | None:
+def paint_histogram(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Painted | None:
     """Return the painter of the exponents of all gradients, one line per value of `by`, with fp16's limits."""
     axis = plot.by or x
     sums: dict[str, Histogram] = {}
@@ -172,29 +169,28 @@ def paint_histogram(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Pai
     if not sums:
         return None
 
-    def fill(figure: Figure) -> None:
-        axes = figure.subplots()
+    def fill(axes: Axes) -> None:
         for index, (name, histogram) in enumerate(sums.items()):
             exponents = sorted(histogram.binades)
             shares = [100 * histogram.binades[e] / max(1, histogram.finite_nonzero) for e in exponents]
             axes.plot(exponents, shares, color=COLOURS[index % len(COLOURS)], label=name, lw=1.3)
-        for text, place in (("fp16 least", -24), ("fp16 normal", FORMATS["fp16"].emin), ("fp16 max", 16)):
-            axes.axvline(place, color="#1f2328", lw=0.8, ls=":")
-            axes.annotate(f" {text}", (place, 0.99), xycoords=("data", "axes fraction"), va="top", fontsize=7)
-        _titled(axes, "exponent of the gradients (binade)", "share, %", axis)
+        mark_limits(axes, {"fp16 least": -24, "fp16 normal": FORMATS["fp16"].emin, "fp16 max": 16})
 
-    return fill
+    return Sketch("", fill), _frame("exponent of the gradients (binade)", "share, %", axis)
 
 
-def _titled(axes: Axes, x: str, y: str, legend: str) -> None:
-    """Name the axes and place the legend beside the plot."""
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if (axes.get_legend_handles_labels()[0] and legend != "") or len(axes.get_legend_handles_labels()[0]) > 1:
-        axes.legend(title=legend or None, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+def _worded(metric: str, is_share: bool) -> str:
+    """Return a metric's name with its unit."""
+    return metric.replace("_", " ") + (", %" if is_share else "")
 
 
-KINDS: dict[str, Callable[[Sequence[Group], Plot, str, str], Painter | None]] = {
+def _frame(x: str, y: str, by: str, note: str = "") -> Frame:
+    """Return what surrounds a claim's panel; the legend's axis is named above it."""
+    told = f"Colours: {by}." if by else ""
+    return Frame(x, y, note=" ".join(filter(None, (told, note))), columns=1, height=2.2)
+
+
+KINDS: dict[str, Callable[[Sequence[Group], Plot, str, str], Painted | None]] = {
     "bars": paint_bars,
     "curves": paint_curves,
     "sweep": paint_sweep,
