@@ -1,5 +1,8 @@
 """Compiled kernels are cached on disk where that is possible, never wrongly, and never at the price of an error."""
 
+import hashlib
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +48,57 @@ def test_a_change_in_a_device_function_outdates_the_kernels_that_use_it(monkeypa
     changed = lambda path: read(path) + (b"#" if path.name == "bits.py" else b"")  # noqa: E731
     monkeypatch.setattr(Path, "read_bytes", changed)
     assert compiled._digest_of_sources(nearest32.py_func) != before
+
+
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "torn": lambda path: path.write_bytes(path.read_bytes()[:-5]),
+    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+    "text": lambda path: path.write_text("not compiled code"),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps({"x": 1})),
+    "a pickle of another kind, well hashed": lambda path: path.write_bytes(hashed(pickle.dumps(["other"]))),
+    "no pickle, well hashed": lambda path: path.write_bytes(hashed(b"\x80\x05 torn")),
+    "a folder": lambda path: (path.unlink(), path.mkdir(), (path / "x").touch()),
+    "a dangling link": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+def hashed(content):
+    return hashlib.sha256(content).digest() + content
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory):
+    """The one file of a kernel that was compiled and cached."""
+    folder = tmp_path_factory.mktemp("cached")
+    assert rounds_by(cached_in(folder))
+    (file,) = folder.glob("*.nbc")
+    return file
+
+
+def cached_in(folder):
+    nearest = compiled.kernel(nearest32.py_func)
+    nearest._cache._cache_file._cache_path = str(folder)
+    return nearest
+
+
+def test_a_kernel_that_is_cached_is_not_compiled_again(cached):
+    nearest = cached_in(cached.parent)
+    assert rounds_by(nearest)
+    assert sum(nearest.stats.cache_hits.values()) == 1
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_cache_file_is_compiled_again_and_replaced(how, cached, tmp_path):
+    whole = cached.read_bytes()
+    damaged = tmp_path / cached.name
+    damaged.write_bytes(whole)
+    DAMAGE[how](damaged)
+    nearest = cached_in(tmp_path)
+    assert rounds_by(nearest)
+    assert not nearest.stats.cache_hits
+    assert [path.name for path in tmp_path.iterdir()] == [cached.name]
+    again = cached_in(tmp_path)
+    assert rounds_by(again)
+    assert sum(again.stats.cache_hits.values()) == 1

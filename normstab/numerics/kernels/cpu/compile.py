@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,8 @@ __all__ = [
     "view",
 ]
 
+
+HASH_BYTES = 32  # of a cached file: the sha256 of what follows it
 
 # Of every kernel and part; the entry that C code would call is left out, as it takes time to compile.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
@@ -91,7 +95,7 @@ class SourceCache(FunctionCache):
         """Return the cached code for the signature, or None."""
         try:
             return super().load_overload(sig, target_context)
-        except (OSError, EOFError, ValueError, KeyError, AttributeError, ImportError, TypeError):
+        except Exception:  # bytes of another numba or LLVM: whatever taking them apart meets
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -103,7 +107,7 @@ class SourceCache(FunctionCache):
 
 
 class _FilePerKey(IndexDataCacheFile):  # type: ignore[misc]
-    """Compiled code in one file per signature, processor and source, whose name says which.
+    """Compiled code in one file per signature, processor and source, whose name says which; its hash comes first.
 
     Numba's own index numbers the files: two processes that write at once can take the same number, and the
     index of one then leads to the code of the other.
@@ -122,10 +126,22 @@ class _FilePerKey(IndexDataCacheFile):  # type: ignore[misc]
 
     def load(self, key: object) -> Any:
         """Return the code for `key`, or None."""
-        try:
-            return self._load_data(self._name_of(key))
-        except FileNotFoundError:
+        path = Path(self._data_path(self._name_of(key)))
+        content = path.read_bytes() if path.is_file() else b""
+        # Damaged bytes are not to be unpickled: what came out might be run.
+        if hashlib.sha256(content[HASH_BYTES:]).digest() != content[:HASH_BYTES]:
             return None
+        return pickle.loads(content[HASH_BYTES:])
+
+    def _dump(self, data: object) -> bytes:
+        content: bytes = super()._dump(data)
+        return hashlib.sha256(content).digest() + content
+
+    def _save_data(self, name: str, data: object) -> None:
+        path = Path(self._data_path(name))
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        super()._save_data(name, data)
 
     def _name_of(self, key: object) -> str:
         return f"{self._of_source}.{_short_digest(key)}.nbc"
