@@ -72,6 +72,7 @@ def assess(
     counts, in the order of the grid's values.
     """
     ordered, missing = matched(runs, expected)
+    strays = [str(problem) for problem in problems if isinstance(problem, StrayRecord)]
     if not expected:
         ordered = sorted(runs, key=lambda run: _grid_place(run.coordinates, scenario.parsed.grid))
     judged = judge_runs(ordered, tolerance=scenario.tolerance).groups
@@ -85,8 +86,20 @@ def assess(
         swept,
         missing,
         tuple(str(problem) for problem in problems if not isinstance(problem, StrayRecord)),
-        tuple(str(problem) for problem in problems if isinstance(problem, StrayRecord)),
+        (*strays, *_of_other_code(ordered, expected)),
     )
+
+
+def _of_other_code(runs: Sequence[Run], expected: Sequence[Cell]) -> list[str]:
+    """Return a warning where records were found by their place, and the code of their model is another now."""
+    known = {cell.code_sha256 for cell in expected} - {""}
+    others = [run.id for run in runs if known and run.record.cell.get("code_sha256", "") not in known]
+    if not others:
+        return []
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return [
+        f"made with other code of the model than is here now: {others[0]}{more}; run the scenario to make them anew"
+    ]
 
 
 def matched(runs: Sequence[Run], cells: Sequence[Cell]) -> tuple[list[Run], tuple[Cell, ...]]:

@@ -44,6 +44,18 @@ def rewritten(change: Callable[[dict], object]) -> Callable[[Path], object]:  # 
     return damage
 
 
+def rekeyed(changes: dict[str, str]) -> Callable[[Path], object]:
+    """Return what writes a checkpoint as another machine, or another normstab, would have."""
+
+    def damage(directory: Path) -> None:
+        found = torch.load(io.BytesIO((directory / "checkpoint.pt").read_bytes()[HASH_BYTES:]), weights_only=True)
+        again = Checkpoints(directory, "", environment("cpu", 1))
+        again.key = {**found["key"], **changes}
+        again.write(found["state"])
+
+    return damage
+
+
 def on_file(change: Callable[[bytes], bytes], name: str = "checkpoint.pt") -> Callable[[Path], object]:
     return lambda directory: (directory / name).write_bytes(change((directory / name).read_bytes()))
 
@@ -66,6 +78,7 @@ DAMAGE = {
     "another optimizer": rewritten(lambda state: state.update(optimizer={})),
     "another history": rewritten(lambda state: state.update(history="{}")),
     "no history": rewritten(lambda state: state.update(history="torn")),
+    "of other code": rekeyed({"normstab": "0123456789abcdef"}),
     "no log": lambda directory: (directory / "steps.jsonl").unlink(),
     "a shorter log": on_file(lambda content: content[: len(content) // 2], "steps.jsonl"),
     "another log": on_file(lambda content: content.replace(b"0", b"1"), "steps.jsonl"),

@@ -1,11 +1,12 @@
 """Checkpoints within a cell: everything that a bit-identical resume needs, in one atomically written file.
 
 It begins with the hash of what follows, and is read back with `weights_only`, so that it cannot run code. It is
-valid only for the same cell, device, thread count, CPU capability and torch build.
+valid only for the same cell, device, thread count, CPU capability, torch build and code of normstab.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -27,6 +28,16 @@ INTERVAL_S = 60.0
 HASH_BYTES = 32  # the sha256 of what follows it
 
 
+@functools.cache
+def own_code() -> str:
+    """Return a hash of normstab's own sources: an edit need not change the version of the numerics."""
+    package = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 class Checkpoints:
     """The checkpoint of the cell `cell_id` in `directory`; one is due a minute after the last."""
 
@@ -35,6 +46,7 @@ class Checkpoints:
     ) -> None:
         self.path = directory / NAME
         self.key = {"cell": cell_id, **{name: str(value) for name, value in asdict(environment).items()}}
+        self.key["normstab"] = own_code()
         self.interval_s = interval_s
         self._last_s = time.monotonic()
 
@@ -60,7 +72,7 @@ class Checkpoints:
             if hashlib.sha256(content[HASH_BYTES:]).digest() != content[:HASH_BYTES]:
                 return None, "the checkpoint does not read: its bytes are not those that were written"
             found = torch.load(io.BytesIO(content[HASH_BYTES:]), map_location=device, weights_only=True)
-            key, state = found["key"], found["state"]
+            key, state = dict(found["key"]), found["state"]
         except Exception as error:  # bytes of another version make torch's unpickler raise whatever it meets
             return None, f"the checkpoint does not read: {error}"
         if key != self.key:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from normstab.errors import NormstabError, ScenarioError
+from normstab.experiment.network.model_code import code_sha256
 from normstab.experiment.network.models import require_model
 from normstab.experiment.scenario.checking.checks import canonical, path_of
 from normstab.experiment.scenario.document import VARIANT, Scenario
@@ -27,7 +28,7 @@ def expand(scenario: Scenario, *, hash_data: bool = True) -> list[Cell]:
     """Return the scenario's cells, each behind the cells it depends on; equal cells appear once.
 
     References, and cells whose channel norms others follow, are added where the grid does not list them.
-    `hash_data` False leaves the data unread: the ids are then not those of a run.
+    `hash_data` False leaves the data, and a foreign model's code, unread: the ids are then not those of a run.
     """
     resolver = _Resolver(scenario, hash_data=hash_data)
     listed = [*resolver.trained(), *resolver.swept()]
@@ -48,6 +49,7 @@ class _Resolver:
         self._hash_data = hash_data
         self._specs_built: dict[str, Any] = {}
         self._hashes: dict[str, str] = {}
+        self._code_hashes: dict[str, str] = {}
         self._built: dict[str, Cell] = {}
         self._by_id: dict[str, Cell] = {}
         self._under_way: list[str] = []
@@ -72,6 +74,7 @@ class _Resolver:
                     numerics,
                     sweep=_SWEEP.validate_json(json.dumps(settings)),
                     data_sha256=self._data_sha256(dataset),
+                    code_sha256=self._code_sha256(model),
                 )
             )
 
@@ -119,6 +122,7 @@ class _Resolver:
             reference_id=reference.id if reference is not None else None,
             depends_on=tuple(depends_on),
             data_sha256=self._data_sha256(specs[0]),
+            code_sha256=self._code_sha256(specs[1]),
         )
 
     def _resolved(self, point: Point) -> dict[str, Any]:
@@ -169,6 +173,12 @@ class _Resolver:
             value = functools.reduce(getattr, names, dict(zip(_ADAPTERS, specs, strict=True))[section])
             found[axis] = canonical(path_of(axis), list(value) if isinstance(value, tuple) else value)
         return found
+
+    def _code_sha256(self, model: ModelSpec) -> str:
+        """Return the hash of the model's code, read once per model."""
+        if self._hash_data and model.name not in self._code_hashes:
+            self._code_hashes[model.name] = code_sha256(model.name)
+        return self._code_hashes.get(model.name, "")
 
     def _data_sha256(self, dataset: DatasetSpec) -> str:
         """Return the hash of the data, read once per set."""

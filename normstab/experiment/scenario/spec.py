@@ -218,6 +218,7 @@ class Cell:
     its numerics (native, no rules); it has `is_reference` and a `reference_id` of None, as has a swept cell.
     `depends_on`: ids of the cells that must be finished first (the reference, and `norm_record`).
     `is_listed`: the grid lists it; a reference or a cell that was only added because others need it is not.
+    `code_sha256` is that of the model's code, for a model that is not of the catalogue.
     """
 
     scenario: str
@@ -232,24 +233,26 @@ class Cell:
     depends_on: tuple[str, ...] = ()
     is_listed: bool = True
     data_sha256: str = ""
+    code_sha256: str = ""
 
     @cached_property
     def id(self) -> str:
         """The readable slug of the coordinates, and ten hexadecimal digits of the hash of what is run.
 
-        The hash covers the resolved specs, the data's hash and NUMERICS_VERSION, so that a record with this
-        id is this cell's result on any machine.
+        The hash covers the resolved specs, the hashes of the data and of a foreign model's code, and NUMERICS_VERSION,
+        so that a record with this id is this cell's result on any machine.
         """
         resolved = [self.dataset, self.model, self.train, self.numerics, self.sweep]
-        facts = [NUMERICS_VERSION, self.data_sha256, resolved]
+        facts = [NUMERICS_VERSION, self.data_sha256, resolved, *([self.code_sha256] if self.code_sha256 else [])]
         text = json.dumps(facts, default=_hashed, sort_keys=True, separators=(",", ":"))
         return f"{slug(self.coordinates)}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the cell as JSON-able plain data, its id included; LATER_FIELDS only where they are set."""
-        plain: dict[str, Any] = json.loads(
-            json.dumps({each.name: getattr(self, each.name) for each in fields(self)}, default=_hashed)
-        )
+        shown = {each.name: getattr(self, each.name) for each in fields(self)}
+        if not self.code_sha256:
+            del shown["code_sha256"]
+        plain: dict[str, Any] = json.loads(json.dumps(shown, default=_hashed))
         return {"id": self.id, **plain}
 
     @staticmethod

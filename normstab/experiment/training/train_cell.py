@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from normstab.errors import NormstabError
 from normstab.experiment.data.datasets import load_dataset
 from normstab.experiment.data.images import Dataset
 from normstab.experiment.data.sampling import epoch_order
 from normstab.experiment.execution.progress import Progress
+from normstab.experiment.network.model_code import code_sha256
 from normstab.experiment.network.models import build_model
 from normstab.experiment.network.networks import Task
 from normstab.experiment.records.cell_record import DataFacts, Record, write_record
@@ -61,6 +63,8 @@ def run_cell(
     A checkpoint, written every `checkpoint_s` seconds, is resumed when one is there and of the same machine.
     The records of the cells it depends on are looked for beside `directory`. A swept cell trains nothing.
     """
+    if cell.code_sha256 and code_sha256(cell.model.name) != cell.code_sha256:
+        raise NormstabError(f"model {cell.model.name!r}: its code has changed since the run began; run it again")
     with settled(device, threads, cell.train.seed):
         if cell.sweep is not None:
             record = run_sweep(cell, threads=threads, device=device)
