@@ -24,13 +24,11 @@ from normstab.simulation.around.observation import Observation
 from normstab.simulation.around.parameters import Held
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.session import held_tensors, rounds_itself
+from normstab.simulation.log import Log
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.run import Run
 
 __all__ = ["Log", "record"]
-
-Log = Run
-"""What `record` yields: `ledger`, `first`, `step`, `notes` and `report()`, as of a simulation."""
 
 
 @contextmanager
@@ -44,7 +42,7 @@ def record(model: nn.Module, *, every: int = 1) -> Iterator[Log]:
     if not isinstance(every, int) or every < 1:
         raise NormstabError(f"record: every is a whole number >= 1, found {every!r}")
     arithmetic = Arithmetic("fp32", ledger=Ledger(histogram=True))
-    log = Log(arithmetic, LossScaler())
+    log = Log(arithmetic, LossScaler(), every=every)
     recording = _Recording(model, log, every)
     with ExitStack() as stack:
         recording.begin(stack)
@@ -57,7 +55,7 @@ class _Recording:
 
     def __init__(self, model: nn.Module, log: Log, every: int) -> None:
         self.model = model
-        self.run = log
+        self.run: Run = log
         self.every = every
         self.is_over = False
         self.is_in_order = True

@@ -11,7 +11,7 @@ from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.parameters import Parameters
 from normstab.simulation.loss_scale import LossScaler
 
-__all__ = ["OFFENCES", "Run"]
+__all__ = ["OFFENCES", "Run", "in_columns"]
 
 # What destroys values, gravest first; the other counters describe.
 OFFENCES = ("nan_produced", "overflow", "divide_by_zero", "saturated", "underflow")
@@ -77,7 +77,7 @@ class Run:
                 rows.append((counter, str(getattr(total, counter)), str(first.site), str(first.step), source))
         if len(rows) == 1:
             return ["nothing overflowed, vanished or became NaN", ""]
-        return [*_table(rows), ""]
+        return [*in_columns(rows), ""]
 
     def _worst_sites(self) -> list[str]:
         """Return the sites with the greatest share of destroyed values."""
@@ -93,10 +93,10 @@ class Run:
         for _, site, tally in shares[:MOST_SITES]:
             numbers = (tally.count, tally.overflow, tally.underflow, tally.nan_produced)
             rows.append((str(site), *map(str, numbers), f"{tally.largest:.3g}", f"{tally.smallest:.3g}"))
-        return [*_table(rows), ""]
+        return [*in_columns(rows), ""]
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def in_columns(rows: list[tuple[str, ...]]) -> list[str]:
     """Return rows as lines with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -17,17 +17,17 @@ import torch
 from normstab.assess.causes.blame import Blame, blame, rate
 from normstab.assess.causes.headroom import Headroom, headroom
 from normstab.assess.causes.remedies import REMEDIES, Remedy
-from normstab.assess.causes.whatif import predicted
 from normstab.assess.constants import constant
 from normstab.assess.runs import Run
 from normstab.errors import NormstabError
 from normstab.experiment.network.users_code import users_code
 from normstab.norms.replace import replace_norms_
-from normstab.numerics.formats import FORMATS, AnyFormat
+from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Tally
 from normstab.numerics.precision import Precision
 from normstab.simulation import Run as Simulated
 from normstab.simulation import record, simulate
+from normstab.simulation.forecast import Forecast
 from normstab.testing.check_input import InputSpec
 from normstab.testing.check_record import BLAMED, as_run, norm_layers
 from normstab.testing.check_run import Outcome, Training, run_plainly, run_subject
@@ -52,17 +52,6 @@ SAMPLED = 4096
 UNIFORM = math.sqrt(3)
 # Training in the precision has left the reference when its last loss is this share above it (contract: 50 %).
 LOSS_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Of one preset: the shares of float32's results that it would overflow and flush, and the worst site."""
-
-    format: str
-    overflow: float
-    underflow: float
-    worst_site: str
-    worst_share: float
 
 
 @dataclass(frozen=True)
@@ -139,7 +128,7 @@ def check(
         first=_first_offences(run),
         worst_sites=_worst_sites(ledger),
         headroom=headroom(of_precision),
-        forecast=_forecasts(_recorded(subject, seed)),
+        forecast=_forecasts(subject, seed),
         remedies=[remedy for offer in REMEDIES.values() if (remedy := offer(of_precision, spec)) is not None],
         unrecognised=dict(sorted(run.unrecognised.items())),
         notes=tuple(run.notes),
@@ -230,32 +219,12 @@ def _reference(subject: Subject, seed: int, training: Training) -> tuple[Outcome
     return outcome, trace
 
 
-def _recorded(subject: Subject, seed: int) -> Run:
-    """Return a plain float32 pass with the exponents of every result."""
+def _forecasts(subject: Subject, seed: int) -> list[Forecast]:
+    """Return what a plain float32 pass foretells for every narrow preset."""
     plain = subject.copied(torch.float32)
     with record(plain.module) as log:
-        outcome = run_subject(plain, seed, ONE_PASS)
-    return as_run(log.ledger, Precision.parse("fp32"), norm_layers(plain.module), outcome.losses)
-
-
-def _forecasts(recorded: Run) -> list[Forecast]:
-    """Return what a plain run foretells for every narrow preset."""
-    return [_forecast(recorded, name) for name in FORMATS if name not in ("fp64", "fp32")]
-
-
-def _forecast(recorded: Run, name: str) -> Forecast:
-    """Return what the exponents of a plain run foretell for one preset."""
-    over = under = total = 0.0
-    worst, worst_share = "", 0.0
-    for site, tally in recorded.totals.items():
-        if tally.histogram is None or not tally.histogram.finite_nonzero:
-            continue
-        n = tally.histogram.finite_nonzero
-        lost = predicted(tally.histogram, FORMATS[name])
-        over, under, total = over + n * lost[0], under + n * lost[1], total + n
-        if sum(lost) > worst_share:
-            worst, worst_share = site, sum(lost)
-    return Forecast(name, over / max(total, 1.0), under / max(total, 1.0), worst, worst_share)
+        run_subject(plain, seed, ONE_PASS)
+    return list(log.forecast(all).values())
 
 
 def _worst_sites(ledger: Ledger, most: int = 10) -> list[tuple[str, Tally]]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from normstab.testing.check import Answer, Forecast
+from normstab.simulation.forecast import Forecast
+from normstab.testing.check import Answer
 
 __all__ = ["answer_json", "answer_text"]
 

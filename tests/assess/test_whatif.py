@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normstab.assess.causes.whatif import WHATIF_FORMATS, forecast, predicted, smallest_range
+from normstab.assess.causes.whatif import WHATIF_FORMATS, forecast, smallest_range
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.ledger import Histogram, Tally
+from normstab.simulation.forecast import predicted
 from tests.assess.synthetic import make_cell, make_run
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import normstab as ns
 from normstab.errors import NormstabError
 from normstab.numerics.ledger import Site
 from normstab.simulation import record, simulate
@@ -78,3 +79,58 @@ def test_nothing_is_left_behind():
 def test_every_is_a_whole_number():
     with pytest.raises(NormstabError, match="every"), record(network(), every=0):
         pass
+
+
+def test_the_forecast_for_a_format_is_what_casting_the_results_to_it_does():
+    # Powers of two: no binade is split, so that the forecast is exact.
+    x = torch.logspace(-40, 20, 61, base=2)
+    model = torch.nn.Sequential(torch.nn.Identity())
+    with record(model) as log:
+        model(x) * 1.0
+    for name in ("fp16", "bf16", "e4m3fn", "e5m2", "q7.8"):
+        cast, found = ns.cast(x, name), log.forecast(name)
+        limit = ns.parse_format(name)
+        over, under = float((x > limit.max).double().mean()), float((cast == 0).double().mean())
+        # Half the least quantum is a tie that goes to zero; the forecast gives it to the format.
+        tie = 1 / 61
+        shares = found.sites.get("(outside).mul[forward]", (0.0, 0.0))
+        assert shares[0] == pytest.approx(over) and under - tie <= shares[1] + 1e-12 <= under + 1e-12
+        assert found.format == str(limit)
+
+
+def test_forecasts_for_all_formats_are_those_of_each():
+    x, y = images()
+    model = network()
+    with record(model) as log:
+        losses(model, 1, x, y)
+    found = log.forecast(all)
+    assert list(found) == [name for name in ns.FORMATS if name not in ("fp64", "fp32")]
+    assert found == log.forecast() == log.forecast("all")
+    assert all(found[name] == log.forecast(name) == log.forecast(ns.FORMATS[name]) for name in found)
+    assert found["e2m1"].underflow > found["fp16"].underflow
+    assert found["e2m1"].worst_share == max(map(sum, found["e2m1"].sites.values()))
+    assert found["e2m1"].worst_site in str(found["e2m1"])
+    with pytest.raises(NormstabError, match="did you mean 'fp16'"):
+        log.forecast("fp17")
+
+
+def test_a_recordings_report_begins_with_what_it_is_and_ends_with_every_format():
+    x, y = images()
+    model = network()
+    with record(model, every=2) as log:
+        losses(model, 3, x, y)
+    lines = log.report().splitlines()
+    total = log.ledger.total().count
+    assert lines[0] == f"recorded in float32, nothing rounded: {total} results in 3 steps, one in 2 recorded"
+    assert "simulated" not in log.report() and "results rounded" not in log.report()
+    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in ns.FORMATS] == list(
+        log.forecast()
+    )
+
+
+def test_an_overflow_of_float32_itself_is_in_a_recordings_report():
+    model = torch.nn.Sequential(torch.nn.Identity())
+    with record(model) as log:
+        model(torch.tensor([3e38])) * 10.0
+    assert "overflow" in log.report().split("what each format")[0]
+    assert "(outside).mul[forward]" in log.report()

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from normstab.assess.constants import constant
 from normstab.assess.runs import Run
-from normstab.numerics.formats import FORMATS, AnyFormat
+from normstab.numerics.formats import FORMATS
 from normstab.numerics.ledger import Histogram
+from normstab.simulation.forecast import predicted
 
-__all__ = ["WHATIF_FORMATS", "forecast", "predicted", "smallest_range"]
+__all__ = ["WHATIF_FORMATS", "forecast", "smallest_range"]
 
 WHATIF_FORMATS = ("fp16", "bf16", "e5m2", "e4m3fn", "e5m2fnuz", "e4m3fnuz")
 """The presets that a what-if table shows: those in hardware with a range of their own."""
@@ -56,19 +57,6 @@ def forecast(run: Run) -> list[SiteForecast]:
         over, under = ({name: pair[i] for name, pair in shares.items()} for i in (0, 1))
         sites.append(SiteForecast(site, tally.count, smallest_range(tally.histogram), over, under))
     return sorted(sites, key=lambda found: (-found.worst, found.site))
-
-
-def predicted(histogram: Histogram, limit: AnyFormat) -> tuple[float, float]:
-    """Return the shares of finite nonzero values that overflow and that vanish, rounded to nearest.
-
-    A binade counts as overflow when its least value exceeds `max`, and as zero when all of it is below half
-    the least quantum: values that a binade's border splits are given to the format.
-    """
-    total = histogram.finite_nonzero
-    greatest, vanishing = math.frexp(limit.max)[1] - 1, math.log2(limit.min_subnormal) - 1
-    over = sum(n for e, n in histogram.binades.items() if e > greatest)
-    under = sum(n for e, n in histogram.binades.items() if e < vanishing)
-    return (over / total, under / total) if total else (0.0, 0.0)
 
 
 def smallest_range(histogram: Histogram) -> Range:
