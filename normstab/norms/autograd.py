@@ -114,7 +114,7 @@ class _Emulated(torch.autograd.Function):
                 output = output.to(x.dtype)
             output = own(output, done.saved)
         ctx.save_for_backward(*done.saved)
-        ctx.plan, ctx.kind = plan, type(done.saved)
+        ctx.plan, ctx.kind, ctx.dtype = plan, type(done.saved), x.dtype
         ctx.shapes = [None if tensor is None else tensor.shape for tensor in (gamma, beta)]
         found.append(Normalized(output, done.mean, done.stored))
         return output
@@ -132,7 +132,14 @@ class _Emulated(torch.autograd.Function):
                 None if value is None else value.reshape(shape)
                 for value, shape in zip(gradients[1:], ctx.shapes, strict=True)
             ]
-        return gradients.input, *parameters, None, None
+            d_input = gradients.input
+            if (
+                d_input is not None
+                and d_input.dtype != ctx.dtype
+                and holds(ctx.dtype, plan.ar.in_format("gradient").format)
+            ):
+                d_input = d_input.to(ctx.dtype)
+        return d_input, *parameters, None, None
 
 
 def own(output: Tensor, saved: tuple[Tensor | None, ...]) -> Tensor:

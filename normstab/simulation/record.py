@@ -125,6 +125,12 @@ class _Recording:
                 call = held.place.arithmetic.call(held.local_name, self.mode.format_of(held.tensor))
                 round_tensor(held.tensor.detach(), call, out=held.tensor.detach())
 
+    def begin_module(self) -> None:
+        """Parameters are used as they are."""
+
+    def end_module(self) -> None:
+        """Parameters are used as they are."""
+
     def begin_optimizer_step(self, optimizer: Optimizer) -> None:
         """Optimizers are not recorded."""
         self._leave()

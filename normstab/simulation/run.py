@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import First, Ledger
 from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.parameters import Parameters
+from normstab.simulation.around.places import Place
 from normstab.simulation.loss_scale import LossScaler
 
 __all__ = ["OFFENCES", "Run", "in_columns"]
@@ -33,12 +36,25 @@ class Run:
     notes: list[str] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
     parameters: Parameters = field(default_factory=lambda: Parameters(()), repr=False)
+    outside: Place | None = field(default=None, repr=False)
 
     @property
     def ledger(self) -> Ledger:
         """What rounding destroyed, per site."""
         assert self.arithmetic.ledger is not None
         return self.arithmetic.ledger
+
+    @contextmanager
+    def rounding_float32(self) -> Iterator[None]:
+        """Round float32 results of code outside every module too, as where a network sees no other dtype."""
+        if self.outside is None:
+            yield
+            return
+        shown, self.outside.shown = self.outside.shown, None
+        try:
+            yield
+        finally:
+            self.outside.shown = shown
 
     @property
     def step(self) -> int:

@@ -60,7 +60,7 @@ def simulate(
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=cautions(chosen.values()))
     session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
     with ExitStack() as stack:
-        session.mode.observer = observer
+        session.mode.observer = session.mode.stored.observer = observer
         session.begin(stack, expand=expand)
         yield run
     check_order(session.is_in_order, "simulate")

@@ -27,7 +27,7 @@ def is_plain() -> bool:
 
 
 def coarse(model: nn.Module | None = None) -> AbstractContextManager[object]:
-    return simulate(nn.Linear(2, 2) if model is None else model, "e4m3fn")
+    return simulate(nn.Linear(2, 2) if model is None else model, "uniform:e4m3fn")
 
 
 OPENINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
@@ -54,7 +54,7 @@ def test_closing_the_outer_context_first_raises_and_leaves_nothing(outer: str, i
 
 
 def test_the_inner_context_goes_on_until_it_is_closed() -> None:
-    first, second = coarse(), simulate(nn.Linear(2, 2), "e5m2")
+    first, second = coarse(), simulate(nn.Linear(2, 2), "uniform:e5m2")
     first.__enter__()
     second.__enter__()
     with pytest.raises(NormstabError, match=OUT_OF_ORDER):
@@ -65,7 +65,7 @@ def test_the_inner_context_goes_on_until_it_is_closed() -> None:
 
 
 def test_of_three_the_middle_may_go_first_without_waking_the_outermost() -> None:
-    contexts = [simulate(nn.Linear(2, 2), precision) for precision in ("e4m3fn", "e5m2", "fp16")]
+    contexts = [simulate(nn.Linear(2, 2), f"uniform:{name}") for name in ("e4m3fn", "e5m2", "fp16")]
     for context in contexts:
         context.__enter__()
     with pytest.raises(NormstabError, match=OUT_OF_ORDER):
@@ -130,7 +130,7 @@ def test_norm_layers_are_as_before_after_contexts_closed_out_of_order() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     replace_norms_(model, "l2")
     before = model[1].arithmetic
-    first, second = simulate(model, "e4m3fn"), simulate(model, "fp16")
+    first, second = simulate(model, "uniform:e4m3fn"), simulate(model, "uniform:fp16")
     first.__enter__()
     second.__enter__()
     inner = model[1].arithmetic

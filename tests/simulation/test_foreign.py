@@ -58,7 +58,7 @@ def test_expand_takes_softmax_and_losses_apart_and_fp64_stays_fp64():
 
 def test_softmax_and_losses_are_one_rounding_without_expand():
     x, y = data(4, 5).half().float(), torch.tensor([0, 1, 2, 3])
-    with simulate(nn.Identity(), "fp16"):
+    with simulate(nn.Identity(), "uniform:fp16"):
         soft, loss = x.softmax(1), functional.cross_entropy(x, y)
         logs = x.log_softmax(1)
     assert torch.equal(soft, x.double().softmax(1).half().float())
@@ -253,7 +253,7 @@ def test_a_tensor_subclass_is_seen_through():
     from torch.testing._internal.two_tensor import TwoTensor
 
     a, b = data(3), data(3, seed=1)
-    with simulate(nn.Identity(), "fp16") as run:
+    with simulate(nn.Identity(), "uniform:fp16") as run:
         found = TwoTensor(a, b) * 0.3
     assert torch.equal(found.a, (a.double() * 0.3).half().float())
     assert torch.equal(found.b, (b.double() * 0.3).half().float())

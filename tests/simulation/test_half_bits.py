@@ -81,7 +81,7 @@ def test_unary_operations_have_the_bits_of_native_half(precision, name):
 
 def test_relu_minimum_maximum_give_zero_the_sign_that_numerics_fixes():
     zeros = torch.tensor([0.0, -0.0, 0.0, -0.0] * 8), torch.tensor([0.0, 0.0, -0.0, -0.0] * 8)
-    with simulate(nn.Identity(), "fp16"):
+    with simulate(nn.Identity(), "uniform:fp16"):
         assert not torch.signbit(torch.relu(zeros[0])).any()
         assert not torch.signbit(torch.relu_(zeros[0].clone())).any()
         assert torch.signbit(torch.maximum(*zeros)).tolist() == [False, False, False, True] * 8
@@ -104,7 +104,7 @@ def test_where_torchs_half_kernels_round_otherwise_ours_is_the_single_rounding(n
     generator = torch.Generator().manual_seed(1)
     a, b = (torch.randn(4096, generator=generator).half() for _ in range(2))
     ours, wide = SINGLE_ROUNDING[name]
-    with simulate(nn.Identity(), "fp16"):
+    with simulate(nn.Identity(), "uniform:fp16"):
         found = ours(a.float(), b.float())
     exact = wide(a.double(), b.double())
     assert torch.equal(found.double(), rounded_once(exact))
@@ -119,6 +119,6 @@ def rounded_once(x: Tensor) -> Tensor:
 def test_torchs_half_kernel_of_mul_by_a_scalar_differs_from_the_single_rounding_of_float64():
     x = every_value(torch.float16)
     x = x[x.isfinite()]
-    with simulate(nn.Identity(), "fp16"):
+    with simulate(nn.Identity(), "uniform:fp16"):
         found = x.float() * 0.1
     assert not torch.equal(found.half(), x * torch.tensor(0.1).half())

@@ -87,9 +87,9 @@ def test_running_statistics_are_kept_wide_and_cast_on_use():
     assert run.ledger[Site("blocks.0.norm", "running_var")].count
 
 
-def test_gradients_accumulate_at_their_parameters_module():
+def test_gradients_of_one_machine_for_everything_accumulate_at_their_parameters_module():
     model, (x, y) = network(), images()
-    with simulate(model, "fp16") as run:
+    with simulate(model, "uniform:fp16") as run:
         for _ in range(2):
             nn.functional.cross_entropy(model(x), y).backward()
     assert run.ledger[Site("stem", "add", "backward")].count == sum(p.numel() for p in model.stem.parameters())

@@ -111,7 +111,7 @@ def test_every_product_is_rounded_and_counted(name):
     }[name]
     expected = getattr(torch, name)(*inputs)
     for matmul in ("native", "fp32:pairwise"):
-        with simulate(nn.Identity(), f"fp16;matmul={matmul}") as run:
+        with simulate(nn.Identity(), f"uniform:fp16;matmul={matmul}") as run:
             found = getattr(torch, name)(*(x / 2 for x in inputs)) * 0.0 + getattr(torch, name)(*inputs)
         assert torch.equal(found, expected)
         assert run.ledger[f"(outside).{name}"].count

@@ -45,6 +45,10 @@ class Simulated:
         """Return a context in which plain torch computes: the experiment's own bookkeeping."""
         return contextlib.nullcontext() if self.ledger is None else _disable_current_modes()
 
+    def rounding_float32(self) -> AbstractContextManager[object]:
+        """Return a context in which the experiment's own float32 results are rounded: how test images are scaled."""
+        return contextlib.nullcontext() if self.run is None else self.run.rounding_float32()
+
     def begin_step(self, step: int) -> None:
         """Set the step that keys random bits and dates offences."""
         if self.run is not None:

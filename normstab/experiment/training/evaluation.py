@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,7 @@ def evaluate(model: nn.Module, dataset: Dataset, simulated: Simulated) -> Evalua
     model.eval()
     predicted, losses, correct, finite = [], 0.0, 0, True
     with torch.no_grad():
-        for x, y in dataset.test_batches(BATCH):
+        for x, y in _batches(dataset, simulated):
             logits = model(x)
             with simulated.paused():
                 wide = logits.double()
@@ -54,6 +55,17 @@ def evaluate(model: nn.Module, dataset: Dataset, simulated: Simulated) -> Evalua
     model.train()
     n = len(dataset.test_y)
     return Evaluation(correct / n, losses / n, torch.cat(predicted).cpu().numpy(), finite)
+
+
+def _batches(dataset: Dataset, simulated: Simulated) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the test images, normalised in the emulated arithmetic, and their labels."""
+    batches = dataset.test_batches(BATCH)
+    while True:
+        with simulated.rounding_float32():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def weight_norms(model: nn.Module, simulated: Simulated) -> dict[str, tuple[float, ...]]:

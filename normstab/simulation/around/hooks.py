@@ -13,14 +13,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
+from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.readable.reference import contains, holds
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.run import Run
 
-__all__ = ["hook_modules", "hook_optimizers"]
+__all__ = ["hook_crossing", "hook_modules", "hook_optimizers"]
 
 
 class Entrance(Protocol):
@@ -43,6 +45,12 @@ class Entrance(Protocol):
     def begin_root_forward(self) -> None:
         """A forward of the root module begins."""
 
+    def begin_module(self) -> None:
+        """A module that no other is running begins."""
+
+    def end_module(self) -> None:
+        """No module is running any more."""
+
     def begin_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """A step of any optimizer begins."""
 
@@ -54,24 +62,36 @@ def hook_modules(model: nn.Module, places: dict[nn.Module, Place], entrance: Ent
     """Note where every module is entered and left until `stack` is closed."""
     thread = threading.get_ident()
     for module, place in places.items():
-        enter, leave = _module_hooks(place, entrance, thread)
+        enter, leave = _module_hooks(place, entrance, thread, is_root=module is model)
         stack.callback(module.register_forward_hook(leave, always_call=True).remove)
         stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
     root = _root_hook(places[model], entrance, thread)
     stack.callback(model.register_forward_pre_hook(root, prepend=True, with_kwargs=True).remove)
 
 
-def _module_hooks(place: Place, entrance: Entrance, thread: int) -> tuple[Callable[..., None], Callable[..., None]]:
+def _module_hooks(
+    place: Place, entrance: Entrance, thread: int, *, is_root: bool
+) -> tuple[Callable[..., Any], Callable[..., None]]:
     """Return what is called before and after the forward of one module."""
     whereabouts = entrance.whereabouts
 
-    def enter(module: nn.Module, args: Any) -> None:
-        if not entrance.is_idle and _is_ours(entrance, thread, place):
-            entrance.ensure_entered()
-            whereabouts.enter(place)
+    def enter(module: nn.Module, args: Any) -> Any:
+        if entrance.is_idle or not _is_ours(entrance, thread, place):
+            return None
+        entrance.ensure_entered()
+        cast = None
+        if not whereabouts.is_inside_module:
+            entrance.begin_module()
+            if place.shown is not None and not is_root and not is_recomputing():
+                cast = Caster(place, entrance.run).cast(args)
+        whereabouts.enter(place)
+        return cast
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
+        was_inside = whereabouts.is_inside_module
         whereabouts.leave(place)
+        if was_inside and not whereabouts.is_inside_module:
+            entrance.end_module()
 
     return enter, leave
 
@@ -80,17 +100,26 @@ def _root_hook(place: Place, entrance: Entrance, thread: int) -> Callable[..., A
     """Return what is called before the forward of the root: it counts steps and casts floating inputs."""
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        if entrance.is_idle or threading.get_ident() != thread or torch._C._current_autograd_node() is not None:
+        if entrance.is_idle or threading.get_ident() != thread:
             return None
         if entrance.whereabouts.is_inside_module:
             return None
-        entrance.begin_root_forward()
+        if is_recomputing():
+            if place.shown is None or not entrance.casts_inputs:
+                return None
+        else:
+            entrance.begin_root_forward()
         if place.passes or not entrance.casts_inputs:
             return None
         caster = Caster(place, entrance.run)
         return caster.cast(args), caster.cast(kwargs)
 
     return begin
+
+
+def is_recomputing() -> bool:
+    """Whether a backward pass is running: a module that begins there is run once more for its gradient."""
+    return torch._C._current_autograd_node() is not None
 
 
 def _is_ours(entrance: Entrance, thread: int, place: Place) -> bool:
@@ -106,6 +135,7 @@ class Caster:
 
     def __init__(self, place: Place, run: Run) -> None:
         self.arithmetic = place.arithmetic
+        self.shown = place.shown
         self.run = run
 
     def cast(self, x: Any) -> Any:
@@ -123,6 +153,9 @@ class Caster:
         format = self.arithmetic.format
         if not x.is_floating_point():
             return x
+        if self.shown is not None:
+            shown: Tensor = _InDtype.apply(x, self.arithmetic, self.shown)
+            return shown
         if not (holds(x.dtype, format) or contains(format, x.dtype)):
             self.run.note(f"an input of dtype {x.dtype} cannot hold {format} and was used as it came")
             return x
@@ -143,6 +176,41 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
+
+
+class _InDtype(torch.autograd.Function):
+    """Cast at the site `input`, to the network's dtype; the gradient comes back in the dtype of the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, arithmetic: Arithmetic, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = x.dtype
+        with _disable_current_modes():
+            wide = x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+            return round_tensor(wide, arithmetic.call("input")).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        with _disable_current_modes():
+            return grads[0].to(ctx.dtype), None, None
+
+
+def hook_crossing(module: nn.Module, inside: Place, outside: Place, stack: ExitStack) -> None:
+    """Widen what enters a module whose rule is wider than the network's dtype, and cast back what leaves it."""
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        into, out_of = inside.shown or torch.float32, outside.shown or torch.float32
+        return _moved(args, out_of, into), _moved(kwargs, out_of, into)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> Any:
+        return _moved(output, inside.shown or torch.float32, outside.shown or torch.float32)
+
+    stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+    stack.callback(module.register_forward_hook(leave).remove)
+
+
+def _moved(tree: Any, old: torch.dtype, new: torch.dtype) -> Any:
+    """Return `tree` with every tensor of the dtype `old` in `new`."""
+    return pytree.tree_map_only(Tensor, lambda x: x.to(new) if x.dtype == old else x, tree)
 
 
 def hook_optimizers(entrance: Entrance, stack: ExitStack) -> None:

@@ -22,6 +22,7 @@ from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.operands import Operands, read_operands
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import Place, Whereabouts
+from normstab.simulation.around.stored_operations import StoredOperations
 from normstab.simulation.aten.expand_fused import steps_of
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
@@ -42,12 +43,15 @@ class Emulation(TorchDispatchMode):
     `is_suspended` lets everything pass: another simulation has taken over, or this one is over.
     """
 
-    def __init__(self, whereabouts: Whereabouts, parameters: Parameters, *, master_weights: bool) -> None:
+    def __init__(
+        self, whereabouts: Whereabouts, parameters: Parameters, unrecognised: Counter[str], *, master_weights: bool
+    ) -> None:
         super().__init__()
         self.whereabouts = whereabouts
         self.parameters = parameters
         self.master_weights = master_weights
-        self.unrecognised: Counter[str] = Counter()
+        self.unrecognised = unrecognised
+        self.stored = StoredOperations(self, parameters, unrecognised)
         self.is_suspended = False
         self.is_over = False
         self.replaced: dict[nn.Module, Arithmetic] = {}
@@ -97,16 +101,26 @@ class Emulation(TorchDispatchMode):
         if plan.kind == "composite":
             return self._expand(func, args, kwargs or NOTHING)
         place = self.whereabouts.here()
-        if place.passes or plan.kind == "pass":
+        if plan.kind == "make" and place.shown is not None and not place.passes:
+            result = self.stored.make(func, plan, place, args, kwargs or NOTHING)
+            self._invalidate(plan, args, kwargs or NOTHING)
+            return result
+        if place.passes or plan.kind in ("pass", "make"):
             result = func(*args, **kwargs) if kwargs else func(*args)
             self._invalidate(plan, args, kwargs or NOTHING)
             return result
         if plan.kind == "foreach":
+            if place.shown is not None and not _has_dtype(args, place.shown):
+                return func(*args, **kwargs) if kwargs else func(*args)
             return self._each(func, plan, args, kwargs or NOTHING)
         return self._run(func, plan, place, args, kwargs or NOTHING)
 
     def _run(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
         """Run one operation at its place."""
+        if place.shown is not None:
+            if plan.written and (held := self._parameter_written(plan, args, kwargs)) is not None:
+                return self._update(func, plan, place, held, args, kwargs)
+            return self.stored.run(func, plan, place, args, kwargs)
         if plan.kind == "exact" and not self.whereabouts.is_inside_module and place.direction != "backward":
             result = plan.function(*args, **kwargs)
             self._invalidate(plan, args, kwargs)
@@ -243,6 +257,12 @@ def _target(where: int | str, args: Arguments, kwargs: Named) -> Any:
     if isinstance(where, int):
         return args[where] if where < len(args) else None
     return kwargs.get(where)
+
+
+def _has_dtype(args: Arguments, dtype: torch.dtype) -> bool:
+    """Whether a list among the arguments holds tensors of `dtype`."""
+    lists = [x for x in args if isinstance(x, list | tuple)]
+    return any(isinstance(x, Tensor) and x.dtype == dtype for found in lists for x in found)
 
 
 def _nth(x: Any, i: int) -> Any:

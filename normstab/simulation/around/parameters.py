@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from torch import Tensor
 from normstab.numerics.execute import round_tensor
 from normstab.simulation.around.places import Place
 
-__all__ = ["Held", "Parameters"]
+__all__ = ["Held", "Parameters", "version_of"]
+
+CARRIERS = (torch.float32, torch.float64)
 
 
 class Held:
@@ -50,7 +53,7 @@ class Held:
     @property
     def is_cast(self) -> bool:
         """Whether the copy is of now: the next use will not cast, nor count."""
-        return self.copy is not None and self._copied_at == (_version(self.tensor), self.place.arithmetic.clock.step)
+        return self.copy is not None and self._copied_at == (version_of(self.tensor), self.place.arithmetic.clock.step)
 
     def invalidate(self) -> None:
         """Cast again on next use: the tensor was written to."""
@@ -64,7 +67,7 @@ class Held:
             call = arithmetic.in_format("parameter").call(self.local_name)
             has_room = self.copy is not None and self.copy.shape == x.shape and self.copy.dtype == x.dtype
             self.copy = round_tensor(x, call, out=self.copy if has_room else None)
-            self._copied_at = (_version(self.tensor), arithmetic.clock.step)
+            self._copied_at = (version_of(self.tensor), arithmetic.clock.step)
         return self.copy
 
     def of_view(self, view: Tensor) -> Tensor:
@@ -109,6 +112,10 @@ class Parameters:
             return self.find(tensor)
         return found if found.tensor.dtype == tensor.dtype else None
 
+    def any_in(self, args: tuple[Any, ...]) -> bool:
+        """Whether one of `args` is, or is a view of, one of them."""
+        return any(isinstance(x, Tensor) and x.dtype in CARRIERS and self.find(x) is not None for x in args)
+
     def refresh(self) -> None:
         """Notice tensors that have moved."""
         if any(held.moved for held in self._held):
@@ -134,7 +141,7 @@ class Parameters:
         self._starts = [held.start for held in self._sorted]
 
 
-def _version(tensor: Tensor) -> int:
+def version_of(tensor: Tensor) -> int:
     """Return the version counter; inference tensors have none."""
     return 0 if tensor.is_inference() else tensor._version
 

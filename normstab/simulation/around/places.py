@@ -25,21 +25,25 @@ class Place:
     """A module and a direction, with the arithmetic of the results there.
 
     `passes` says that operations here are left to torch: a module whose precision is `native`, one of our own
-    norm layers (they round by themselves), an optimizer that was not given.
+    norm layers (they round by themselves), an optimizer that was not given. `shown` is the 16-bit dtype that
+    the network sees here; None where numbers live in float32 tensors.
     """
 
-    __slots__ = ("arithmetic", "backward", "direction", "name", "passes")
+    __slots__ = ("arithmetic", "backward", "direction", "name", "passes", "shown")
 
-    def __init__(self, name: str, arithmetic: Arithmetic, *, direction: str, passes: bool) -> None:
+    def __init__(
+        self, name: str, arithmetic: Arithmetic, *, direction: str, passes: bool, shown: torch.dtype | None = None
+    ) -> None:
         self.name = name
         self.direction = direction
         role = {"backward": "gradient", "optimizer": "optimizer"}.get(direction)
         at = arithmetic.at(name) if name else arithmetic
         self.arithmetic = at if arithmetic.is_native else at.towards(direction).in_format(role)
         self.passes = passes or arithmetic.is_native
+        self.shown = shown
         self.backward: Place = self
         if direction == "forward":
-            self.backward = Place(name, arithmetic, direction="backward", passes=passes)
+            self.backward = Place(name, arithmetic, direction="backward", passes=passes, shown=shown)
 
     def __repr__(self) -> str:
         return f"Place({self.name!r}, {self.direction})"

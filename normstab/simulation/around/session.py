@@ -17,11 +17,13 @@ from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import OUTSIDE, Rules
 from normstab.simulation.around.compilation import is_compiled, keep_uncompiled
-from normstab.simulation.around.hooks import hook_modules, hook_optimizers
+from normstab.simulation.around.dtype_copies import Copies
+from normstab.simulation.around.hooks import hook_crossing, hook_modules, hook_optimizers
 from normstab.simulation.around.mode import Emulation
 from normstab.simulation.around.mode_stack import close_mode, drop_ended_modes
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import Place, Whereabouts
+from normstab.simulation.around.shown_dtype import fits_within, shown_dtype, why_not_shown
 from normstab.simulation.aten.expand_fused import WithoutFastPaths
 from normstab.simulation.run import Run
 
@@ -64,19 +66,32 @@ class Session:
         self.is_over = False
         self.is_native = all(precision.is_native for precision in rules.values())
         outside = arithmetics.of(rules.of(OUTSIDE))
+        shown = shown_dtype(rules.default)
         self.places = {
-            module: Place(name, arithmetics.of(rules.of(name)), direction="forward", passes=rounds_itself(module))
+            module: Place(
+                name,
+                arithmetics.of(rules.of(name)),
+                direction="forward",
+                passes=rounds_itself(module),
+                shown=fits_within(rules.of(name), shown),
+            )
             for name, module in model.named_modules()
         }
+        if why := why_not_shown(rules.default):
+            run.note(why)
         self.whereabouts = Whereabouts(
-            Place(OUTSIDE, outside, direction="forward", passes=False),
+            Place(OUTSIDE, outside, direction="forward", passes=False, shown=fits_within(rules.of(OUTSIDE), shown)),
             Place(OUTSIDE, outside, direction="optimizer", passes=optimizer is None),
         )
+        run.outside = self.whereabouts.outside
         self.held = list(held_tensors(self.places))
         run.parameters = Parameters(self.held)
-        self.mode = Emulation(self.whereabouts, run.parameters, master_weights=master_weights)
-        self.mode.unrecognised = run.unrecognised
-        self.mode.sources = run.sources
+        self.mode = Emulation(self.whereabouts, run.parameters, run.unrecognised, master_weights=master_weights)
+        self.mode.sources = self.mode.stored.sources = run.sources
+        own = {module for module in self.places if rounds_itself(module)}
+        dtypes = {m: place.shown for m, place in self.places.items() if place.shown is not None and m not in own}
+        self.copies = Copies(model, self.held, dtypes)
+        self.mode.stored.copies = self.copies if self.copies else None
         self.is_in_order = True
         self._has_entered = False
         self._has_seen_optimizer = optimizer is not None
@@ -102,15 +117,17 @@ class Session:
         if not self.master_weights:
             self._store_rounded("forward")
         hook_modules(self.model, self.places, self, stack)
+        self._hook_crossings(stack)
         hook_optimizers(self, stack)
         self.run.scaler.on_skip = self.end_skipped_step
-        self.mode.expands = expand
+        self.mode.expands = self.mode.stored.expands = expand
         if expand:
             stack.enter_context(WithoutFastPaths())
         self.ensure_entered()
 
     def _end(self) -> None:
         """Leave the mode; hooks on copies of the model do nothing from now on."""
+        self.copies.take_back()
         self.is_in_order = not self._has_entered or close_mode(self.mode)
         self.mode.end()
         self.run.scaler.on_skip = None
@@ -161,6 +178,23 @@ class Session:
         self.whereabouts.restart()
         self.mode.parameters.refresh()
         keep_uncompiled(Emulation)
+
+    def begin_module(self) -> None:
+        """Show parameters and buffers in the network's dtype."""
+        if self._has_entered:
+            self.copies.put()
+
+    def end_module(self) -> None:
+        """Show parameters and buffers as they are."""
+        self.copies.take_back()
+
+    def _hook_crossings(self, stack: ExitStack) -> None:
+        """Hook the modules that see another dtype than the module around them."""
+        by_name = {place.name: place for place in self.places.values()}
+        for module, place in self.places.items():
+            around = by_name.get(place.name.rpartition(".")[0], self.whereabouts.outside)
+            if module is not self.model and place.shown != around.shown:
+                hook_crossing(module, place, around, stack)
 
     def begin_optimizer_step(self, optimizer: Optimizer) -> None:
         """Place what follows with the optimizer; an optimizer that was not given is not even looked at."""

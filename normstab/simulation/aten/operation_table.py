@@ -13,7 +13,7 @@ from normstab.simulation.aten.pointwise import POINTWISE
 from normstab.simulation.aten.products import PRODUCTS
 from normstab.simulation.aten.reductions import REDUCTIONS
 
-__all__ = ["EXACT", "HANDLERS", "PASSING"]
+__all__ = ["EXACT", "HANDLERS", "MADE", "PASSING"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -51,16 +51,22 @@ EXACT = _names(
     unsafe_split_with_sizes _reshape_copy"""
 )
 
+# Tensors of given or random numbers: in a network that sees 16 bits these are numbers of its format.
+MADE = _names(
+    """full full_like new_full scalar_tensor arange range linspace logspace rand rand_like randn randn_like uniform
+    normal exponential cauchy geometric log_normal lift_fresh hann_window hamming_window _sample_dirichlet
+    _standard_gamma"""
+)
+
 # No floating operand is read, or only its shape: factories, random numbers, changes of shape in place.
 PASSING = _names(
-    """empty empty_like empty_strided empty_permuted new_empty new_empty_strided new_full new_ones new_zeros full
-    full_like ones ones_like zeros zeros_like zero rand rand_like randn randn_like randint randint_like randperm
-    uniform normal bernoulli random exponential cauchy geometric log_normal multinomial poisson arange range
-    linspace logspace eye scalar_tensor resize resize_as set _resize_output t transpose squeeze unsqueeze
-    swapaxes swapdims detach as_strided is_same_size is_pinned _pin_memory lift_fresh _unsafe_view record_stream
+    """empty empty_like empty_strided empty_permuted new_empty new_empty_strided new_ones new_zeros ones ones_like
+    zeros zeros_like zero randint randint_like randperm bernoulli random multinomial poisson binomial eye
+    resize resize_as set _resize_output t transpose squeeze unsqueeze
+    swapaxes swapdims detach as_strided is_same_size is_pinned _pin_memory _unsafe_view record_stream
     _amp_foreach_non_finite_check_and_unscale
     _assert_async _assert_scalar _assert_tensor_metadata _functional_assert_async sym_size sym_stride sym_numel
     sym_storage_offset _nested_tensor_from_tensor_list _has_same_storage_numel _version data requires_grad
-    retain_grad _record_function_enter_new _record_function_exit hann_window hamming_window _sample_dirichlet
-    _standard_gamma binomial _print _make_dep_token tril_indices triu_indices"""
+    retain_grad _record_function_enter_new _record_function_exit
+    _print _make_dep_token tril_indices triu_indices"""
 )

@@ -13,13 +13,13 @@ import torch
 
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.operation import Handler
-from normstab.simulation.aten.operation_table import EXACT, HANDLERS, PASSING
+from normstab.simulation.aten.operation_table import EXACT, HANDLERS, MADE, PASSING
 from normstab.simulation.aten.pointwise import REPLACED
 from normstab.simulation.aten.wide import wide_elements
 
 __all__ = ["Kind", "Plan", "plan_of"]
 
-Kind = str  # "pass" | "exact" | "rounded" | "foreach" | "composite" | "unknown"
+Kind = str  # "pass" | "make" | "exact" | "rounded" | "foreach" | "composite" | "unknown"
 FOREACH = "_foreach_"
 
 
@@ -54,6 +54,8 @@ def plan_of(func: Any) -> Plan:
         name = base.removeprefix(FOREACH).removesuffix("_")
         return Plan("foreach", name, func, None, written)
     name = base.removesuffix("_") if not base.startswith("__") else base.strip("_").removeprefix("i")
+    if name in MADE:
+        return Plan("make", name, func, None, written)
     if func.is_view or name in PASSING:
         return Plan("pass", name, func, None, written)
     return _of_computation(func, name, written)

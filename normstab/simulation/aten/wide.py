@@ -14,7 +14,7 @@ from torch import Tensor
 from normstab.simulation.aten.operation import Handler, Operation, Result
 from normstab.simulation.aten.round_and_attribute import narrow, settle, settle_elements
 
-__all__ = ["WIDE", "wide", "wide_elements"]
+__all__ = ["ATTENTION", "WIDE", "wide", "wide_elements"]
 
 # Functions that are infinite at some finite points, and below float64's largest everywhere else.
 POLES = frozenset(
@@ -99,6 +99,14 @@ def _table(handler: Handler, names: str) -> dict[str, Handler]:
     return dict.fromkeys(names.split(), handler)
 
 
+# The fused forward kernels: an output, and what their backward needs.
+ATTENTION = frozenset(
+    "_scaled_dot_product_" + name
+    for name in (
+        *("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"),
+        "fused_attention_overrideable",
+    )
+)
 # Name of torch's operation -> its handler.
 WIDE: dict[str, Handler] = {
     **_table(
@@ -138,12 +146,7 @@ WIDE: dict[str, Handler] = {
         _embedding_bag_per_sample_weights_backward _unsafe_masked_index_put_accumulate""",
     ),
     **_table(first_only, "nll_loss_forward nll_loss2d_forward multilabel_margin_loss_forward"),
-    **_table(
-        attention,
-        """_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
-        _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention
-        _scaled_dot_product_fused_attention_overrideable""",
-    ),
+    **dict.fromkeys(sorted(ATTENTION), attention),
     **_table(
         attention_backward,
         """_scaled_dot_product_flash_attention_for_cpu_backward _scaled_dot_product_flash_attention_backward

@@ -1,0 +1,250 @@
+"""What the mode does at a place whose network sees a 16-bit dtype; the arithmetic of each case is in `stored`.
+
+Tensors of that dtype hold numbers of the format. Wide ones are the network's own wish and torch's own business.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normstab.numerics.call import Call
+from normstab.numerics.execute import round_tensor
+from normstab.numerics.ledger import Site
+from normstab.numerics.precision import NEAREST
+from normstab.numerics.rules import OUTSIDE
+from normstab.simulation.around.code_lines import Sources
+from normstab.simulation.around.dtype_copies import Copies
+from normstab.simulation.around.parameters import Parameters
+from normstab.simulation.around.places import Place
+from normstab.simulation.aten.constants import FILLS, constant_positions, is_own_format, with_constants
+from normstab.simulation.aten.expand_fused import steps_of
+from normstab.simulation.aten.operation import Operation
+from normstab.simulation.aten.overloads import Plan
+from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
+
+__all__ = ["StoredOperations"]
+
+Arguments = tuple[Any, ...]
+Named = Mapping[str, Any]
+
+
+class StoredOperations:
+    """Runs operations on stored tensors, and knows the copies of parameters among them."""
+
+    def __init__(self, mode: AbstractContextManager[Any], parameters: Parameters, unrecognised: Counter[str]) -> None:
+        self.mode = mode
+        self.parameters = parameters
+        self.copies: Copies | None = None
+        self.unrecognised = unrecognised
+        self.sources = Sources()
+        self.expands = False
+        self.observer: Callable[[Site, Tensor], None] | None = None
+
+    def run(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
+        """Run one operation at its place."""
+        dtype = place.shown
+        assert dtype is not None
+        seen = survey(args, kwargs, dtype)
+        if seen.has_wide and place.name != OUTSIDE and self.parameters.any_in(args):
+            args = tuple(self._copy_of(x) for x in args)
+            seen = survey(args, kwargs, dtype)
+        if plan.kind == "exact":
+            return self._exact(func, plan, place, args, kwargs)
+        given = kwargs.get("dtype")
+        if not seen.has_stored and given != dtype and not seen.has_other:
+            return func(*args, **kwargs)
+        if plan.handler is None or seen.has_other:
+            return self._unknown(func, plan, args, kwargs, dtype)
+        is_written = plan.written and not plan.replaces
+        if (seen.is_wide and not is_written and given != dtype) or given in WIDE:
+            return self._wide(func, plan, place, args, kwargs)
+        return self._rounded(func, plan, place, args, kwargs)
+
+    def make(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
+        """Run an operation that makes a tensor of given or random numbers."""
+        dtype = place.shown
+        assert dtype is not None
+        if plan.name in FILLS:
+            of = args[0].dtype if args and isinstance(args[0], Tensor) else None
+            if (kwargs.get("dtype") or of) == dtype:
+                name = "where" if plan.name == "scalar_tensor" else plan.name  # torch.where makes its number so
+                args, kwargs = with_constants(place.arithmetic, name, constant_positions(func), args, kwargs, dtype)
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.dtype == dtype and not is_own_format(place.arithmetic.format, dtype):
+            round_tensor(result, _constant_call(place, plan.name), out=result)
+        return result
+
+    def _rounded(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
+        """Compute in float32, round once, store."""
+        dtype, ar = place.shown, place.arithmetic
+        assert dtype is not None and plan.handler is not None
+        self.sources.note(place, plan.name)
+        if self.expands and (steps := steps_of(func, plan.name)) is not None:
+            return self._stepwise(steps, plan, place, args, kwargs)
+        read_kwargs: Named = kwargs
+        if plan.replaces:
+            read_kwargs = {name: x for name, x in kwargs.items() if name not in plan.written}
+        if plan.name in FILLS:
+            args, read_kwargs = with_constants(ar, plan.name, constant_positions(func), args, read_kwargs, dtype)
+        masters = plan.cast_inside if ar.precision.parameter is None else plan.raw
+        read = self._with_masters(args, masters) if plan.cast_inside else args
+        if plan.name not in DIRECT:
+            read = widened(read, dtype, self._widen)
+            if read_kwargs:
+                values = widened(tuple(read_kwargs.values()), dtype, self._widen)
+                read_kwargs = dict(zip(read_kwargs, values, strict=True))
+        result = plan.handler(Operation(plan.name, plan.function, read, read_kwargs, ar))
+        if self.observer is not None:
+            self._show(place, plan.name, result)
+        if plan.written:
+            return self._write(plan, result, args, kwargs)
+        return stored(plan.name, result, dtype)
+
+    def _stepwise(self, steps: Callable[..., Any], plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
+        """Run the smaller steps of an operation on float32 tensors, each rounded, and store the result."""
+        dtype = place.shown
+        assert dtype is not None
+        read = widened(args, dtype, self._widen)
+        named = dict(zip(kwargs, widened(tuple(kwargs.values()), dtype, self._widen), strict=True))
+        place.shown = None
+        try:
+            with self.mode:
+                result = steps(*read, **named)
+        finally:
+            place.shown = dtype
+        return stored(plan.name, result, dtype)
+
+    def _exact(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
+        """Move or select numbers; what enters is cast."""
+        dtype, name = place.shown, plan.name
+        assert dtype is not None
+        self._note_read(args, dtype)
+        if name == "_to_copy" and kwargs.get("dtype") == dtype and args[0].dtype != dtype:
+            return func(self._cast(args[0], place), **kwargs)
+        if name == "copy" and plan.written and args[0].dtype == dtype and args[1].dtype != dtype:
+            args = (args[0], self._cast(args[1], place), *args[2:])
+        elif (name in FILLS and args[0].dtype == dtype) or (name == "where" and len(args) == 3):
+            args, kwargs = with_constants(place.arithmetic, name, constant_positions(func), args, kwargs, dtype)
+        result = plan.function(*args, **kwargs)
+        if plan.written and self.copies is not None and isinstance(args[0], Tensor):
+            self.copies.note_written(args[0])
+        return result
+
+    def _cast(self, x: Tensor, place: Place) -> Tensor:
+        """Return a wide tensor, or whole numbers, as numbers of the format, in a wide tensor: one rounding."""
+        if x.dtype == torch.bool or x.dtype.is_complex or x.layout != torch.strided or x.numel() == 0:
+            return x
+        if x.is_floating_point():
+            call = place.arithmetic.call("to")
+            return round_tensor(x.to(torch.float32) if x.dtype not in WIDE else x, call)
+        # float64 holds whole numbers up to 2^53; float32 all that bytes can be.
+        return round_tensor(x.to(torch.float64), _constant_call(place, "to"))
+
+    def _wide(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
+        """Let torch compute what it promotes to a wide result; where it has no such form, compute as if stored."""
+        try:
+            result = func(*args, **kwargs)
+        except RuntimeError:
+            return self._rounded(func, plan, place, args, kwargs)
+        first = result[0] if isinstance(result, tuple) and result else result
+        if isinstance(first, Tensor) and first.dtype == place.shown and kwargs.get("dtype") not in WIDE:
+            return self._rounded(func, plan, place, args, kwargs)
+        return result
+
+    def _unknown(self, func: Any, plan: Plan, args: Arguments, kwargs: Named, dtype: torch.dtype) -> Any:
+        """Compute as torch does in the dtype itself, or in float32 where it cannot, and say so."""
+        try:
+            result = func(*args, **kwargs)
+        except (RuntimeError, NotImplementedError):
+            if plan.written:
+                raise
+            result = stored("", func(*widened(args, dtype, self._widen), **kwargs), dtype)
+        if plan.written or _has_numbers(result):
+            self.unrecognised[_described(plan.name, (*args, *kwargs.values()), dtype)] += 1
+        return result
+
+    def _write(self, plan: Plan, result: Any, args: Arguments, kwargs: Named) -> Any:
+        """Copy results to where the operation writes them, and return the targets as torch does."""
+        results = result if isinstance(result, tuple) else (result,)
+        targets = [args[where] if isinstance(where, int) else kwargs[where] for where in plan.written]
+        for target, value in zip(targets, results, strict=False):
+            if plan.replaces and target.shape != value.shape:
+                target.resize_(value.shape)
+            target.copy_(value)
+            if self.copies is not None:
+                self.copies.note_written(target)
+        return targets[0] if len(targets) == 1 else tuple(targets)
+
+    def _widen(self, x: Tensor) -> Tensor:
+        """Return a stored tensor in float32, exactly: of a parameter's copy what is kept of it in float32."""
+        made = self.copies.find(x) if self.copies is not None else None
+        wide = made.use() if made is not None else None
+        if made is None or wide is None or wide.dtype != torch.float32 or made.copy.stride() != wide.stride():
+            return x.to(torch.float32)
+        if x.shape == wide.shape and x.stride() == wide.stride():
+            return wide
+        return wide.as_strided(x.shape, x.stride(), x.storage_offset())
+
+    def _with_masters(self, args: Arguments, positions: tuple[int | str, ...]) -> Arguments:
+        """Return the arguments with the tensors themselves where an operation of a norm casts them by itself."""
+        if self.copies is None:
+            return args
+        read = list(args)
+        for i in positions:
+            if isinstance(i, int) and i < len(args) and isinstance(x := args[i], Tensor):
+                made = self.copies.find(x)
+                if made is not None and x.shape == made.held.tensor.shape:
+                    read[i] = made.held.tensor.detach()
+        return tuple(read)
+
+    def _copy_of(self, x: Any) -> Any:
+        """Return the copy of a parameter that was reached around the modules' tables."""
+        held = self.parameters.find(x) if isinstance(x, Tensor) and x.dtype in WIDE else None
+        if held is None or held.place.shown is None:
+            return x
+        return held.of_view(x).to(held.place.shown)
+
+    def _note_read(self, args: Arguments, dtype: torch.dtype) -> None:
+        """Count the copies among the operands."""
+        if self.copies is not None:
+            for x in args:
+                if isinstance(x, Tensor):
+                    if x.dtype == dtype and (made := self.copies.find(x)) is not None:
+                        made.use()
+                elif isinstance(x, list | tuple) and x and isinstance(x[0], Tensor):
+                    self._note_read(tuple(x), dtype)
+
+    def _show(self, place: Place, name: str, result: Any) -> None:
+        """Show the observer the first floating result of an operation."""
+        assert self.observer is not None
+        for value in result if isinstance(result, tuple) else (result,):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                self.observer(Site(place.name, name, place.direction), value)
+                return
+
+
+def _constant_call(place: Place, name: str) -> Call:
+    """Return how numbers that enter at an operation are cast."""
+    return place.arithmetic.call(f"{name}.const")._replace(rounding=NEAREST, draw=None)
+
+
+def _described(name: str, operands: Arguments, dtype: torch.dtype) -> str:
+    """Return the name of an operation, with the first dtype among its operands that is not simulated here."""
+    for x in operands:
+        if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) and x.dtype not in (*WIDE, dtype):
+            return f"{name}({str(x.dtype).removeprefix('torch.')})"
+    return name
+
+
+def _has_numbers(result: Any) -> bool:
+    """Whether there is a floating or complex tensor among the results."""
+    if isinstance(result, Tensor):
+        return result.is_floating_point() or result.is_complex()
+    return isinstance(result, list | tuple) and any(_has_numbers(x) for x in result)

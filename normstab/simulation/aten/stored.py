@@ -1,0 +1,91 @@
+"""One operation on tensors of the network's 16-bit dtype: computed in float32, rounded once, stored.
+
+    16 bits --exact--> float32 --handler: kernel, one rounding--> float32 --exact--> 16 bits
+
+What moves or selects numbers runs on the stored tensors themselves. An operation on wide tensors, or one whose
+result torch's promotion makes wide, is torch's own and not rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
+from normstab.simulation.aten.wide import ATTENTION
+
+__all__ = ["DIRECT", "Survey", "stored", "survey", "widened"]
+
+WIDE = (torch.float32, torch.float64)
+# Their handlers move numbers and write constants: they take the stored tensors.
+DIRECT = frozenset(["clamp", "clamp_min", "clamp_max", "hardtanh", "relu6", "nan_to_num"])
+# What these save beside their first result are statistics for their own backward, in float32 as torch's are.
+STATISTICS = frozenset(name for name in NORM_OPERATIONS if not name.endswith("_backward")) | ATTENTION
+
+
+class Survey(NamedTuple):
+    """What the operands are: whether any is of the network's dtype, any wide, any of another floating dtype.
+
+    `is_wide`: the result is wide by torch's promotion (tensors without axes give way to those with).
+    """
+
+    has_stored: bool
+    has_wide: bool
+    has_other: bool
+    is_wide: bool
+
+
+def survey(args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype) -> Survey:
+    """Return what dtypes the operands have."""
+    counts = [0, 0, 0, 0, 0]  # stored with axes, stored without, wide with axes, wide without, others
+    _count(args, dtype, counts)
+    if kwargs:
+        _count(tuple(kwargs.values()), dtype, counts)
+    with_axes, without_axes, wide_with, wide_without, others = counts
+    is_wide = wide_with > 0 or (wide_without > 0 and with_axes == 0)
+    return Survey(with_axes + without_axes > 0, wide_with + wide_without > 0, others > 0, is_wide)
+
+
+def _count(args: Any, dtype: torch.dtype, counts: list[int]) -> None:
+    """Count the floating tensors among `args`, those in lists too."""
+    for x in args:
+        if isinstance(x, Tensor):
+            found = x.dtype
+            if found == dtype:
+                counts[0 if x.dim() else 1] += 1
+            elif found in WIDE:
+                counts[2 if x.dim() else 3] += 1
+            elif found.is_floating_point or found.is_complex or x.layout != torch.strided:
+                counts[4] += 1
+        elif isinstance(x, list | tuple) and x and isinstance(x[0], Tensor | None):
+            _count(x, dtype, counts)
+
+
+def widened(args: tuple[Any, ...], dtype: torch.dtype, widen: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+    """Return the arguments with every stored tensor widened by `widen`, one that occurs twice once."""
+    if len(args) > 1 and args[0] is args[1] and isinstance(args[0], Tensor) and args[0].dtype == dtype:
+        first = widen(args[0])
+        return (first, first, *widened(args[2:], dtype, widen))
+    return tuple(_widened(x, dtype, widen) for x in args)
+
+
+def _widened(x: Any, dtype: torch.dtype, widen: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(x, Tensor):
+        return widen(x) if x.dtype == dtype else x
+    if isinstance(x, list | tuple) and x and isinstance(x[0], Tensor | None):
+        return [_widened(element, dtype, widen) for element in x]
+    return x
+
+
+def stored(name: str, result: Any, dtype: torch.dtype) -> Any:
+    """Return the rounded results of an operation in the network's dtype, its saved statistics as they are."""
+    if isinstance(result, Tensor):
+        return result.to(dtype) if result.dtype in WIDE else result
+    if not isinstance(result, list | tuple):
+        return result
+    if name in STATISTICS:
+        return (stored("", result[0], dtype), *result[1:])
+    return type(result)([stored("", x, dtype) for x in result])
