@@ -103,13 +103,17 @@ class LossScaler:
 
 
 class _Scaled(torch.autograd.Function):
-    """loss * scale; the gradient of the loss is scale times what comes in, unrounded both ways."""
+    """loss * scale in float32; the gradient of the loss is scale times what comes in, unrounded until it is the loss's.
+
+    A loss of 16 bits has a gradient of 16 bits, and 2^16 is no number of fp16: that step overflows, is skipped,
+    and the scale is halved.
+    """
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
         with torch.utils._python_dispatch._disable_current_modes():
-            return loss * factor
+            return loss.to(torch.promote_types(loss.dtype, torch.float32)) * factor
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

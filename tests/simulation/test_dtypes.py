@@ -286,3 +286,20 @@ def test_formats_that_no_dtype_of_16_bits_holds_say_so():
     for wide in ("q7.8", "tf32", "fp32"):
         with simulate(model, wide) as found:
             assert model(torch.ones(1, 2)).dtype == torch.float32 and not found.notes
+
+
+def test_a_scaled_half_loss_is_float32_and_a_scale_beyond_half_is_halved_once():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with simulate(model, "fp16", loss_scale="dynamic") as run:
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(torch.ones(2, 4)), torch.tensor([0, 1]))
+            scaled = run.scaler.scale(loss)
+            assert (loss.dtype, scaled.dtype) == (torch.float16, torch.float32)
+            assert scaled.item() == loss.item() * run.scaler.get_scale()
+            scaled.backward()
+            run.scaler.step(optimizer)
+            run.scaler.update()
+    assert (run.scaler.get_scale(), run.scaler.skipped_steps) == (2.0**15, 1)
