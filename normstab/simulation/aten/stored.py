@@ -88,4 +88,5 @@ def stored(name: str, result: Any, dtype: torch.dtype) -> Any:
         return result
     if name in STATISTICS:
         return (stored("", result[0], dtype), *result[1:])
-    return type(result)([stored("", x, dtype) for x in result])
+    kind = type(result)
+    return getattr(kind, "_make", kind)([stored("", x, dtype) for x in result])  # a namedtuple takes no sequence
