@@ -20,6 +20,7 @@ from normstab.norms.functional import (
     normalize_forward,
     normalize_with,
 )
+from normstab.norms.wide_norm import INSIDE
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.readable.reference import holds
@@ -80,6 +81,8 @@ def normalize(
     The output has the dtype of `x` where that can hold the compute format, else the carrier's. Of no values at
     all there are no statistics, and the gradients of gamma and beta are zero.
     """
+    if ar.precision.autocast != "none" and x.dtype in (torch.float32, torch.float64):
+        ar = INSIDE  # under autocast what is wide stays so
     plan = Plan(scheme, reduction, ar, statistics)
     if x.numel() == 0:
         return Normalized(_of_nothing(x, gamma, beta), None, None)

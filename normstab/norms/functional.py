@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from normstab.norms import op_by_op
+from normstab.norms import op_by_op, wide_norm
 from normstab.norms.dispersion import Scheme
 from normstab.norms.op_by_op import Gradients, Saved
 from normstab.norms.reduction import Reduction
@@ -56,14 +56,15 @@ def normalize_forward(
     """
     if scheme.spec is not None:
         scheme.spec.require_values(reduction.n)
+    if ar.precision.norm == "wide":
+        return _forward(wide_norm.forward(x, (gamma, beta), None, scheme, reduction, ar))
     if not ar.is_native and kernels_for(x) is not None:
         from normstab.norms.fused import coverage, launch
 
         if coverage.covers(x, scheme, ar, parameters=(gamma, beta)):
             z, mean, scale, stored, saved = launch.forward(x, gamma, beta, scheme, reduction, ar)
             return Forward(z, mean, scale, stored, saved)
-    done = op_by_op.forward(x, gamma, beta, scheme, reduction, ar)
-    return Forward(done.output, done.mean, done.saved.scale, done.stored, done.saved)
+    return _forward(op_by_op.forward(x, gamma, beta, scheme, reduction, ar))
 
 
 def normalize_with(
@@ -76,7 +77,13 @@ def normalize_with(
     ar: Arithmetic,
 ) -> Forward:
     """Return z with given `statistics`, the running mean and what is stored of the scale: evaluation."""
-    done = op_by_op.evaluate(x, gamma, beta, statistics, scheme, reduction, ar)
+    if ar.precision.norm == "wide":
+        return _forward(wide_norm.forward(x, (gamma, beta), statistics, scheme, reduction, ar))
+    return _forward(op_by_op.evaluate(x, gamma, beta, statistics, scheme, reduction, ar))
+
+
+def _forward(done: op_by_op.Forward) -> Forward:
+    """Return what the readable code computed, the scale beside what else is saved."""
     return Forward(done.output, done.mean, done.saved.scale, done.stored, done.saved)
 
 
@@ -90,6 +97,8 @@ def normalize_backward(
 ) -> Gradients:
     """Return the gradients of input, gamma and beta from that of the output; see `op_by_op.backward`."""
     if isinstance(saved, Saved):
+        if ar.precision.norm == "wide":
+            return wide_norm.backward(grad, saved, scheme, reduction, ar, needs)
         return op_by_op.backward(grad, saved, scheme, reduction, ar, needs)
     from normstab.norms.fused import launch_backward
 

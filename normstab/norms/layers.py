@@ -46,6 +46,10 @@ class How:
         """Whether torch's own function computes it: native l2 with an eps that torch accepts."""
         return self.ar.is_native and self.spec is not None and self.spec.kind == "l2" and eps > 0
 
+    def widened(self, x: Tensor) -> Tensor:
+        """Return the input of a layer, group or RMS norm: these are among the operations that autocast runs wide."""
+        return x if self.ar.precision.autocast == "none" else x.to(torch.float32)
+
     def scheme(self, eps: float, *, tracks: bool = False, centres: bool = True) -> Scheme:
         """Return what is computed, with `eps`."""
         if not eps >= 0:
@@ -127,7 +131,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
     if how.is_torch(eps):
         return F.group_norm(x, groups, weight, bias, eps)
     reduction = Reduction.of_group(x.shape, groups)
-    return normalize(x, weight, bias, how.scheme(eps), reduction, how.ar).output
+    return normalize(how.widened(x), weight, bias, how.scheme(eps), reduction, how.ar).output
 
 
 def layer_norm(
@@ -137,7 +141,7 @@ def layer_norm(
     if how.is_torch(eps):
         return F.layer_norm(x, list(normalized), weight, bias, eps)
     reduction = Reduction.of_layer(x.shape, normalized)
-    return normalize(x, weight, bias, how.scheme(eps), reduction, how.ar).output
+    return normalize(how.widened(x), weight, bias, how.scheme(eps), reduction, how.ar).output
 
 
 def rms_norm(x: Tensor, normalized: Sequence[int], weight: Tensor | None, eps: float | None, how: How) -> Tensor:
@@ -150,4 +154,4 @@ def rms_norm(x: Tensor, normalized: Sequence[int], weight: Tensor | None, eps: f
     if how.is_torch(eps):
         return F.rms_norm(x, list(normalized), weight, eps)
     reduction = Reduction.of_layer(x.shape, normalized)
-    return normalize(x, weight, None, how.scheme(eps, centres=False), reduction, how.ar).output
+    return normalize(how.widened(x), weight, None, how.scheme(eps, centres=False), reduction, how.ar).output

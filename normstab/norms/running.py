@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normstab.norms import wide_norm
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import kernels_for, opaque
@@ -35,6 +36,9 @@ def update_running(
 @torch.no_grad()
 def move(ar: Arithmetic, running: Tensor, new: Tensor, momentum: float, reduction: Reduction, operation: str) -> None:
     """Do it, by a kernel where one serves."""
+    if ar.precision.norm == "wide":
+        wide_norm.move_average(running, new, momentum, ar, operation)
+        return
     if len(running) == new.numel() and not ar.is_native and _by_kernel(running, new, momentum, ar, operation):
         return
     of_buffer = buffer_arithmetic(running.dtype, ar)

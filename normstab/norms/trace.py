@@ -28,7 +28,7 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.precision import Precision
+from normstab.numerics.precision import Precision, Rounding
 from normstab.numerics.readable.operations import Operand
 from normstab.numerics.readable.sums import Sums
 
@@ -169,7 +169,7 @@ class Recorder(Arithmetic):
         self._tape = tape
         self.sums = Sums(self._accumulate, self._block_sums, self._welford)
 
-    def call(self, operation: str, format: AnyFormat | None = None) -> Call:
+    def call(self, operation: str, format: AnyFormat | None = None, *, rounding: Rounding | None = None) -> Call:
         """Note the call, and return it as one that nobody counts."""
         target = self.format if format is None else format
         self._tape.waiting.append(Called(operation, self.role, target))

@@ -15,29 +15,32 @@ import torch
 from torch import Tensor
 
 from normstab.errors import NormstabError
-from normstab.numerics.call import Call
+from normstab.numerics.call import Call, OperationRules
 from normstab.numerics.clock import Clock
 from normstab.numerics.dispatch import opaque, plain
+from normstab.numerics.exact_operations import ExactOperations
 from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Row, site_of
 from normstab.numerics.philox import Draw, Key, key_word
 from normstab.numerics.precision import NEAREST, Accumulation, Precision, Rounding
-from normstab.numerics.readable import exact, native
+from normstab.numerics.readable import native
 from normstab.numerics.readable.operations import Carried, Operand, carry_function, exact_root
 from normstab.numerics.readable.reference import Counts, count, round_reference
 from normstab.numerics.readable.sums import SUMS
+from normstab.numerics.scaled.scale_history import ScaleHistory
 
 __all__ = ["Arithmetic"]
 
 
-class Arithmetic:
+class Arithmetic(ExactOperations):
     """Operations whose every result is rounded once, counted and keyed, as a Precision says.
 
     `accumulate` and `rounding` override the spec's parts. Operands are floating tensors that broadcast, or
     Python scalars, used as they come; results are float32 tensors, float64 where the format or an operand is
     wider. `operation=` names the site; `at`, `towards` and `in_format` return the same arithmetic elsewhere,
-    with the same ledger, key and clock. Under `native` every method is plain torch.
+    with the same ledger, key and clock. `rules` may give single operations a precision of their own, whose results
+    the next operation takes as they are. Under `native` every method is plain torch.
     """
 
     def __init__(
@@ -62,8 +65,11 @@ class Arithmetic:
         self.role: str | None = None
         self.sums = SUMS
         self.clock = Clock(key.step if key is not None else 0)
+        self.rules: OperationRules | None = None
+        self.scales = ScaleHistory()
         self._variants: dict[tuple[str, str, str | None], Arithmetic] = {}
         self._sites: dict[str, tuple[Row | None, str, AnyFormat]] = {}
+        self._ruled: dict[str, Arithmetic] = {}
 
     def __repr__(self) -> str:
         return f"Arithmetic({str(self.precision)!r}, site={self.site!r}, direction={self.direction!r})"
@@ -105,23 +111,43 @@ class Arithmetic:
         if where not in self._variants:
             other = object.__new__(type(self))
             other.__dict__.update(self.__dict__)
-            other.site, other.direction, other.role, other._sites = site, direction, role, {}
+            other.site, other.direction, other.role = site, direction, role
+            other._sites, other._ruled = {}, {}
             self._variants[where] = other
         return self._variants[where]
+
+    def for_operation(self, operation: str) -> Arithmetic:
+        """Return the arithmetic of one operation: this one, unless a rule gives it a precision of its own."""
+        if self.rules is None:
+            return self
+        if operation not in self._ruled:
+            precision = self.rules.precision_of(self.site, operation)
+            self._ruled[operation] = self if precision is None else self._in_precision(precision)
+        return self._ruled[operation]
+
+    def _in_precision(self, precision: Precision) -> Arithmetic:
+        """Return this arithmetic with another precision and no rules."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.precision, other.rules, other._variants, other._sites, other._ruled = precision, None, {}, {}, {}
+        return other
 
     def __deepcopy__(self, memo: dict[int, object]) -> Arithmetic:
         # A copied layer goes on counting in the same ledger, on the same clock.
         return self
 
-    def call(self, operation: str, format: AnyFormat | None = None) -> Call:
-        """Return how the next result of `operation` is rounded, counted and keyed."""
+    def call(self, operation: str, format: AnyFormat | None = None, *, rounding: Rounding | None = None) -> Call:
+        """Return how the next result of `operation` is rounded (None: as the Precision says), counted and keyed."""
+        if self.rules is not None and (ruled := self.for_operation(operation)) is not self:
+            return ruled.call(operation, format, rounding=rounding)
         known = self._sites.get(operation)
         if known is None:
             site = site_of(self.site, operation, self.direction)
             row = self.ledger.row(site) if self.ledger is not None else None
             known = self._sites[operation] = row, str(site), self.format
         row, site_name, own_format = known
-        target, rounding, ledger = own_format if format is None else format, self.precision.rounding, self.ledger
+        target, ledger = own_format if format is None else format, self.ledger
+        rounding = self.precision.rounding if rounding is None else rounding
         draw = self._draw(site_name) if rounding.mode == "stochastic" else None
         if ledger is None:
             return Call(target, rounding, None, 0, self.clock.step, draw)
@@ -151,7 +177,7 @@ class Arithmetic:
         """Return `value` rounded to nearest-even in the compute format, counted at `operation.const`."""
         if self.is_native:
             return value
-        rounded, counts = _rounded_constant(value, self.precision.format())
+        rounded, counts = _rounded_constant(value, self.for_operation(operation).precision.format())
         call = self.call(f"{operation}.const")
         if call.row is not None:
             call.row.add(counts.counts, counts.largest, counts.smallest, stamp=call.stamp, step=call.step)
@@ -224,38 +250,6 @@ class Arithmetic:
         carried: Carried = carry_function(function, operands)
         return finish(carried, call, dtype=carrier_dtype(operands, call.format))
 
-    def neg(self, a: Tensor) -> Tensor:
-        """Return -a, exactly."""
-        return torch.neg(a)
-
-    def abs(self, a: Tensor) -> Tensor:
-        """Return |a|, exactly."""
-        return torch.abs(a)
-
-    def max(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the greater, exactly; NaN where either is NaN; of +0 and -0, +0."""
-        return exact.maximum(a, b)
-
-    def min(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the lesser, exactly; NaN where either is NaN; of +0 and -0, -0."""
-        return exact.minimum(a, b)
-
-    def relu(self, a: Tensor) -> Tensor:
-        """Return a where a > 0, NaN of NaN, else +0, exactly."""
-        return exact.relu(a)
-
-    def clamp(self, a: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
-        """Return a bounded by low and high, exactly; NaN stays NaN."""
-        return torch.clamp(a, low, high)
-
-    def sign(self, a: Tensor) -> Tensor:
-        """Return -1, +0 or 1, exactly; NaN of NaN."""
-        return exact.sign(a)
-
-    def where(self, condition: Tensor, a: Operand, b: Operand) -> Tensor:
-        """Return a where `condition` holds, else b, exactly."""
-        return torch.where(condition, a, b)
-
     @opaque
     def sum(
         self, x: Tensor, dim: int | tuple[int, ...] | None = None, *, keepdim: bool = False, operation: str = "sum"
@@ -264,6 +258,8 @@ class Arithmetic:
 
         An exact or native sum is rounded once, to the format of results. An empty sum is +0.
         """
+        if (ruled := self.for_operation(operation)) is not self:
+            return ruled.sum(x, dim, keepdim=keepdim, operation=operation)
         if self.is_native:
             return x.sum() if dim is None else x.sum(dim, keepdim=keepdim)
         kind = self.precision.accumulation
@@ -277,6 +273,8 @@ class Arithmetic:
         self, x: Tensor, dim: int | tuple[int, ...] | None = None, *, keepdim: bool = False, operation: str = "mean"
     ) -> Tensor:
         """Return the mean over `dim` (None: all) in the Precision's form: sum, blockwiseK or welford."""
+        if (ruled := self.for_operation(operation)) is not self:
+            return ruled.mean(x, dim, keepdim=keepdim, operation=operation)
         if self.is_native:
             return x.mean() if dim is None else x.mean(dim, keepdim=keepdim)
         from normstab.numerics.sums.means import mean_over
@@ -286,6 +284,8 @@ class Arithmetic:
     @opaque
     def matmul(self, a: Tensor, b: Tensor, *, operation: str = "matmul") -> Tensor:
         """Return the matrix product, shapes as torch.matmul: native and one rounding, or an emulated accumulator."""
+        if (ruled := self.for_operation(operation)) is not self:
+            return ruled.matmul(a, b, operation=operation)
         if self.is_native:
             return torch.matmul(a, b)
         if self.precision.operand_input is not None or self.precision.operand_weight is not None:

@@ -5,14 +5,14 @@ The value that the reference and every kernel take; it computes nothing.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Row
 from normstab.numerics.philox import Draw
-from normstab.numerics.precision import NEAREST, Rounding
+from normstab.numerics.precision import NEAREST, Precision, Rounding
 
-__all__ = ["Call"]
+__all__ = ["Call", "OperationRules"]
 
 
 class Call(NamedTuple):
@@ -29,3 +29,10 @@ class Call(NamedTuple):
     step: int = 0
     draw: Draw | None = None
     inexact: bool = False
+
+
+class OperationRules(Protocol):
+    """Which precision one operation of a site has, where a rule gives it one of its own."""
+
+    def precision_of(self, site: str, operation: str) -> Precision | None:
+        """Return the operation's own precision, or None."""

@@ -7,7 +7,7 @@ speaks of the machine that ran. It knows names, not modules: nothing here needs 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -71,6 +71,7 @@ class Rules(Generic[Value]):
         keys = [RuleKey.parse(text) for text in rules if text != DEFAULT]
         self._of_operations = sorted((key for key in keys if key.operation is not None), key=_generality)
         self._of_modules = sorted((key for key in keys if key.operation is None), key=_generality)
+        self._keys_of_operations = {key.text for key in self._of_operations}
         self._found: dict[tuple[str, str | None], str] = {}
 
     def of(self, module: str, operation: str | None = None) -> Value:
@@ -84,11 +85,28 @@ class Rules(Generic[Value]):
             self._found[asked] = next(self._deciding(module, operation), DEFAULT)
         return self._found[asked]
 
+    def map(self, function: Callable[[Value], Value]) -> Rules[Value]:
+        """Return the same rules with every value changed."""
+        return Rules({key: function(value) for key, value in self.by_key.items()}, function(self.default))
+
+    def of_operation(self, module: str, operation: str) -> Value | None:
+        """Return the value of the rule about this very operation; None where the module's rule decides."""
+        key = self.key_for(module, operation)
+        return self.by_key[key] if key in self._keys_of_operations else None
+
+    def meeting(self, module: str, operation: str) -> list[str]:
+        """Return every key about an operation that meets this one of a module, whether it decides or not."""
+        plain = plain_operation(operation)
+        return [key.text for key in self._of_operations if key.operation == plain and key.names(module)]
+
+    def operations(self) -> dict[str, str]:
+        """Return the operation of every key that is about one."""
+        return {key.text: key.operation for key in self._of_operations if key.operation is not None}
+
     def _deciding(self, module: str, operation: str | None) -> Iterator[str]:
         """Yield the keys that meet an operation of a module, the most specific first."""
         if operation is not None:
-            plain = plain_operation(operation)
-            yield from (key.text for key in self._of_operations if key.operation == plain and key.names(module))
+            yield from self.meeting(module, operation)
         for around in enclosing(module):
             yield from (key.text for key in self._of_modules if key.names(around))
 

@@ -15,11 +15,12 @@ from torch.optim import Optimizer
 from normstab.errors import NormstabError
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
-from normstab.numerics.precision import OPERANDS, Precision
+from normstab.numerics.precision import Precision
 from normstab.numerics.rules import Rules, precision_rules
 from normstab.numerics.spelling.cautions import cautions
 from normstab.simulation.around.mode_stack import check_order
-from normstab.simulation.around.session import Arithmetics, Session
+from normstab.simulation.around.session import Session
+from normstab.simulation.around.simulated_machine import Arithmetics
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.run import Run
 
@@ -43,9 +44,11 @@ def simulate(
     """Give every operation inside the `with` block to an Arithmetic of `precision`; yield the Run.
 
     Forward, backward and, with `optimizer`, its steps are rounded and counted at `module.operation[direction]`.
-    `rules` maps module names, `re:` patterns, `(outside)` or `_default` to other precisions. `seed` keys stochastic
+    `rules` maps module names, `re:` patterns, `(outside)`, `_default`, `MODULE::OPERATION` (of torch's name, or a site
+    inside a norm) or `op:OPERATION` to other precisions. `seed` keys stochastic
     rounding; torch's generators are not touched. With `master_weights` the network uses rounded copies of
-    parameters; without, they are rounded in place at entry and after each update, the one lasting change.
+    parameters; without (or with `master=off`), they are rounded in place at entry and after each update, the one
+    lasting change.
     `loss_scale` configures `run.scaler`. `ledger` continues an existing one. `expand` takes softmax, losses
     and attention apart, which are otherwise wide inside with one rounding. `observer` is shown the rounded
     result of each operation, in order.
@@ -57,6 +60,7 @@ def simulate(
     chosen = precision_rules(rules, precision)
     refuse_what_is_not_simulated(chosen)
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(), seed)
+    master_weights = master_weights and chosen.default.master == "on"
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=cautions(chosen.values()))
     session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
     with ExitStack() as stack:
@@ -64,21 +68,17 @@ def simulate(
         session.begin(stack, expand=expand)
         yield run
     check_order(session.is_in_order, "simulate")
+    if arithmetics.rules is not None:
+        arithmetics.rules.check_met()
 
 
 def refuse_what_is_not_simulated(rules: Rules[Precision]) -> None:
     """Raise for the first rule or key that asks for what a simulation does not do, rather than pass over it."""
-    if rules.know_operations:
-        raise NormstabError(f"rules: a precision per operation is not simulated ({', '.join(rules.by_key)})")
     for precision in rules.values():
         refuse_keys(precision)
 
 
 def refuse_keys(precision: Precision) -> None:
     """Raise for the first key of a precision that is not simulated."""
-    for key, usual in (("norm", "each"), ("master", "on"), ("autocast", "none"), ("collective", None)):
-        if getattr(precision, key) != usual:
-            raise NormstabError(f"precision {precision}: {key}={getattr(precision, key)} is not simulated")
-    for key in OPERANDS:
-        if (found := getattr(precision, key.replace(".", "_"))) is not None:
-            raise NormstabError(f"precision {precision}: {key}={found} is not simulated")
+    if precision.collective is not None:
+        raise NormstabError(f"precision {precision}: collective={precision.collective} is not simulated")

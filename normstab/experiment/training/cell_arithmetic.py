@@ -63,10 +63,15 @@ class Simulated:
             return []
         return self.run.parameters.cast_names()
 
-    def go_on(self, step: int, cast: Sequence[str]) -> None:
+    def scales(self) -> dict[str, dict[int, float]]:
+        """Return the largest magnitudes of earlier steps, from which later scales follow."""
+        return {} if self.run is None else self.run.arithmetic.scales.state()
+
+    def go_on(self, step: int, cast: Sequence[str], scales: Mapping[str, Mapping[int, float]]) -> None:
         """Be where a checkpoint before `step` was made; what was counted so far was counted then."""
         self.begin_step(step)
         if self.run is not None:
+            self.run.arithmetic.scales.restore(scales)
             self.run.parameters.cast(cast)
             self.run.ledger.drain()
 

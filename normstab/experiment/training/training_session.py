@@ -196,6 +196,7 @@ class Session:
             "history": self.history.to_text(),
             "random": torch.get_rng_state(),
             "cast": self.simulated.cast_names(self.history.step),
+            "scales": self.simulated.scales(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -206,4 +207,4 @@ class Session:
         self.history = History.from_text(state["history"])
         self.unrecognised_before = dict(self.history.unrecognised)
         torch.set_rng_state(state["random"].cpu())
-        self.simulated.go_on(self.history.step, state["cast"])
+        self.simulated.go_on(self.history.step, state["cast"], state["scales"])

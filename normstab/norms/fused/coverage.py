@@ -46,6 +46,7 @@ def covers(x: Tensor, scheme: Scheme, ar: Arithmetic, *, parameters: tuple[Tenso
         and (spec is None or (spec.kind in COVERED_KINDS and spec.k <= LARGEST_K))
         and (ar.ledger is None or not ar.ledger.counts_histogram)
         and ar.role is None
+        and ar.rules is None
         and covers_precision(ar.precision, x.device.type)
     )
 

@@ -49,11 +49,12 @@ def _of_sum(ar: Arithmetic, x: Tensor, reduced: tuple[int, ...], n: int, operati
     """
     role = ar.precision.sum
     site = f"{operation}.sum"
+    of_sum = ar.for_operation(site)
     total = ar.sums.accumulate(
         x,
         reduced,
-        accumulation=ar.precision.accumulation,
-        calls=ar.calls(site),
+        accumulation=of_sum.precision.accumulation,
+        calls=of_sum.calls(site),
         format=role if role is not None else FORMATS["fp64"],
     )
     if role is not None and ar.precision.accumulation.kind != "exact":

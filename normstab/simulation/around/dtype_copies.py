@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.numerics.precision import NEAREST
 from normstab.simulation.around.parameters import Held, version_of
-from normstab.simulation.aten.constants import is_own_format
+from normstab.simulation.aten.entering_numbers import is_own_format
 
 __all__ = ["Copies"]
 

@@ -194,8 +194,11 @@ class _InDtype(torch.autograd.Function):
             return grads[0].to(ctx.dtype), None, None
 
 
-def hook_crossing(module: nn.Module, inside: Place, outside: Place, stack: ExitStack) -> None:
-    """Widen what enters a module whose rule is wider than the network's dtype, and cast back what leaves it."""
+def hook_crossing(module: nn.Module, inside: Place, outside: Place, stack: ExitStack, *, casts_back: bool) -> None:
+    """Widen what enters a module whose rule is wider than the network's dtype, and cast back what leaves it.
+
+    Not so under autocast: there a wide tensor is as good as another.
+    """
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         into, out_of = inside.shown or torch.float32, outside.shown or torch.float32
@@ -205,7 +208,8 @@ def hook_crossing(module: nn.Module, inside: Place, outside: Place, stack: ExitS
         return _moved(output, inside.shown or torch.float32, outside.shown or torch.float32)
 
     stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-    stack.callback(module.register_forward_hook(leave).remove)
+    if casts_back:
+        stack.callback(module.register_forward_hook(leave).remove)
 
 
 def _moved(tree: Any, old: torch.dtype, new: torch.dtype) -> Any:

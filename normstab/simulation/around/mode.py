@@ -20,13 +20,15 @@ from normstab.numerics.ledger import Site
 from normstab.numerics.readable.reference import holds
 from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.operands import Operands, read_operands
+from normstab.simulation.around.operation_rules import OperationRules, cast_back, loaded
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import Place, Whereabouts
-from normstab.simulation.around.stored_operations import StoredOperations
+from normstab.simulation.around.stored_operations import StoredOperations, expands
 from normstab.simulation.aten.expand_fused import steps_of
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
 from normstab.simulation.aten.round_and_attribute import FLOATING
+from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
 
 __all__ = ["Emulation"]
 
@@ -59,6 +61,7 @@ class Emulation(TorchDispatchMode):
         self.sources = Sources()
         self.expands = False
         self.observer: Observer | None = None
+        self.rules: OperationRules | None = None
         self._plans: dict[int, Plan] = {}
 
     def suspend(self) -> None:
@@ -101,6 +104,8 @@ class Emulation(TorchDispatchMode):
         if plan.kind == "composite":
             return self._expand(func, args, kwargs or NOTHING)
         place = self.whereabouts.here()
+        if self.rules is not None and plan.kind in ("exact", "rounded"):
+            place = self.rules.place(place, plan.name)
         if plan.kind == "make" and place.shown is not None and not place.passes:
             result = self.stored.make(func, plan, place, args, kwargs or NOTHING)
             self._invalidate(plan, args, kwargs or NOTHING)
@@ -128,7 +133,7 @@ class Emulation(TorchDispatchMode):
         if plan.written and (held := self._parameter_written(plan, args, kwargs)) is not None:
             return self._update(func, plan, place, held, args, kwargs)
         raw = plan.raw
-        if plan.cast_inside and place.arithmetic.precision.parameter is None:
+        if plan.cast_inside and place.casts_inside_norms:
             raw = plan.cast_inside
         seen = read_operands(args, kwargs, self._reads(place), raw)
         if not seen.is_floating:
@@ -140,17 +145,24 @@ class Emulation(TorchDispatchMode):
         if seen.half is not None:
             return self._in_half(func, plan, place, seen, args, kwargs)
         self.sources.note(place, plan.name)
-        if self.expands and (steps := steps_of(func, plan.name)) is not None:
+        roles = mark_roles(plan.name, args, place.direction, self._is_weight) if place.takes_operands else None
+        if expands(place, plan.name, self.expands) and (steps := steps_of(func, plan.name)) is not None:
             with self:
                 return steps(*args, **kwargs)
-        out = args[0] if plan.is_in_place else None
-        op = Operation(plan.name, plan.function, *self._read_only(plan, seen), place.arithmetic, out)
-        result = plan.handler(op)
+        out = args[0] if plan.is_in_place and place.around is None else None
+        read, named = self._read_only(plan, seen)
+        op = Operation(plan.name, plan.function, loaded(read, place, plan.name), named, place.arithmetic, out, roles)
+        result = cast_back(plan.handler(op), place)
         if place.arithmetic.format.precision > WIDEST_IN_FLOAT32 and op.dtype == torch.float32:
             result = _narrowed(result)
         if self.observer is not None:
             self._show(place, plan.name, result)
         return self._write(plan, result, args, kwargs) if plan.written else result
+
+    def _is_weight(self, x: Tensor) -> bool:
+        """Whether an operand is a parameter, or was made of one."""
+        held = self.parameters.find(x)
+        return held.is_parameter if held is not None else is_marked_weight(x)
 
     def _reads(self, place: Place) -> Parameters:
         """Return which tensors are replaced by rounded copies here: an optimizer sees parameters as they are."""

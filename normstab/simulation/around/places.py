@@ -7,11 +7,13 @@ node. Nothing here computes.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from normstab.numerics.arithmetic import Arithmetic
+from normstab.simulation.aten.scaled_operands import quantizes
 
 __all__ = ["Place", "Whereabouts"]
 
@@ -26,10 +28,22 @@ class Place:
 
     `passes` says that operations here are left to torch: a module whose precision is `native`, one of our own
     norm layers (they round by themselves), an optimizer that was not given. `shown` is the 16-bit dtype that
-    the network sees here; None where numbers live in float32 tensors.
+    the network sees here; None where numbers live in float32 tensors. `around` is the place itself where this one is
+    for an operation that has a rule of its own; `rounds_itself` says that the module is one of our own norm layers,
+    `takes_operands` that products here take their operands in a scaled format.
     """
 
-    __slots__ = ("arithmetic", "backward", "direction", "name", "passes", "shown")
+    __slots__ = (
+        "arithmetic",
+        "around",
+        "backward",
+        "direction",
+        "name",
+        "passes",
+        "rounds_itself",
+        "shown",
+        "takes_operands",
+    )
 
     def __init__(
         self, name: str, arithmetic: Arithmetic, *, direction: str, passes: bool, shown: torch.dtype | None = None
@@ -41,9 +55,23 @@ class Place:
         self.arithmetic = at if arithmetic.is_native else at.towards(direction).in_format(role)
         self.passes = passes or arithmetic.is_native
         self.shown = shown
+        self.around: Place | None = None
+        self.rounds_itself = False
+        self.takes_operands = not self.passes and quantizes(arithmetic.precision, direction)
         self.backward: Place = self
         if direction == "forward":
             self.backward = Place(name, arithmetic, direction="backward", passes=passes, shown=shown)
+
+    @property
+    def casts_inside_norms(self) -> bool:
+        """Whether a norm takes its parameters as they are and casts them itself, at sites of its own."""
+        return self.arithmetic.precision.parameter is None
+
+    def in_arithmetic(self, arithmetic: Arithmetic) -> Place:
+        """Return this place for an operation that has a rule of its own."""
+        found = Place(self.name, arithmetic, direction=self.direction, passes=False, shown=self.shown)
+        found.around = self
+        return found
 
     def __repr__(self) -> str:
         return f"Place({self.name!r}, {self.direction})"
@@ -66,6 +94,7 @@ class Whereabouts:
         self._of_parameter: dict[int, Place] = {}
         self._last: tuple[int, Place] = (-1, outside.backward)
         self.optimizer_depth = 0
+        self.on_restart: Callable[[], None] | None = None
 
     def own(self, parameter: torch.Tensor, place: Place) -> None:
         """Note that gradients added up for `parameter` belong to `place`."""
@@ -111,8 +140,15 @@ class Whereabouts:
             self._mark_node(place)
         return place
 
+    def autocasts_here(self) -> bool:
+        """Whether autocast, where it is on, casts: not in a backward pass, nor where a rule keeps a module wide."""
+        is_backward = _current_node() is not None and not self._is_recomputed[-1]
+        return not is_backward and self._stack[-1].shown is not None
+
     def restart(self) -> None:
-        """Forget the older half of the boundaries when there are very many."""
+        """Begin a forward of the root; forget the older half of the boundaries when there are very many."""
+        if self.on_restart is not None:
+            self.on_restart()
         if len(self._numbers) > MOST_BOUNDARIES:
             half = len(self._numbers) // 2
             del self._numbers[:half], self._places[:half]

@@ -11,11 +11,9 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.clock import Clock
-from normstab.numerics.ledger import Ledger
-from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
-from normstab.numerics.rules import OUTSIDE, Rules
+from normstab.numerics.rules import Rules
+from normstab.simulation.around.autocast import begin_autocast
 from normstab.simulation.around.compilation import is_compiled, keep_uncompiled
 from normstab.simulation.around.dtype_copies import Copies
 from normstab.simulation.around.hooks import hook_crossing, hook_modules, hook_optimizers
@@ -23,26 +21,11 @@ from normstab.simulation.around.mode import Emulation
 from normstab.simulation.around.mode_stack import close_mode, drop_ended_modes
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import Place, Whereabouts
-from normstab.simulation.around.shown_dtype import fits_within, shown_dtype, why_not_shown
+from normstab.simulation.around.simulated_machine import Arithmetics, Machine
 from normstab.simulation.aten.expand_fused import WithoutFastPaths
 from normstab.simulation.run import Run
 
-__all__ = ["Arithmetics", "Session"]
-
-
-class Arithmetics:
-    """One Arithmetic per precision, all with one ledger, key and clock."""
-
-    def __init__(self, rules: Rules[Precision], ledger: Ledger, seed: int) -> None:
-        self._made: dict[Precision, Arithmetic] = {}
-        clock = Clock()
-        for precision in set(rules.values()):
-            made = self._made[precision] = Arithmetic(precision, ledger=ledger, key=Key(seed=seed))
-            made.clock = clock
-
-    def of(self, precision: Precision) -> Arithmetic:
-        """Return the arithmetic of a precision."""
-        return self._made[precision]
+__all__ = ["Session"]
 
 
 class Session:
@@ -65,32 +48,19 @@ class Session:
         self.master_weights = master_weights
         self.is_over = False
         self.is_native = all(precision.is_native for precision in rules.values())
-        outside = arithmetics.of(rules.of(OUTSIDE))
-        shown = shown_dtype(rules.default)
-        self.places = {
-            module: Place(
-                name,
-                arithmetics.of(rules.of(name)),
-                direction="forward",
-                passes=rounds_itself(module),
-                shown=fits_within(rules.of(name), shown),
-            )
-            for name, module in model.named_modules()
-        }
-        if why := why_not_shown(rules.default):
-            run.note(why)
-        self.whereabouts = Whereabouts(
-            Place(OUTSIDE, outside, direction="forward", passes=False, shown=fits_within(rules.of(OUTSIDE), shown)),
-            Place(OUTSIDE, outside, direction="optimizer", passes=optimizer is None),
-        )
+        machine = Machine(model, rules, arithmetics)
+        self.machine = machine
+        self.places = machine.places({module for module in model.modules() if rounds_itself(module)})
+        self.whereabouts = Whereabouts(machine.outside(), machine.optimizer(passes=optimizer is None))
+        for note in machine.notes:
+            run.note(note)
         run.outside = self.whereabouts.outside
         self.held = list(held_tensors(self.places))
-        run.parameters = Parameters(self.held)
+        run.parameters = Parameters(self.held if machine.casts_parameters else ())
         self.mode = Emulation(self.whereabouts, run.parameters, run.unrecognised, master_weights=master_weights)
         self.mode.sources = self.mode.stored.sources = run.sources
-        own = {module for module in self.places if rounds_itself(module)}
-        dtypes = {m: place.shown for m, place in self.places.items() if place.shown is not None and m not in own}
-        self.copies = Copies(model, self.held, dtypes)
+        self.mode.rules = arithmetics.rules
+        self.copies = Copies(model, self.held, machine.copied(self.places) if machine.casts_parameters else {})
         self.mode.stored.copies = self.copies if self.copies else None
         self.is_in_order = True
         self._has_entered = False
@@ -109,7 +79,7 @@ class Session:
             if rounds_itself(module):
                 self.mode.replaced[module] = module.arithmetic  # type: ignore[assignment]
                 stack.callback(self._give_back, module, outer)
-                module.arithmetic = place.arithmetic
+                module.arithmetic = place.arithmetic  # type: ignore[assignment]
             self._note_compiled(module, place)
         for held in self.held:
             if held.is_parameter:
@@ -123,6 +93,8 @@ class Session:
         self.mode.expands = self.mode.stored.expands = expand
         if expand:
             stack.enter_context(WithoutFastPaths())
+        if self.machine.autocast is not None:
+            begin_autocast(self.machine.autocast, device_of(self.model), self.whereabouts, stack)
         self.ensure_entered()
 
     def _end(self) -> None:
@@ -150,8 +122,8 @@ class Session:
 
     @property
     def casts_inputs(self) -> bool:
-        """Whether the root's floating inputs are cast: a root with a precision of its own may be native."""
-        return True
+        """Whether the root's floating inputs are cast: under autocast the operations cast."""
+        return self.machine.casts_parameters
 
     def ensure_entered(self) -> None:
         """Enter the mode, unless it is entered or has nothing to do."""
@@ -194,7 +166,7 @@ class Session:
         for module, place in self.places.items():
             around = by_name.get(place.name.rpartition(".")[0], self.whereabouts.outside)
             if module is not self.model and place.shown != around.shown:
-                hook_crossing(module, place, around, stack)
+                hook_crossing(module, place, around, stack, casts_back=self.machine.casts_parameters)
 
     def begin_optimizer_step(self, optimizer: Optimizer) -> None:
         """Place what follows with the optimizer; an optimizer that was not given is not even looked at."""
@@ -231,6 +203,11 @@ class Session:
         """Say which modules do not run as they usually do."""
         if is_compiled(module):
             self.run.note(f"module {place.name or '(root)'!r} is torch.compile'd; it is run uncompiled here")
+
+
+def device_of(model: nn.Module) -> str:
+    """Return the type of the device of a model's first parameter."""
+    return next((parameter.device.type for parameter in model.parameters()), "cpu")
 
 
 def rounds_itself(module: nn.Module) -> bool:

@@ -20,15 +20,17 @@ from normstab.numerics.precision import NEAREST
 from normstab.numerics.rules import OUTSIDE
 from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.dtype_copies import Copies
+from normstab.simulation.around.operation_rules import cast_back, loaded
 from normstab.simulation.around.parameters import Parameters
 from normstab.simulation.around.places import Place
-from normstab.simulation.aten.constants import FILLS, constant_positions, is_own_format, with_constants
-from normstab.simulation.aten.expand_fused import steps_of
+from normstab.simulation.aten.entering_numbers import FILLS, constant_positions, is_own_format, with_constants
+from normstab.simulation.aten.expand_fused import ATTENTION_STEPS, steps_of
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan
+from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles, pass_on_roles
 from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
 
-__all__ = ["StoredOperations"]
+__all__ = ["StoredOperations", "expands"]
 
 Arguments = tuple[Any, ...]
 Named = Mapping[str, Any]
@@ -86,21 +88,25 @@ class StoredOperations:
         dtype, ar = place.shown, place.arithmetic
         assert dtype is not None and plan.handler is not None
         self.sources.note(place, plan.name)
-        if self.expands and (steps := steps_of(func, plan.name)) is not None:
+        roles = mark_roles(plan.name, args, place.direction, self._is_weight) if place.takes_operands else None
+        if expands(place, plan.name, self.expands) and (steps := steps_of(func, plan.name)) is not None:
             return self._stepwise(steps, plan, place, args, kwargs)
         read_kwargs: Named = kwargs
         if plan.replaces:
             read_kwargs = {name: x for name, x in kwargs.items() if name not in plan.written}
         if plan.name in FILLS:
             args, read_kwargs = with_constants(ar, plan.name, constant_positions(func), args, read_kwargs, dtype)
-        masters = plan.cast_inside if ar.precision.parameter is None else plan.raw
+        masters = plan.cast_inside if place.casts_inside_norms else plan.raw
         read = self._with_masters(args, masters) if plan.cast_inside else args
         if plan.name not in DIRECT:
             read = widened(read, dtype, self._widen)
             if read_kwargs:
                 values = widened(tuple(read_kwargs.values()), dtype, self._widen)
                 read_kwargs = dict(zip(read_kwargs, values, strict=True))
-        result = plan.handler(Operation(plan.name, plan.function, read, read_kwargs, ar))
+        read = loaded(read, place, plan.name)
+        result = cast_back(plan.handler(Operation(plan.name, plan.function, read, read_kwargs, ar, roles=roles)), place)
+        if plan.cast_inside:
+            self._store_running(plan, args, read)
         if self.observer is not None:
             self._show(place, plan.name, result)
         if plan.written:
@@ -112,6 +118,7 @@ class StoredOperations:
         dtype = place.shown
         assert dtype is not None
         read = widened(args, dtype, self._widen)
+        pass_on_roles(args, read)
         named = dict(zip(kwargs, widened(tuple(kwargs.values()), dtype, self._widen), strict=True))
         place.shown = None
         try:
@@ -204,6 +211,19 @@ class StoredOperations:
                     read[i] = made.held.tensor.detach()
         return tuple(read)
 
+    def _store_running(self, plan: Plan, args: Arguments, read: Arguments) -> None:
+        """Store running statistics that a norm moved in float32 and that are no buffers: instance norm repeats them."""
+        for i in plan.raw:
+            if not isinstance(i, int) or not isinstance(x := args[i], Tensor) or read[i].dtype == x.dtype:
+                continue
+            if self.copies is None or self.copies.find(x) is None:
+                x.copy_(read[i])
+
+    def _is_weight(self, x: Tensor) -> bool:
+        """Whether an operand is a parameter as the network sees it, or was made of one."""
+        made = self.copies.find(x) if self.copies is not None else None
+        return made.held.is_parameter if made is not None else is_marked_weight(x)
+
     def _copy_of(self, x: Any) -> Any:
         """Return the copy of a parameter that was reached around the modules' tables."""
         held = self.parameters.find(x) if isinstance(x, Tensor) and x.dtype in WIDE else None
@@ -228,6 +248,11 @@ class StoredOperations:
             if isinstance(value, Tensor) and value.is_floating_point():
                 self.observer(Site(place.name, name, place.direction), value)
                 return
+
+
+def expands(place: Place, name: str, expands_all: bool) -> bool:
+    """Whether an operation is taken apart: on request, and attention where its products take scaled operands."""
+    return expands_all or (place.takes_operands and name in ATTENTION_STEPS)
 
 
 def _constant_call(place: Place, name: str) -> Call:

@@ -7,31 +7,34 @@ O channels in and out of one group, L output positions, K = C x kernel positions
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional
 
-from normstab.numerics.arithmetic import Arithmetic
 from normstab.simulation.aten.operation import Handler, Operation, Result
-from normstab.simulation.aten.products import is_emulated
+from normstab.simulation.aten.products import is_emulated, scaled_product
 from normstab.simulation.aten.round_and_attribute import settle
+from normstab.simulation.aten.scaled_operands import Roles
 
 __all__ = ["CONVOLUTIONS"]
+
+Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 def convolution(op: Operation) -> Result:
     """Arguments: input, weight, bias, stride, padding, dilation, transposed, output_padding, groups."""
-    if not is_emulated(op):
+    if op.roles is None and not is_emulated(op):
         return settle(op.native(), op.call(), op.args)
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = op.args[:9]
     geometry = Geometry.of(weight, stride, padding, dilation, groups)
+    multiply = _multiply(op, op.name, op.roles)
     if transposed:
         size = _transposed_size(x, geometry, output_padding)
-        result = spread(x, weight, geometry, size, op.ar, op.name)
+        result = spread(x, weight, geometry, size, multiply)
     else:
-        result = gather(x, weight, geometry, op.ar, op.name)
+        result = gather(x, weight, geometry, multiply)
     if bias is None:
         return result
     return op.ar.add(result, bias.reshape(1, -1, *[1] * geometry.rank), operation=f"{op.name}.bias")
@@ -40,7 +43,7 @@ def convolution(op: Operation) -> Result:
 def convolution_backward(op: Operation) -> Result:
     """Return the gradients of input, weight and bias, each at its own site `convolution_backward.NAME`."""
     needs = op.args[10]
-    if not is_emulated(op):
+    if op.roles is None and not is_emulated(op):
         names = (".input", ".weight", ".bias")
         results = op.native()
         return tuple(
@@ -49,18 +52,27 @@ def convolution_backward(op: Operation) -> Result:
         )
     grad, x, weight, _, stride, padding, dilation, transposed, _, groups = op.args[:10]
     geometry = Geometry.of(weight, stride, padding, dilation, groups)
-    into, onto, by = f"{op.name}.input", f"{op.name}.weight", f"{op.name}.bias"
+    by = f"{op.name}.bias"
+    into = _multiply(op, f"{op.name}.input", ("grad", "weight"))
+    onto = _multiply(op, f"{op.name}.weight", ("grad", "input") if not transposed else ("input", "grad"))
     d_x = d_weight = d_bias = None
     if needs[0] and transposed:
-        d_x = gather(grad, weight, geometry, op.ar, into)
+        d_x = gather(grad, weight, geometry, into)
     elif needs[0]:
-        d_x = spread(grad, weight, geometry, tuple(x.shape[2:]), op.ar, into)
+        d_x = spread(grad, weight, geometry, tuple(x.shape[2:]), into)
     if needs[1]:
         source, target = (grad, x) if transposed else (x, grad)
-        d_weight = of_weight(source, target, weight, geometry, op.ar, onto)
+        d_weight = of_weight(source, target, weight, geometry, onto)
     if needs[2]:
         d_bias = op.ar.cast(op.ar.sum(grad, (0, *range(2, grad.dim())), operation=f"{by}.sum"), by)
     return d_x, d_weight, d_bias
+
+
+def _multiply(op: Operation, name: str, roles: Roles | None) -> Multiply:
+    """Return the product of two batches of matrices at the site `name`, as the machine computes it."""
+    if op.roles is None or roles is None:
+        return lambda a, b: op.ar.matmul(a, b, operation=name)
+    return lambda a, b: scaled_product(op, a, b, roles, name)
 
 
 class Geometry(NamedTuple):
@@ -95,18 +107,16 @@ def _each(values: Sequence[int], kernel: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(values) * len(kernel) if len(values) == 1 else tuple(values)
 
 
-def gather(x: Tensor, weight: Tensor, geometry: Geometry, ar: Arithmetic, name: str) -> Tensor:
+def gather(x: Tensor, weight: Tensor, geometry: Geometry, multiply: Multiply) -> Tensor:
     """Return the convolution of `x`: sums over K = C x kernel positions, row-major."""
     padded = _padded(x, [(p, p) for p in geometry.padding])
     patches_NGLK, size = _patches(padded, geometry, geometry.stride, geometry.dilation)
     weight_GKO = weight.reshape(geometry.groups, -1, math.prod(weight.shape[1:])).mT
-    result_NGLO = ar.matmul(patches_NGLK, weight_GKO, operation=name)
+    result_NGLO = multiply(patches_NGLK, weight_GKO)
     return result_NGLO.mT.reshape(len(x), len(weight), *size)
 
 
-def spread(
-    grad: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, ...], ar: Arithmetic, name: str
-) -> Tensor:
+def spread(grad: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, ...], multiply: Multiply) -> Tensor:
     """Return the transposed convolution of `grad`, of spatial shape `size`: sums over O x kernel positions.
 
     It is the convolution, with flipped kernels, of `grad` with zeros between its elements and around them.
@@ -127,18 +137,18 @@ def spread(
         groups, out_channels // groups, weight.shape[1], *geometry.kernel
     )
     weight_GKC = flipped.transpose(1, 2).reshape(groups, weight.shape[1], -1).mT
-    result_NGLC = ar.matmul(patches_NGLK, weight_GKC, operation=name)
+    result_NGLC = multiply(patches_NGLK, weight_GKC)
     return result_NGLC.mT.reshape(len(grad), groups * weight.shape[1], *size)
 
 
-def of_weight(x: Tensor, grad: Tensor, weight: Tensor, geometry: Geometry, ar: Arithmetic, name: str) -> Tensor:
+def of_weight(x: Tensor, grad: Tensor, weight: Tensor, geometry: Geometry, multiply: Multiply) -> Tensor:
     """Return the gradient of the weight: sums over N x L, row-major."""
     padded = _padded(x, [(p, p) for p in geometry.padding])
     patches_NGLK, _ = _patches(padded, geometry, geometry.stride, geometry.dilation, tuple(grad.shape[2:]))
     n, groups = len(x), geometry.groups
     grad_GOS = grad.reshape(n, groups, grad.shape[1] // groups, -1).permute(1, 2, 0, 3).flatten(2)
     patches_GSK = patches_NGLK.transpose(0, 1).flatten(1, 2)
-    return ar.matmul(grad_GOS, patches_GSK, operation=name).reshape(weight.shape)
+    return multiply(grad_GOS, patches_GSK).reshape(weight.shape)
 
 
 def _padded(x: Tensor, around: Sequence[tuple[int, int]]) -> Tensor:

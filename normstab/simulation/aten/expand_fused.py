@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["WithoutFastPaths", "steps_of"]
+from normstab.simulation.aten.scaled_operands import mark_activation
+
+__all__ = ["ATTENTION_STEPS", "WithoutFastPaths", "steps_of"]
 
 EXPANDED = frozenset(
     (
@@ -26,8 +29,8 @@ EXPANDED = frozenset(
 @lru_cache(maxsize=1024)
 def steps_of(func: Any, name: str) -> Callable[..., Any] | None:
     """Return torch's own decomposition of an operation that `expand=True` takes apart, or None."""
-    if name in ATTENTION:
-        return ATTENTION[name]
+    if name in ATTENTION_STEPS:
+        return ATTENTION_STEPS[name]
     if name not in EXPANDED:
         return None
     found: Callable[..., Any] | None = torch._decomp.get_decompositions([func]).get(func)
@@ -71,23 +74,37 @@ def attention_backward(
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of Q, K, V: dS = P (dP - sum(dP P)), dP = dO V^T."""
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    weights = _scores(query, key, is_causal, attn_mask, scale).softmax(-1)
+    root = _root_of_scale(query, scale)
+    weights = mark_activation(_scores(query, key, is_causal, attn_mask, scale).softmax(-1))
     d_weights = grad @ value.mT
     d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True))
-    return (d_scores @ key) * factor, (d_scores.mT @ query) * factor, weights.mT @ grad
+    d_query = (d_scores @ mark_activation(key * root)) * root
+    d_key = (d_scores.mT @ mark_activation(query * root)) * root
+    return d_query, d_key, weights.mT @ grad
+
+
+def _root_of_scale(query: Tensor, scale: float | None) -> float:
+    """Return the root of what the products are scaled by; of a negative scale that of its magnitude."""
+    return math.sqrt(query.shape[-1] ** -0.5 if scale is None else abs(scale))
 
 
 def _scores(query: Tensor, key: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Tensor:
-    """Return scale Q K^T, minus infinity where masked, plus the mask where that is numbers."""
-    scores = (query @ key.mT) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    """Return scale Q K^T, minus infinity where masked, plus the mask where that is numbers.
+
+    Both operands are multiplied by the root of the scale before the product, as torch's own expansion does
+    (`_scaled_dot_product_attention_math`): the product of what is not scaled overflows earlier.
+    """
+    root = _root_of_scale(query, scale)
+    left = mark_activation(query * (-root if scale is not None and scale < 0 else root))
+    scores = left @ mark_activation(key * root).mT
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
     return scores if mask is None else scores + mask
 
 
-ATTENTION: dict[str, Callable[..., Any]] = {
+ATTENTION_STEPS: dict[str, Callable[..., Any]] = {
     "_scaled_dot_product_flash_attention_for_cpu": attention,
     "_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
 }
+"""Name of a fused attention operation -> its steps."""

@@ -24,7 +24,8 @@ Result = Any  # a Tensor, or a tuple of tensors and None, as the schema says
 class Operation(NamedTuple):
     """`function`, torch's own, of `args` and `kwargs`, called `name`, in the arithmetic `ar`.
 
-    `out` is where the result may be written at once, an operand; who does not, returns a tensor of its own.
+    `out` is where the result may be written at once, an operand; who does not, returns a tensor of its own. `roles`
+    says what the operands of a product are where the machine takes them in a scaled format.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Operation(NamedTuple):
     kwargs: Mapping[str, Any]
     ar: Arithmetic
     out: Tensor | None = None
+    roles: tuple[str, str] | None = None
 
     def native(self) -> Result:
         """Return what torch computes."""
