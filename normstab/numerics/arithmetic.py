@@ -18,13 +18,13 @@ from normstab.errors import NormstabError
 from normstab.numerics.call import Call, OperationRules
 from normstab.numerics.clock import Clock
 from normstab.numerics.dispatch import opaque, plain
-from normstab.numerics.exact_operations import ExactOperations
 from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Row, site_of
 from normstab.numerics.philox import Draw, Key, key_word
 from normstab.numerics.precision import NEAREST, Accumulation, Precision, Rounding
 from normstab.numerics.readable import native
+from normstab.numerics.readable.exact_operations import ExactOperations
 from normstab.numerics.readable.operations import Carried, Operand, carry_function, exact_root
 from normstab.numerics.readable.reference import Counts, count, round_reference
 from normstab.numerics.readable.sums import SUMS
