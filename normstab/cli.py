@@ -228,6 +228,9 @@ def check(
     allow: Annotated[Literal["DEGRADED"] | None, typer.Option(help="Exit 0 for this verdict too.")] = None,
     strict: options.Strict = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Worst sites, headroom, forecast of formats.")] = False,
+    form: Annotated[
+        Literal["text", "json", "junit"], typer.Option("--format", help="Of the answer on stdout.")
+    ] = "text",
     as_json: options.Json = False,
 ) -> None:
     """Find out whether a model of your own survives a precision, on one input."""
@@ -238,11 +241,16 @@ def check(
     built = build(load_function(factory), seed)
     from normstab.testing.check import check as check_built
     from normstab.testing.check_run import Training
-    from normstab.testing.check_text import answer_json, answer_text
+    from normstab.testing.check_text import answer_json, answer_junit, answer_text
 
     how = Training(optimizer, lr, steps, loss)
     answer = check_built(built, inputs=specs, precision=precision, norm=norm, seed=seed, rules=ruled, training=how)
-    context.obj.give(answer_json(answer) if as_json else answer_text(answer, verbose=verbose).rstrip())
+    if as_json or form == "json":
+        context.obj.give(answer_json(answer))
+    else:
+        context.obj.give(
+            answer_junit(answer, factory) if form == "junit" else answer_text(answer, verbose=verbose).rstrip()
+        )
     raise typer.Exit(code_of_verdict(answer.verdict, allow=allow, strict=strict))
 
 

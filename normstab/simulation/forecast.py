@@ -13,7 +13,7 @@ from typing import Any
 from normstab.numerics.formats import FORMATS, AnyFormat, parse_format
 from normstab.numerics.ledger import Histogram, Tally
 
-__all__ = ["NARROW", "Forecast", "forecast_of", "predicted"]
+__all__ = ["NARROW", "Forecast", "forecast_of", "percent", "predicted"]
 
 NARROW = tuple(name for name, format in FORMATS.items() if format.precision < FORMATS["fp32"].precision)
 """The presets that are narrower than float32."""
@@ -45,12 +45,12 @@ class Forecast:
     def __str__(self) -> str:
         if not self.sites:
             return f"{self.format}: nothing would overflow or become zero"
-        over, under = _percent(self.overflow), _percent(self.underflow)
+        over, under = percent(self.overflow), percent(self.underflow)
         lines = [f"{self.format}: {over} of the results would overflow, {under} become zero; worst:"]
         names = list(self.sites)[:MOST_SITES]
         width = max(map(len, names))
         for name in names:
-            over, under = map(_percent, self.sites[name])
+            over, under = map(percent, self.sites[name])
             lines.append(f"  {name:{width}}  {over} overflow, {under} to zero")
         left = len(self.sites) - len(names)
         return "\n".join([*lines, *([f"  and {left} more sites"] if left else [])])
@@ -85,7 +85,7 @@ def predicted(histogram: Histogram, limit: AnyFormat) -> tuple[float, float]:
     return (over / total, under / total) if total else (0.0, 0.0)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """Return a share as a short percentage."""
-    percent = 100 * share
-    return "0 %" if share == 0 else f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+    value = 100 * share
+    return "0 %" if share == 0 else f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"

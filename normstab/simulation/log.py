@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, overload
 
 from normstab.numerics.formats import AnyFormat
-from normstab.simulation.forecast import NARROW, Forecast, forecast_of
+from normstab.simulation.forecast import NARROW, Forecast, forecast_of, percent
 from normstab.simulation.run import Run, in_columns
 
 __all__ = ["Log"]
@@ -42,8 +42,8 @@ class Log(Run):
 
     def report(self) -> str:
         """Return as plain text what was recorded, what went wrong in float32 itself, and what each format would do."""
-        total, every = self.ledger.total(), "" if self.every == 1 else f", one in {self.every} recorded"
-        lines = [f"recorded in float32, nothing rounded: {total.count} results in {self.step} steps{every}", ""]
+        total, every = self.ledger.total(), "" if self.every == 1 else f", one step in {self.every}"
+        lines = [f"recorded in float32, nothing rounded: {total.count} results, up to step {self.step}{every}", ""]
         went_wrong = self._first_offences()
         lines += (
             went_wrong if len(went_wrong) > 2 else ["in float32 itself nothing overflowed, vanished or became NaN", ""]
@@ -51,6 +51,6 @@ class Log(Run):
         rows: list[tuple[str, ...]] = [("format", "would overflow", "to zero", "at worst", "site")]
         for name, found in self.forecast(all).items():
             shares = (found.overflow, found.underflow, found.worst_share)
-            rows.append((name, *(f"{100 * share:.2g} %" if share else "0" for share in shares), found.worst_site))
+            rows.append((name, *map(percent, shares), found.worst_site))
         lines += ["what each format would do to these results:", "", *in_columns(rows), ""]
         return "\n".join([*lines, *(f"note: {text}" for text in self.notes)]).rstrip() + "\n"

@@ -23,6 +23,7 @@ from normstab.simulation import simulate
 from normstab.testing.culprit import Trace, find_culprit
 from normstab.testing.differences import Difference, compare
 from normstab.testing.output_verdict import FAILING, SpreadError, spread_error, verdict_without_training
+from normstab.testing.runner.listeners import LISTENER
 from normstab.testing.tolerances import Tolerance, derive_tolerance
 
 __all__ = ["Stability", "assert_stable", "check_stable"]
@@ -96,9 +97,12 @@ def assert_stable(
     AssertionError with the largest error, its index, ulps and bits, and the site where it was made; `msg` replaces
     that text.
     """
+    __tracebackhide__ = True  # pytest shows the caller's line, not this one
     found = check_stable(module, x, precision=precision, against=against, rtol=rtol, atol=atol, grad=grad, seed=seed)
-    if not found.passed:
-        raise AssertionError(msg if msg is not None else str(found))
+    listener = LISTENER.get()
+    complaint = listener.complaint(found) if listener is not None else None if found.passed else str(found)
+    if complaint is not None:
+        raise AssertionError(msg if msg is not None else complaint)
 
 
 def check_stable(
@@ -123,24 +127,11 @@ def check_stable(
     found, trace = _run(module, x, narrow, seed, grad=grad, ledger=ledger)
     if [v.shape for v in found.values()] != [v.shape for v in expected.values()]:
         raise NormstabError(f"the outputs in {narrow} and {wide} have different shapes; is the module deterministic?")
-    is_derived = rtol is None or atol is None
-    given = Tolerance(rtol or 0.0, atol or 0.0, "as given")
-    differences, errors = [], []
-    scales = _scales(expected)
-    for name, value in found.items():
-        elements, roundings = value.numel(), max(1, len(trace.results))
-        tolerance = (
-            derive_tolerance(narrow, roundings=roundings, elements=elements, scale=scales[name])
-            if is_derived
-            else given
-        )
-        differences.append(compare(name, value, expected[name], narrow.format(), tolerance))
-        if is_derived and float(expected[name].abs().max() if elements else 0.0) >= scales[name]:
-            bound = tolerance.atol + tolerance.rtol * scales[name]
-            errors.append(spread_error(name, value, expected[name], bound))
+    given = None if rtol is None or atol is None else Tolerance(rtol, atol, "as given")
+    differences, errors = _compared(found, expected, narrow, max(1, len(trace.results)), given)
     verdict, reason = _verdict(differences, errors, narrow)
     culprit = find_culprit(trace, reference, ledger)
-    return Stability(
+    stability = Stability(
         narrow,
         wide,
         tuple(differences),
@@ -151,6 +142,29 @@ def check_stable(
         reason,
         culprit.site,
     )
+    listener = LISTENER.get()
+    if listener is not None:
+        listener.hear(stability)
+    return stability
+
+
+def _compared(
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    precision: Precision,
+    roundings: int,
+    given: Tolerance | None,
+) -> tuple[list[Difference], list[SpreadError]]:
+    """Return every tensor's difference, and its error as a share of its spread where the tolerance is derived."""
+    differences, errors, scales = [], [], _scales(expected)
+    for name, value in found.items():
+        elements = value.numel()
+        tolerance = given or derive_tolerance(precision, roundings=roundings, elements=elements, scale=scales[name])
+        differences.append(compare(name, value, expected[name], precision.format(), tolerance))
+        if given is None and float(expected[name].abs().max() if elements else 0.0) >= scales[name]:
+            bound = tolerance.atol + tolerance.rtol * scales[name]
+            errors.append(spread_error(name, value, expected[name], bound))
+    return differences, errors
 
 
 def _scales(expected: Mapping[str, Tensor]) -> dict[str, float]:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from tabulate import tabulate
 
 from normstab.simulation.forecast import Forecast
 from normstab.testing.check import Answer
 
-__all__ = ["answer_json", "answer_text"]
+__all__ = ["answer_json", "answer_junit", "answer_text"]
 
 # So many remedies fit on the first screen.
 MOST_REMEDIES = 2
@@ -58,12 +59,31 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     document = asdict(answer)
     document["precision"] = str(answer.precision)
     document["passed"] = answer.passed
+    names = ("format", "overflow", "underflow", "worst_site", "worst_share")
+    document["forecast"] = [{name: getattr(found, name) for name in names} for found in answer.forecast]
     document["worst_sites"] = [{"site": site, **asdict(tally)} for site, tally in answer.worst_sites]
     document["first"] = {
         counter: {"site": site, "step": step, "source": source}
         for counter, (site, step, source) in answer.first.items()
     }
     return _finite(document)  # type: ignore[no-any-return]
+
+
+def answer_junit(answer: Answer, factory: str) -> str:
+    """Return the answer as JUnit XML: one case, failed from DEGRADED on, skipped where INCONCLUSIVE."""
+    suite = ElementTree.Element("testsuite", name="normstab check", tests="1", errors="0")
+    case = ElementTree.SubElement(suite, "testcase", classname=factory, name=f"{factory} in {answer.precision}")
+    told = f"{answer.verdict}: {answer.reason}"
+    if not answer.passed:
+        ElementTree.SubElement(case, "failure", message=told, type=answer.verdict).text = answer_text(answer)
+    elif answer.verdict == "INCONCLUSIVE":
+        ElementTree.SubElement(case, "skipped", message=told)
+    else:
+        ElementTree.SubElement(case, "system-out").text = told
+    for tag, attribute in (("failure", "failures"), ("skipped", "skipped")):
+        suite.set(attribute, str(len(case.findall(tag))))
+    ElementTree.indent(suite)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(suite, encoding="unicode")}'
 
 
 def _finite(value: Any) -> Any:

@@ -1,15 +1,21 @@
-"""The pytest plugin: a `stability` fixture, a marker with its settings, and what was found in pytest's own reports.
+"""The pytest plugin: a `stability` fixture, a marker with its settings, a baseline, and what was found in the reports.
 
+What `assert_stable` finds is noted whether the fixture calls it or the test does.
 torch is imported when a test first uses the fixture, never when pytest starts.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from normstab.errors import NormstabError
+from normstab.testing.runner.baseline import Baseline, key_of, read_baseline, write_baseline
+from normstab.testing.runner.listeners import LISTENER
 
 if TYPE_CHECKING:
     from normstab.testing.assertions import Stability
@@ -19,6 +25,7 @@ __all__ = []
 PROPERTY = "normstab"
 SETTINGS = ("precision", "against", "rtol", "atol", "grad", "seed")
 DEFAULTS = {"precision": "fp16", "against": "fp64"}
+BASELINE = pytest.StashKey[Baseline]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,10 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("normstab", "numerical stability")
     group.addoption("--normstab-precision", metavar="SPEC", help="precision of the stability fixture, such as bf16")
     group.addoption("--normstab-against", metavar="SPEC", help="the wide precision it compares with, such as fp64")
-    group.addoption("--normstab-report", metavar="DIR", help="write what the stability fixture found to DIR")
+    group.addoption("--normstab-report", metavar="DIR", help="write what was found to DIR")
+    group.addoption(
+        "--normstab-baseline",
+        metavar="FILE",
+        help="compare with what FILE recorded, and fail only what is worse; record FILE where it is not there",
+    )
     parser.addini("normstab_precision", "precision of the stability fixture", default="")
     parser.addini("normstab_against", "the wide precision that it compares with", default="")
-    parser.addini("normstab_report", "directory for what the stability fixture found", default="")
+    parser.addini("normstab_report", "directory for what was found", default="")
+    parser.addini("normstab_baseline", "file of the recorded errors, with which is compared", default="")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "normstab(precision, against, rtol, atol, grad, seed): settings of the stability fixture"
     )
+    path = _setting(config, "baseline")
+    try:
+        config.stash[BASELINE] = read_baseline(Path(path)) if path and Path(path).exists() else Baseline({})
+    except NormstabError as error:
+        raise pytest.UsageError(str(error)) from error
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Collector(config), "normstab-collector")
 
@@ -47,23 +65,26 @@ def _setting(config: pytest.Config, name: str) -> str:
     return str(given or DEFAULTS.get(name, ""))
 
 
-class StabilityFixture:
-    """`assert_stable` and `check_stable` with the test's settings; every result goes into pytest's reports."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Listen to what `assert_stable` finds while the test runs."""
+    token = LISTENER.set(_Notes(item, item.config.stash[BASELINE]))
+    try:
+        yield
+    finally:
+        LISTENER.reset(token)
 
-    def __init__(self, request: pytest.FixtureRequest) -> None:
-        marker = request.node.get_closest_marker("normstab")
-        unknown = set(marker.kwargs) - set(SETTINGS) if marker else set()
-        if unknown or (marker and marker.args):
-            raise pytest.UsageError(f"the normstab marker takes keywords {', '.join(SETTINGS)}; found {marker}")
-        self.settings: dict[str, Any] = {name: _setting(request.config, name) for name in DEFAULTS}
-        self.settings.update(marker.kwargs if marker else {})
-        self._node = request.node
 
-    def check(self, module: Any, x: Any, **overrides: Any) -> Stability:
-        """Return how `module(x)` differs from itself in the wide precision, and note it in the report."""
-        from normstab.testing.assertions import check_stable
+class _Notes:
+    """Listens for one test: every result goes into pytest's reports, and is judged beside the baseline."""
 
-        found = check_stable(module, x, **{**self.settings, **overrides})
+    def __init__(self, item: pytest.Item, baseline: Baseline) -> None:
+        self._item = item
+        self._baseline = baseline
+        self._heard = 0
+
+    def hear(self, found: Stability) -> None:
+        """Note the result."""
         worst = found.worst
         noted = {
             "precision": str(found.precision),
@@ -75,15 +96,38 @@ class StabilityFixture:
             "ulps": worst.ulps,
             "culprit": "" if found.passed else found.culprit,
         }
-        self._node.user_properties.append((PROPERTY, json.dumps(noted)))
-        return found
+        self._item.user_properties.append((PROPERTY, json.dumps(noted)))
+        self._heard += 1
+
+    def complaint(self, found: Stability) -> str | None:
+        """Return why the result fails, by itself or beside the baseline; None where it does not."""
+        key = key_of(self._item.nodeid, self._heard - 1)
+        return self._baseline.complaint(key, passed=found.passed, error=found.worst.error, text=str(found))
+
+
+class StabilityFixture:
+    """`assert_stable` and `check_stable` with the test's settings."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        marker = request.node.get_closest_marker("normstab")
+        unknown = set(marker.kwargs) - set(SETTINGS) if marker else set()
+        if unknown or (marker and marker.args):
+            raise pytest.UsageError(f"the normstab marker takes keywords {', '.join(SETTINGS)}; found {marker}")
+        self.settings: dict[str, Any] = {name: _setting(request.config, name) for name in DEFAULTS}
+        self.settings.update(marker.kwargs if marker else {})
+
+    def check(self, module: Any, x: Any, **overrides: Any) -> Stability:
+        """Return how `module(x)` differs from itself in the wide precision."""
+        from normstab.testing.assertions import check_stable
+
+        return check_stable(module, x, **{**self.settings, **overrides})
 
     def assert_stable(self, module: Any, x: Any, **overrides: Any) -> None:
         """Fail unless `module(x)` is close to itself in the wide precision."""
         __tracebackhide__ = True
-        found = self.check(module, x, **overrides)
-        if not found.passed:
-            raise AssertionError(str(found))
+        from normstab.testing.assertions import assert_stable
+
+        assert_stable(module, x, **{**self.settings, **overrides})
 
 
 @pytest.fixture
@@ -117,6 +161,9 @@ class _Collector:
             )
 
     def pytest_sessionfinish(self) -> None:
+        baseline = _setting(self.config, "baseline")
+        if baseline and self.rows and not Path(baseline).exists():
+            write_baseline(Path(baseline), self.rows)
         target = _setting(self.config, "report")
         if target and self.rows:
             directory = Path(target)

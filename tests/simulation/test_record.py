@@ -121,7 +121,7 @@ def test_a_recordings_report_begins_with_what_it_is_and_ends_with_every_format()
         losses(model, 3, x, y)
     lines = log.report().splitlines()
     total = log.ledger.total().count
-    assert lines[0] == f"recorded in float32, nothing rounded: {total} results in 3 steps, one in 2 recorded"
+    assert lines[0] == f"recorded in float32, nothing rounded: {total} results, up to step 3, one step in 2"
     assert "simulated" not in log.report() and "results rounded" not in log.report()
     assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in ns.FORMATS] == list(
         log.forecast()

@@ -1,6 +1,7 @@
 """The pytest plugin: fixture, marker, options, JUnit properties, summary, report, xdist."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -48,6 +49,57 @@ def test_results_are_junit_properties_and_a_report(suite, pytester):
     rows = json.loads((pytester.path / "found" / "stability.json").read_text())
     assert [row["passed"] for row in rows] == [False, True]
     assert "**not stable**" in (pytester.path / "found" / "stability.md").read_text()
+
+
+DIRECT = """
+    def test_direct():
+        from normstab.testing import assert_stable
+        assert_stable(Square(), X * 1000)
+
+    def test_two_in_one():
+        from normstab.testing import assert_stable
+        assert_stable(nn.Tanh(), X)
+        assert_stable(nn.Sigmoid(), X)
+"""
+
+
+def test_direct_calls_are_reported_and_a_failure_begins_with_format_ulps_and_site(pytester, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "240")
+    pytester.makepyfile(SUITE + DIRECT)
+    result = pytester.runpytest_subprocess("--normstab-report=found")
+    text = result.stdout.str()
+    assert len(re.findall(r"E +AssertionError: [A-Z]+ in fp16: \S.* off by .* ulps, made at \S*mul\[", text)) == 2
+    assert "assertions.py" not in text and "plugin.py" not in text, "no frame of ours"
+    result.stdout.fnmatch_lines(["FAILED *test_overflow - AssertionError: * in fp16: * ulps*"])
+    rows = json.loads((pytester.path / "found" / "stability.json").read_text())
+    tests = [row["test"].rpartition("::")[2] for row in rows]
+    assert sorted(tests) == ["test_direct", "test_overflow", "test_sound", "test_two_in_one", "test_two_in_one"]
+
+
+def test_a_baseline_is_recorded_then_lets_pass_what_it_knows_and_fails_what_is_worse(pytester):
+    pytester.makepyfile(SUITE + DIRECT)
+    run = lambda: pytester.runpytest_subprocess("--normstab-baseline=kept/baseline.json", "-q")  # noqa: E731
+    run().assert_outcomes(passed=2, failed=2)
+    path = pytester.path / "kept" / "baseline.json"
+    recorded = json.loads(path.read_text())
+    assert sum(" #2" in key for key in recorded["tests"]) == 1
+    run().assert_outcomes(passed=4)
+    assert json.loads(path.read_text()) == recorded, "a baseline is written once"
+    for key, row in recorded["tests"].items():
+        if "test_sound" in key:
+            row["error"] /= 100
+    path.write_text(json.dumps(recorded))
+    result = run()
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*Worse than its baseline: off by *, recorded *"])
+
+
+def test_a_file_that_is_no_baseline_is_a_usage_error(pytester):
+    pytester.makepyfile(SUITE)
+    (pytester.path / "wrong.json").write_text("{}")
+    result = pytester.runpytest_subprocess("--normstab-baseline=wrong.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*wrong.json: not a baseline of version 1*"])
 
 
 def test_ini_keys_set_the_defaults(suite, pytester):
