@@ -109,7 +109,7 @@ class _Probe:
         """Return the normalized 2^k x, rounded to the format before anything else."""
         ar = Arithmetic(self.precision, key=Key(self.seed))
         scaled = ar.cast(times_power(x, k), "input")
-        narrow = scaled.float() if ar.format.precision <= 24 else scaled
+        narrow = scaled.float() if ar.format.fits_float32 else scaled
         return normalize_forward(narrow, None, None, Scheme(self.spec, eps=0.0), Reduction.of_batch(x.shape), ar)
 
 

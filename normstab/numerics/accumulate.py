@@ -90,7 +90,7 @@ def accumulate(
     `.load`, where only those that do not fit count. An addition that joins two partial sums draws the random
     bits of the first leaf of its right operand, by its row-major index in `x`.
     """
-    x = backends.plain(x)
+    x = backends.carried(x)
     reduced = canonical_dims(dims, x.dim())
     shape = kept_shape(x, reduced, keepdim=keepdim)
     if x.numel() == 0 or x.device.type == "meta":
@@ -103,7 +103,7 @@ def accumulate(
     if accumulation.kind == "exact":
         return _exact(x, reduced, calls("", format)).view(shape)
     at = sum_calls(accumulation, calls)
-    kernels = kernels_for(x)
+    kernels = kernels_for(x, at.add)
     total = None if kernels is None else kernels.accumulate(x, reduced, accumulation, at)
     if total is None:
         terms = round_loads(terms_of(x, reduced), at.load)
@@ -111,9 +111,9 @@ def accumulate(
     return total.view(shape)
 
 
-def kernels_for(x: Tensor, what: str = "sums") -> ModuleType | None:
-    """Return the kernels of `what` (sums, matmul) that serve the device of `x`, or None for the reference."""
-    if x.device.type != "cpu" or backends.kernels_for(x) is None:
+def kernels_for(x: Tensor, call: Call, what: str = "sums") -> ModuleType | None:
+    """Return the kernels of `what` (sums, matmul) that serve the device of `x` and `call`, or None."""
+    if x.device.type != "cpu" or backends.kernels_for(x, call) is None:
         return None
     return _kernels_of(what)
 
@@ -134,8 +134,8 @@ def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:
 
 def block_sums(x: Tensor, dims: Sequence[int], width: int, at: SumCalls) -> Tensor:
     """Return the sequential sums (K, blocks) of consecutive blocks of `width` addends, the last one shorter."""
-    x = backends.plain(x)
-    kernels = kernels_for(x) if x.numel() else None
+    x = backends.carried(x)
+    kernels = kernels_for(x, at.add) if x.numel() else None
     sums = None if kernels is None else kernels.block_sums(x, dims, width, at)
     if sums is None:
         terms = round_loads(terms_of(x, dims), at.load)

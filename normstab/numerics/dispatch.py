@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.errors import DtypeError
 from normstab.numerics.call import Call
-from normstab.numerics.formats import FORMATS
+from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
+from normstab.numerics.rounding_modes import Rounding
 from normstab.numerics.version import beyond_tested
 
-__all__ = ["Kernels", "is_traced", "kernels_for", "opaque", "plain", "served"]
+__all__ = ["Kernels", "carried", "is_served", "is_traced", "kernels_for", "opaque", "plain", "served"]
 
 Found = TypeVar("Found")
 
@@ -38,9 +39,22 @@ class Kernels(Protocol):
         """Compute and round in one pass; None: not covered, nothing was written."""
 
 
-def kernels_for(x: Tensor) -> Kernels | None:
-    """Return the kernels that serve the device of `x`, or None for the reference."""
+def kernels_for(x: Tensor, *calls: Call | None) -> Kernels | None:
+    """Return the kernels that serve the device of `x` and every one of `calls`, or None for the reference."""
+    if not all(call is None or is_served(call.format, call.rounding) for call in calls):
+        return None
     return _kernels(x.device.type)
+
+
+@cache
+def is_served(format: AnyFormat, rounding: Rounding) -> bool:
+    """Whether there are kernels of this format and rounding; the others the reference computes, slowly."""
+    if rounding.is_unbiased:
+        return False
+    if isinstance(format, FixedFormat):
+        is_plain = format.is_signed and format.overflow != "saturate-zero"
+        return is_plain and (format.overflow != "wrap" or min(format.integer_bits, format.fraction_bits) >= 0)
+    return True
 
 
 def plain(x: Tensor) -> Tensor:
@@ -105,6 +119,18 @@ def opaque(function: Callable[P, R]) -> Callable[P, R]:
 
 
 PLAIN_DISPATCH = Tensor.__torch_dispatch__  # which says "this tensor does nothing of its own"
+
+
+def carried(x: Tensor) -> Tensor:
+    """Return `plain(x)` in a dtype that the kernels read: narrower ones are widened, once."""
+    x = plain(x)
+    if x.dtype is torch.float32 or x.dtype is torch.float64:
+        return x
+    return x.to(torch.float32 if x.dtype in NARROW else torch.float64)
+
+
+# Whose every value float32 has.
+NARROW = (torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.uint16, torch.bool)
 
 
 def _described(x: Tensor) -> str:

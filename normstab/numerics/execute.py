@@ -22,7 +22,7 @@ __all__ = ["add_counts", "carrier_dtype", "compute", "fields_of", "finish", "rou
 def round_tensor(x: Tensor, call: Call, *, out: Tensor | None = None) -> Tensor:
     """Round `x` as `call` says, into `out` (which may be `x`) or a new tensor of the same strides."""
     x = backends.plain(x)
-    kernels = backends.kernels_for(x)
+    kernels = backends.kernels_for(x, call)
     result = torch.empty_like(x) if out is None else out
     if kernels is None or not kernels.round_into(x, result, call):
         fields = fields_of(x.shape, call, x.device)
@@ -40,10 +40,10 @@ def compute(operation: str, operands: tuple[Operand, ...], call: Call, *, out: T
     Operands are floating tensors that broadcast, or Python scalars, used as they come. The result is float64
     where the format or an operand is wider than float32, else float32.
     """
-    operands = tuple(backends.plain(x) if isinstance(x, Tensor) else x for x in operands)
     dtype = carrier_dtype(operands, call.format)
+    operands = tuple(backends.carried(x) if isinstance(x, Tensor) else x for x in operands)
     first = next(x for x in operands if isinstance(x, Tensor))
-    kernels = backends.kernels_for(first)
+    kernels = backends.kernels_for(first, call)
     if kernels is not None:
         result = kernels.pointwise(operation, operands, call, dtype, out)
         if result is not None:
@@ -56,7 +56,7 @@ def compute(operation: str, operands: tuple[Operand, ...], call: Call, *, out: T
 def finish(carried: Carried, call: Call, *, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """Round a result that is still in float64, once, count it, and return it as `dtype`."""
     value = carried.value
-    kernels = backends.kernels_for(value)
+    kernels = backends.kernels_for(value, call)
     # With nothing infinite or NaN, what the operands were does not matter, and a plain cast counts right.
     if kernels is not None and value.numel() and bool(torch.isfinite(value).all()):
         result = torch.empty_like(value)
@@ -72,7 +72,7 @@ def finish(carried: Carried, call: Call, *, dtype: torch.dtype, out: Tensor | No
 
 def carrier_dtype(operands: tuple[Operand, ...], format: AnyFormat) -> torch.dtype:
     """Return the dtype that results live in: float32, or float64 for wide formats and operands."""
-    is_wide = format.precision > 24 or any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in operands)
+    is_wide = not format.fits_float32 or any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in operands)
     return torch.float64 if is_wide else torch.float32
 
 

@@ -6,6 +6,7 @@ formed is `accumulate`. Nothing here needs torch.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,10 +14,13 @@ from functools import cache
 from normstab.errors import FormatError, near
 from normstab.numerics.spelling.typed_names import ASKED_FORMATS, OTHER_NAMES
 
-__all__ = ["DTYPES", "FORMATS", "AnyFormat", "FixedFormat", "Format", "format_of_dtype", "parse_format"]
+__all__ = ["DTYPES", "FORMATS", "AnyFormat", "FixedFormat", "Format", "format_of_dtype", "is_suffix", "parse_format"]
 
 FLOAT_POLICIES = ("inf", "nan", "saturate")
-FIXED_POLICIES = ("saturate", "wrap")
+FIXED_POLICIES = ("saturate", "saturate-symmetric", "saturate-zero", "wrap")
+WIDEST_EXPONENT, WIDEST_FRACTION = 9, 23  # bits of eXmY: float64 carries the exact result of every operation
+FARTHEST_EXPONENT = 2 ** (WIDEST_EXPONENT - 1) - 1
+WIDEST_FIXED, FARTHEST_POINT = 31, 120  # bits of a fixed-point magnitude, and how far its point may lie outside them
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,21 @@ class Format:
                 f"format {self.name!r}: unknown overflow policy {self.overflow!r}"
                 f"{near(self.overflow, FLOAT_POLICIES)} ({', '.join(FLOAT_POLICIES)})"
             )
-        if not (1 <= self.precision <= 53 and self.emin <= self.emax and self.max > 0):
+        if not (1 <= self.precision <= 53 and -1022 <= self.emin <= self.emax <= 1023 and 0 < self.max < math.inf):
             raise FormatError(f"format {self.name!r}: precision, emin, emax or max out of range")
+        whole = math.ldexp(self.max, self.precision - 1 - self.emax)
+        if math.frexp(self.max)[1] != self.emax + 1 or whole != int(whole):
+            raise FormatError(
+                f"format {self.name!r}: max {self.max!r} is no value of {self.precision} bits and exponent {self.emax}"
+            )
+        is_binary64 = (self.precision, self.emin, self.emax) == (53, -1022, 1023)
+        if not is_binary64 and (
+            self.precision > WIDEST_FRACTION + 1 or min(self.emin, -self.emax) < -FARTHEST_EXPONENT
+        ):
+            raise FormatError(
+                f"format {self.name!r}: float64 cannot carry the operations of {self.precision} bits and exponents "
+                f"{self.emin} .. {self.emax}; allowed: {WIDEST_FRACTION + 1} bits, exponents within {FARTHEST_EXPONENT}"
+            )
 
     @property
     def min_normal(self) -> float:
@@ -61,26 +78,34 @@ class Format:
         return 2.0 ** (self.emin - self.precision + 1) if self.has_subnormals else self.min_normal
 
     @property
+    def fits_float32(self) -> bool:
+        """Whether float32 has every value, each in the binade that it has there."""
+        return self.precision <= 24 and self.emin >= -126 and self.emax <= 127
+
+    @property
     def is_identity(self) -> bool:
         """Whether every float64 is in the format, so that nothing is ever rounded (fp64)."""
-        return self.precision == 53 and self.emax >= 1023 and self.overflow == "inf"
+        is_whole = self.has_subnormals and self.has_negative_zero
+        return self.precision == 53 and self.emax >= 1023 and self.overflow == "inf" and is_whole
 
     def __str__(self) -> str:
-        return _spelled(self.name, self, FORMATS)
+        return _spelled_float(self)
 
 
 @dataclass(frozen=True)
 class FixedFormat:
-    """Two's complement fixed point: k 2^-F with -2^(I+F) <= k < 2^(I+F); no -0, no infinity.
+    """Fixed point: k 2^-F, two's complement (-2^(I+F) <= k < 2^(I+F)) or unsigned (0 <= k < 2^(I+F)); no -0, no inf.
 
-    A NaN stays NaN, so that a failure remains visible. `overflow` is `saturate`, the nearer end, or `wrap`,
-    k modulo 2^(I+F+1). Equality ignores the name.
+    I or F may be negative: the point then lies outside the I + F bits. A NaN stays NaN, so that a failure remains
+    visible. `overflow`: `saturate`, the nearer end; `saturate-symmetric`, the same with -max for the least value;
+    `saturate-zero`, 0; `wrap`, k modulo 2^(I+F+1), unsigned 2^(I+F). Equality ignores the name.
     """
 
     name: str = field(compare=False)
     integer_bits: int
     fraction_bits: int
     overflow: str = "saturate"
+    is_signed: bool = True
 
     def __hash__(self) -> int:
         return hash((self.integer_bits, self.fraction_bits))
@@ -91,8 +116,10 @@ class FixedFormat:
                 f"format {self.name!r}: unknown overflow policy {self.overflow!r} for fixed point"
                 f"{near(self.overflow, FIXED_POLICIES)} ({', '.join(FIXED_POLICIES)})"
             )
-        if not 1 <= self.precision <= 24 or min(self.integer_bits, self.fraction_bits) < 0:
-            raise FormatError(f"format {self.name!r}: qI.F needs I >= 0, F >= 0 and 1 <= I + F <= 24")
+        if not 1 <= self.precision <= WIDEST_FIXED or max(self.integer_bits, self.fraction_bits) > FARTHEST_POINT:
+            raise FormatError(
+                f"format {self.name!r}: qI.F and uI.F need 1 <= I + F <= {WIDEST_FIXED}, I and F up to {FARTHEST_POINT}"
+            )
 
     @property
     def precision(self) -> int:
@@ -106,8 +133,10 @@ class FixedFormat:
 
     @property
     def min(self) -> float:
-        """The least (most negative) value, -2^I."""
-        return -(2.0**self.integer_bits)
+        """The least value: -2^I, -max where saturation is symmetric, 0 unsigned."""
+        if not self.is_signed:
+            return 0.0
+        return -self.max if self.overflow == "saturate-symmetric" else -(2.0**self.integer_bits)
 
     @property
     def min_subnormal(self) -> float:
@@ -115,12 +144,18 @@ class FixedFormat:
         return 2.0**-self.fraction_bits
 
     @property
+    def fits_float32(self) -> bool:
+        """Whether float32 has every value."""
+        return self.precision <= 24
+
+    @property
     def is_identity(self) -> bool:
         """Never: fixed point always rounds."""
         return False
 
     def __str__(self) -> str:
-        return _spelled(self.name, self, {})
+        plain = f"{'q' if self.is_signed else 'u'}{self.integer_bits}.{self.fraction_bits}"
+        return plain if self.overflow == "saturate" else f"{plain}:{self.overflow}"
 
 
 AnyFormat = Format | FixedFormat  # what every function that takes a format accepts
@@ -164,63 +199,106 @@ DTYPES = {
     )
 }
 
-GRAMMAR = "a preset, eXmY with 2 <= X <= 8 and 1 <= Y <= 23, or qI.F with 1 <= I + F <= 24"
-_FLOAT_NAME = re.compile(r"e(\d{1,3})m(\d{1,3})\Z")
-_FIXED_NAME = re.compile(r"q(\d{1,3})\.(\d{1,3})\Z")
+GRAMMAR = (
+    f"a preset, eXmY with 2 <= X <= {WIDEST_EXPONENT} and 1 <= Y <= {WIDEST_FRACTION}, "
+    f"qI.F or uI.F with 1 <= I + F <= {WIDEST_FIXED}"
+)
+_FLOAT_NAME = re.compile(r"e([0-9]{1,3})m([0-9]{1,3})\Z")
+_FIXED_NAME = re.compile(r"([qu])(-?[0-9]{1,3})\.(-?[0-9]{1,3})\Z")
+# What no name of the grammar says of a Format: `:flush`, then its fields one by one.
+_FIELD = re.compile(r"(?:(flush|unsigned-zero)|(p|emin|max)=(-?[0-9][0-9.e+-]*))\Z")
 
 
 def parse_format(text: str | AnyFormat) -> AnyFormat:
-    """Return the format that `text` names: `NAME[:inf|nan|saturate|wrap]`; a format passes through.
+    """Return the format that `text` names: `NAME[:POLICY][:flush]`; a format passes through.
 
-    NAME is a preset (they win over the grammar), `eXmY`, `qI.F`, or a preset's name elsewhere (`float16`).
-    Surrounding blanks and letter case do not matter.
+    NAME is a preset (they win over the grammar), `eXmY`, `qI.F` or `uI.F`, or a preset's name elsewhere (`float16`).
+    Surrounding blanks and letter case do not matter. After `:flush` (no subnormals) fields may follow that no name
+    has, as formats made by hand print them: `:p=2`, `:emin=-9`, `:max=120.0`, `:unsigned-zero`.
     Raises FormatError, a ValueError, with what was found and what is allowed.
     """
     if isinstance(text, Format | FixedFormat):
         return text
     if not isinstance(text, str):
         raise FormatError(f"a format is a string or a Format, not {type(text).__name__}: {text!r}")
-    name, _, policy = text.strip().lower().partition(":")
+    name, *suffixes = text.strip().lower().split(":")
     found = FORMATS.get(OTHER_NAMES.get(name, name)) or _from_grammar(name)
     if found is None and name in ASKED_FORMATS:
         raise FormatError(f"{name!r} is not one format; did you mean {ASKED_FORMATS[name]}?")
     if found is None:
         presets = ", ".join(FORMATS)
         raise FormatError(f"unknown format {text!r}{near(name, FORMATS)}; allowed: {GRAMMAR} ({presets})")
-    if ":" not in text:
-        return found
     allowed = FIXED_POLICIES if isinstance(found, FixedFormat) else FLOAT_POLICIES
-    if policy not in allowed:
+    if suffixes and suffixes[0] in allowed:
+        found = replace(found, overflow=suffixes.pop(0))
+    if isinstance(found, Format) and suffixes and all(is_field(suffix) for suffix in suffixes):
+        return _with_fields(found, suffixes)
+    if suffixes:
         raise FormatError(
-            f"format {text!r}: unknown overflow policy {policy!r}{near(policy, allowed)} ({', '.join(allowed)})"
+            f"format {text!r}: unknown overflow policy {suffixes[0]!r}{near(suffixes[0], allowed)} "
+            f"({', '.join(allowed)})"
         )
-    return replace(found, overflow=policy)
+    return found
+
+
+def is_field(text: str) -> bool:
+    """Whether `text` is a suffix of a format's name, other than its overflow policy."""
+    return _FIELD.match(text) is not None
+
+
+def is_suffix(text: str) -> bool:
+    """Whether `text` may follow a format's name after a colon."""
+    return text in FLOAT_POLICIES or text in FIXED_POLICIES or is_field(text)
+
+
+def _with_fields(found: Format, suffixes: list[str]) -> Format:
+    """Return `found` with the fields that `suffixes` say; its exponent follows from its max."""
+    p, emin, largest = found.precision, found.emin, found.max
+    for suffix in suffixes:
+        key, _, value = suffix.partition("=")
+        p, emin = (int(value) if key == "p" else p), (int(value) if key == "emin" else emin)
+        largest = float(value) if key == "max" else largest
+    return replace(
+        found,
+        precision=p,
+        emin=emin,
+        emax=math.frexp(largest)[1] - 1,
+        max=largest,
+        has_subnormals=found.has_subnormals and "flush" not in suffixes,
+        has_negative_zero=found.has_negative_zero and "unsigned-zero" not in suffixes,
+    )
 
 
 def _from_grammar(name: str) -> AnyFormat | None:
-    """Return the eXmY or qI.F format called `name`, or None when it is not one."""
+    """Return the eXmY, qI.F or uI.F format called `name`, or None when it is not one."""
     if match := _FLOAT_NAME.match(name):
         exponent_bits, fraction_bits = int(match[1]), int(match[2])
-        if 2 <= exponent_bits <= 8 and 1 <= fraction_bits <= 23:
+        if 2 <= exponent_bits <= WIDEST_EXPONENT and 1 <= fraction_bits <= WIDEST_FRACTION:
             return _ieee(name, exponent_bits, fraction_bits)
     if match := _FIXED_NAME.match(name):
-        integer_bits, fraction_bits = int(match[1]), int(match[2])
-        if 1 <= integer_bits + fraction_bits <= 24:
-            return FixedFormat(name, integer_bits, fraction_bits)
+        integer_bits, fraction_bits = int(match[2]), int(match[3])
+        if 1 <= integer_bits + fraction_bits <= WIDEST_FIXED and max(integer_bits, fraction_bits) <= FARTHEST_POINT:
+            return FixedFormat(name, integer_bits, fraction_bits, is_signed=match[1] == "q")
     return None
 
 
-def _spelled(name: str, found: AnyFormat, presets: dict[str, Format]) -> str:
-    """Return the canonical name: the preset of the same values, with `:policy` where it is not the usual."""
-    for preset_name, preset in presets.items():
-        if preset == found:
-            return preset_name
-    plain = name.partition(":")[0]
-    if isinstance(found, FixedFormat):
-        plain = f"q{found.integer_bits}.{found.fraction_bits}"
-    for preset_name, preset in presets.items():
-        if isinstance(found, Format) and replace(preset, overflow=found.overflow) == found:
-            plain = preset_name
-            break
-    usual = presets.get(plain) or _from_grammar(plain)
-    return plain if usual == found else f"{plain}:{found.overflow}"
+def _spelled_float(found: Format) -> str:
+    """Return the canonical name: a preset or eXmY, with `:policy`, `:flush` and fields where they differ from it."""
+    flushes = not found.has_subnormals
+    whole = replace(found, has_subnormals=True)
+    for name, preset in FORMATS.items():
+        for policy in (preset.overflow, found.overflow):
+            if replace(preset, overflow=policy) == whole:
+                return name + ("" if policy == preset.overflow else f":{policy}") + (":flush" if flushes else "")
+    exponent_bits = min(max(found.emax.bit_length() + 1, 2), WIDEST_EXPONENT)
+    name = f"e{exponent_bits}m{max(found.precision - 1, 1)}"
+    base = FORMATS.get(name) or _ieee(name, exponent_bits, max(found.precision - 1, 1))
+    policy = "" if found.overflow == base.overflow else f":{found.overflow}"
+    fields = [
+        "flush" if flushes else "",
+        "" if found.precision == base.precision else f"p={found.precision}",
+        "" if found.emin == base.emin else f"emin={found.emin}",
+        "" if found.max == base.max else f"max={found.max!r}",
+        "" if found.has_negative_zero == base.has_negative_zero else "unsigned-zero",
+    ]
+    return name + policy + "".join(f":{field}" for field in fields if field)

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from normstab.errors import PrecisionError, near
-from normstab.numerics.formats import AnyFormat, Format, parse_format
+from normstab.numerics.formats import AnyFormat, is_suffix, parse_format
 from normstab.numerics.recipes import RECIPES
 from normstab.numerics.rounding_modes import NEAREST, ROUNDINGS, Rounding
 from normstab.numerics.scaled.scaled_format import Scaled
@@ -65,7 +65,7 @@ class Accumulation:
             return NATIVE if words == "native" else EXACT
         name, _, order = words.rpartition(":")
         if not name or (match := _ORDER.match(order)) is None:
-            if name and order not in ("inf", "nan", "saturate", "wrap"):
+            if name and not is_suffix(order):
                 raise PrecisionError(
                     f"accumulation {text!r}: unknown order {order!r}{near(order, ORDERS)} ({', '.join(ORDERS)})"
                 )
@@ -299,7 +299,7 @@ def _parsed(text: str, head: str, chosen: dict[str, str]) -> Precision:
 
 def _with_defaults(compute: AnyFormat, rounding: str, accumulation: str, chosen: dict[str, str]) -> Precision:
     """Return the Precision with what was left out filled in: nearest, and fp32 sums (fp64 for wider formats)."""
-    is_wide = isinstance(compute, Format) and compute.precision > 24
+    is_wide = not compute.fits_float32
     of_keys: dict[str, Any] = {role: parse_format(chosen[role]) for role in FORMAT_ROLES if role in chosen}
     of_keys |= {key: chosen[key] for key in ("mean", *WORDS) if key in chosen}
     readers: dict[str, Callable[[str], Any]] = {**dict.fromkeys(OPERANDS, Scaled.parse), "collective": Collective.parse}

@@ -197,7 +197,7 @@ def _run(
     module: nn.Module, x: Any, precision: Precision, seed: int, *, grad: bool, ledger: Ledger
 ) -> tuple[dict[str, Tensor], Trace]:
     """Run a copy of `module`; return outputs and gradients by name, and every operation's result."""
-    is_wide = precision.is_native or precision.format().precision > 24
+    is_wide = precision.is_native or not precision.format().fits_float32
     dtype = torch.float32 if precision.is_native or not is_wide else torch.float64
     model = copy.deepcopy(module).to(dtype)
     args, kwargs = _arguments(x, dtype)

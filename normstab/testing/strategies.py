@@ -216,4 +216,4 @@ def _tensor(values: Array, shape: Shape, format: AnyFormat) -> Any:
     wide = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).reshape(shape)
     finite = wide.clamp(-format.max, format.max)
     rounded = cast(finite, format)
-    return rounded if format.precision > 24 else rounded.to(torch.float32)
+    return rounded if not format.fits_float32 else rounded.to(torch.float32)

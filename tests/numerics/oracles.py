@@ -10,7 +10,7 @@ import torch
 
 from normstab import FixedFormat
 
-MODES = ("nearest", "nearest-away", "toward-zero", "up", "down", "to-odd")
+MODES = ("nearest", "nearest-away", "toward-zero", "up", "down", "to-odd", "half-up", "half-down", "half-toward-zero")
 OCTAVES_ABOVE = 3
 
 
@@ -60,12 +60,17 @@ def _choose(x: np.ndarray, below: np.ndarray, above: np.ndarray, odd: np.ndarray
         "up": ~negative,
         "down": negative,
         "to-odd": ~odd,
+        "half-up": (to_high < to_low) | ((to_high == to_low) & ~negative),
+        "half-down": (to_high < to_low) | ((to_high == to_low) & negative),
+        "half-toward-zero": to_high < to_low,
     }[mode] & ~exact
     rounded = np.where(negative, -1.0, 1.0) * np.where(away, above, below)
     rounded = _bounded(rounded, negative, format, mode)
     infinite = np.where(negative, -np.inf, np.inf)
     end = np.where(negative, getattr(format, "min", -format.max), format.max)
-    of_infinity = {"inf": infinite, "saturate": end}.get(format.overflow, np.full_like(infinite, np.nan))
+    zero = np.zeros_like(infinite)
+    answers = {"inf": infinite, "saturate": end, "saturate-symmetric": end, "saturate-zero": zero}
+    of_infinity = answers.get(format.overflow, np.full_like(infinite, np.nan))
     rounded = np.where(np.isinf(x), of_infinity, np.where(np.isnan(x), np.nan, rounded))
     keeps_sign = getattr(format, "has_negative_zero", False)
     return rounded if keeps_sign else np.where(rounded == 0, 0.0, rounded)
@@ -79,8 +84,10 @@ def _bounded(rounded: np.ndarray, negative: np.ndarray, format, mode: str) -> np
     if format.overflow == "wrap":
         span = format.max - least + 2.0**-format.fraction_bits
         return np.where(beyond, (rounded - least) % span + least, rounded)
-    if format.overflow == "saturate":
+    if format.overflow in ("saturate", "saturate-symmetric"):
         return np.where(beyond, end, rounded)
+    if format.overflow == "saturate-zero":
+        return np.where(beyond, 0.0, rounded)
     stays = {"toward-zero": True, "to-odd": True, "up": negative, "down": ~negative}.get(mode, False)
     over = np.where(negative, -np.inf, np.inf) if format.overflow == "inf" else np.nan
     return np.where(beyond, np.where(stays, end, over), rounded)

@@ -21,6 +21,8 @@ from tests.numerics.oracles import (
 
 FORMATS = [name for name in ns.FORMATS if name != "fp64"]
 OTHERS = ["e6m9", "e2m2", "e4m3", "e4m3fn:saturate", "fp16:nan", "fp16:saturate", "q7.8", "q3.4:wrap", "q0.7", "q15.0"]
+OTHERS += ["u0.8", "u6.2:wrap", "q-2.9", "q9.-3", "q9.-3:wrap", "u9.-2:saturate-zero", "q3.4:saturate-symmetric"]
+OTHERS += ["q3.4:saturate-zero"]
 ALL = [*FORMATS, *OTHERS]
 SMALL = [name for name in ALL if ns.parse_format(name).precision <= 16 and ns.parse_format(name).max < 1e6]
 

@@ -1,5 +1,7 @@
 """Stochastic rounding: unbiased, reproducible to the bit, and one draw per element and key."""
 
+import gfloat
+import gfloat.formats
 import numpy as np
 import pytest
 import torch
@@ -155,3 +157,28 @@ def test_representable_halves_never_move():
     x = every_half(torch.float16)
     y = stochastic(x, "fp16")
     assert torch.equal(y[~x.isnan()].view(torch.int16), x[~x.isnan()].view(torch.int16))
+
+
+@pytest.mark.parametrize("bits", (1, 2, 3, 8))
+def test_unbiased_rounding_is_that_of_gfloat(bits):
+    # gfloat calls it Stochastic: f rounded to R bits, ties to even, then compared with the random bits.
+    info = gfloat.formats.format_info_binary16
+    x = torch.cat([torch.randn(400, dtype=torch.float64), torch.arange(1, 400, dtype=torch.float64) * 2.0**-14 + 1])
+    key = ns.Key(5, "here", 2)
+    fields = random_fields(key.draw, torch.arange(len(x)), bits).tolist()
+    expected = [
+        gfloat.round_float(info, value, gfloat.RoundMode.Stochastic, srbits=field, srnumbits=bits)
+        for value, field in zip(x.tolist(), fields, strict=True)
+    ]
+    found = ns.cast(x, "fp16", rounding=f"stochastic:{bits}:unbiased", key=key)
+    assert found.tolist() == expected
+
+
+def test_unbiased_rounding_with_one_bit_has_no_drift_where_the_biased_one_has():
+    x = torch.linspace(1, 2, 40_001, dtype=torch.float64)
+    drift = {
+        mode: float((ns.cast(x, "e5m2", rounding=mode, key=ns.Key(1)) - x).mean()) / 0.25
+        for mode in ("stochastic:1", "stochastic:1:unbiased")
+    }
+    # Truncation of f to one bit loses a quarter of a quantum on average, and rounding of it nothing.
+    assert abs(drift["stochastic:1"] + 0.25) < 0.02 and abs(drift["stochastic:1:unbiased"]) < 0.02

@@ -113,7 +113,7 @@ def _rounded(x: Tensor, ar: Arithmetic) -> Tensor:
     if ar.is_native:
         return x.float()
     rounded = ar.cast(x, "input")
-    return rounded.float() if ar.format.precision <= 24 else rounded
+    return rounded.float() if ar.format.fits_float32 else rounded
 
 
 def _times_power(x: Tensor, k: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from normstab.norms.dispersion import Scheme
 from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.dispatch import is_served
 from normstab.numerics.formats import FORMATS, Format
 from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
 from normstab.numerics.kernels.format_table import GENERIC, INTEGER, LANE32, PLAN, plan
@@ -58,7 +59,7 @@ def covers_precision(precision: Precision, device_type: str) -> bool:
     formats = [precision.compute, precision.accumulation.format, *(getattr(precision, role) for role in ROLES)]
     return (
         precision.accumulation.kind == "rounded"
-        and all(format is None or format.precision <= 24 for format in formats)
+        and all(format is None or (format.fits_float32 and is_served(format, precision.rounding)) for format in formats)
         and precision.mean == "sum"
         and has_sums
     )

@@ -168,7 +168,7 @@ def _float(format: AnyFormat, rounding: Rounding, lane: Lane) -> dict[str, int]:
 def _fixed(format: FixedFormat, lane: Lane) -> dict[str, int]:
     """Return the fields of a fixed-point format."""
     high, low = lane.bits(format.max), lane.bits(-format.min)
-    saturates = format.overflow == "saturate"
+    saturates = format.overflow in ("saturate", "saturate-symmetric")
     return {
         "base": lane.bias + lane.significand_bits - format.fraction_bits,
         "least": lane.power(-format.fraction_bits),
@@ -195,6 +195,9 @@ def _rounding(rounding: Rounding, lane: Lane) -> dict[str, int]:
     add, odd, negative = {
         "nearest": (half - 1, 1, 0),
         "nearest-away": (half, 0, 0),
+        "half-up": (half, 0, -1),
+        "half-down": (half - 1, 0, 1),
+        "half-toward-zero": (half - 1, 0, 0),
         "toward-zero": (0, 0, 0),
         "up": (every, 0, -every),
         "down": (0, 0, every),
@@ -214,8 +217,8 @@ def _shortcut(format: AnyFormat, rounding: Rounding, lane: Lane) -> dict[str, in
     digits, least = lane.significand_bits + 1, 1 - lane.bias
     if isinstance(format, FixedFormat) or format.precision >= digits:
         return {}
-    if not (format.has_subnormals and format.has_negative_zero):
-        return {}
+    if not (format.has_subnormals and format.has_negative_zero) or format.precision == 1:
+        return {}  # with p = 1 the last bit that stays is the exponent's, and says nothing of odd and even
     p, at, bits = format.precision, lane.significand_bits, rounding.bits
     least_exponent = format.emin - p + 1
     if format.emin == least and lane is LANE32:

@@ -113,7 +113,8 @@ def holds(dtype: torch.dtype, format: AnyFormat) -> bool:
     bits_of = layout(dtype)
     least = 2.0 ** (bits_of.emin - bits_of.fraction_bits)
     return (
-        format.precision <= bits_of.fraction_bits + 1
+        (format.fits_float32 or dtype == torch.float64)
+        and format.precision <= bits_of.fraction_bits + 1
         and format.min_subnormal >= least
         and format.max <= torch.finfo(dtype).max
     )
@@ -160,6 +161,12 @@ def _rounds_away(
             return is_past_half | (is_tie & is_odd)
         case "nearest-away":
             return is_past_half | is_tie
+        case "half-toward-zero":
+            return is_past_half
+        case "half-up":
+            return is_past_half | (is_tie & ~is_negative)
+        case "half-down":
+            return is_past_half | (is_tie & is_negative)
         case "toward-zero":
             return torch.zeros_like(is_odd)
         case "up":
@@ -171,8 +178,17 @@ def _rounds_away(
     assert fields is not None, "stochastic rounding needs random fields"
     bits = rounding.bits
     widened = rest << (bits - shift).clamp(0, bits)
-    threshold = torch.where(shift <= bits, widened, rest >> (shift - bits).clamp(0, LARGEST_SHIFT))
+    dropped = (shift - bits).clamp(0, LARGEST_SHIFT)
+    threshold = torch.where(shift <= bits, widened, rest >> dropped)
+    if rounding.is_unbiased:
+        threshold = threshold + _rounds_up_to_even(threshold, rest - (threshold << dropped), dropped)
     return threshold + fields >= (1 << bits)
+
+
+def _rounds_up_to_even(whole: Tensor, rest: Tensor, dropped: Tensor) -> Tensor:
+    """Return 1 where whole + rest / 2^dropped is nearer to whole + 1, or as near and `whole` is odd; else 0."""
+    half = torch.ones_like(rest) << (dropped - 1).clamp(min=0)
+    return ((dropped > 0) & ((rest > half) | ((rest == half) & (whole & 1 == 1)))).to(torch.int64)
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
@@ -195,14 +211,15 @@ def _finish(
     beyond = _beyond_range(signed, end, exact.is_negative, format, rounding)
     value = torch.where(is_beyond, beyond, signed)
     infinity = torch.where(exact.is_negative, -torch.inf, torch.inf).to(torch.float64)
-    instead = {"inf": infinity, "saturate": end}.get(format.overflow, torch.full_like(infinity, torch.nan))
+    of_infinity = {"inf": infinity, "saturate": end, "saturate-symmetric": end, "saturate-zero": torch.zeros_like(end)}
+    instead = of_infinity.get(format.overflow, torch.full_like(infinity, torch.nan))
     value = torch.where(exact.is_inf, instead, value)
     value = torch.where(exact.is_nan, torch.nan, value)
     if isinstance(format, FixedFormat) or not format.has_negative_zero:
         value = torch.where(value == 0, 0.0, value)
     is_copied = contains(format, x.dtype)
     min_normal = 0.0 if isinstance(format, FixedFormat) else format.min_normal
-    saturates = format.overflow == "saturate"
+    saturates = format.overflow in ("saturate", "saturate-symmetric")
     return Rounded(
         value=x.clone() if is_copied else encode(value, x.dtype).view(x.shape),
         exact=exact,
@@ -218,8 +235,10 @@ def _finish(
 
 def _beyond_range(signed: Tensor, end: Tensor, is_negative: Tensor, format: AnyFormat, rounding: Rounding) -> Tensor:
     """Return what a finite result beyond the range becomes, by the overflow policy and the direction."""
-    if format.overflow == "saturate":
+    if format.overflow in ("saturate", "saturate-symmetric"):
         return end
+    if format.overflow == "saturate-zero":
+        return torch.zeros_like(end)
     if isinstance(format, FixedFormat):
         return _wrapped(signed, format)
     towards_zero = {
@@ -234,8 +253,8 @@ def _beyond_range(signed: Tensor, end: Tensor, is_negative: Tensor, format: AnyF
 
 
 def _wrapped(value: Tensor, format: FixedFormat) -> Tensor:
-    """Return `value`, a whole number of quanta, modulo the range (two's complement)."""
-    span = 2.0 ** (format.integer_bits + 1)
+    """Return `value`, a whole number of quanta, modulo the range (two's complement, or unsigned)."""
+    span = 2.0 ** (format.integer_bits + int(format.is_signed))
     rest = torch.fmod(value, span)
     rest = torch.where(rest > format.max, rest - span, rest)
     return torch.where(rest < format.min, rest + span, rest)

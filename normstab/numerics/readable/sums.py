@@ -38,7 +38,7 @@ class Sums(NamedTuple):
 
 def welford_sums(x: Tensor, reduced: Sequence[int], calls: dict[str, Call]) -> tuple[Tensor, Tensor]:
     """Return Welford's mean and M2, each (K,), rounded at the sites that `means.welford` names."""
-    kernels = kernels_for(x) if x.numel() else None
+    kernels = kernels_for(x, calls["sum"]) if x.numel() else None
     found = None if kernels is None else kernels.welford(x, reduced, calls)
     return _welford_reference(x, reduced, calls) if found is None else found
 

@@ -25,7 +25,7 @@ from normstab.numerics.accumulate import (
     sum_terms,
 )
 from normstab.numerics.call import Call
-from normstab.numerics.dispatch import plain
+from normstab.numerics.dispatch import carried
 from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import Accumulation
@@ -67,7 +67,7 @@ def accumulate_matmul(a: Tensor, b: Tensor, *, accumulation: Accumulation, calls
     products, rounded once to `format` at the operation's own site. Kind `native`: torch's product, unrounded.
     Operands are float32 (p <= 24) or float64. Random bits by the index in the virtual (..., M, N, K).
     """
-    a, b = plain(a), plain(b)
+    a, b = carried(a), carried(b)
     shapes = shapes_of(a, b)
     if accumulation.kind == "native":
         dtype = carrier_dtype((a, b), format)
@@ -79,7 +79,7 @@ def accumulate_matmul(a: Tensor, b: Tensor, *, accumulation: Accumulation, calls
     product = calls(".mul", accumulation.format)
     kahan = calls(".sum.kahan", accumulation.format) if accumulation.kahan else None
     at = SumCalls(calls(".sum", accumulation.format), None, kahan)
-    kernels = kernels_for(a, "matmul")
+    kernels = kernels_for(a, product, "matmul")
     found: Tensor | None = None if kernels is None else kernels.matmul(a, b, shapes, accumulation, product, at)
     if found is None:
         sums = [_rows(x, y, index, accumulation, product, at) for x, y, index in _factors(a, b, shapes)]

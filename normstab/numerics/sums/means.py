@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from normstab.numerics.accumulate import canonical_dims, kept_shape, sum_calls
-from normstab.numerics.dispatch import plain
+from normstab.numerics.dispatch import carried
 from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import FORMATS, AnyFormat
 from normstab.numerics.precision import Accumulation
@@ -116,7 +116,7 @@ def welford(
     stays in the accumulator format, for M2 / n to be the one result that is cast. Without `with_m2` it is not
     counted. Native accumulation has the format fp32 here, and exact fp64. Source: Welford 1962.
     """
-    x = plain(x)
+    x = carried(x)
     reduced = canonical_dims(tuple(dims), x.dim())
     format = _accumulator(ar.precision.accumulation)
     calls = {name: ar.call(f"{operation}.{name}", format) for name in MEAN_SITES}

@@ -159,7 +159,7 @@ class Caster:
         if not (holds(x.dtype, format) or contains(format, x.dtype)):
             self.run.note(f"an input of dtype {x.dtype} cannot hold {format} and was used as it came")
             return x
-        if format.precision > 24 and x.dtype != torch.float64:
+        if not format.fits_float32 and x.dtype != torch.float64:
             self.run.note(f"an input of dtype {x.dtype} holds fewer bits than {format}; use model.double()")
         result: Tensor = _StraightThrough.apply(x, self.arithmetic)
         return result

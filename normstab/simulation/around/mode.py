@@ -153,7 +153,7 @@ class Emulation(TorchDispatchMode):
         read, named = self._read_only(plan, seen)
         op = Operation(plan.name, plan.function, loaded(read, place, plan.name), named, place.arithmetic, out, roles)
         result = cast_back(plan.handler(op), place)
-        if place.arithmetic.format.precision > WIDEST_IN_FLOAT32 and op.dtype == torch.float32:
+        if not place.arithmetic.format.fits_float32 and op.dtype == torch.float32:
             result = _narrowed(result)
         if self.observer is not None:
             self._show(place, plan.name, result)
@@ -261,7 +261,6 @@ class Emulation(TorchDispatchMode):
 
 
 NO_PARAMETERS = Parameters(())
-WIDEST_IN_FLOAT32 = 24
 
 
 def _target(where: int | str, args: Arguments, kwargs: Named) -> Any:

@@ -76,7 +76,7 @@ def narrow(value: Tensor, dtype: torch.dtype, format: AnyFormat) -> Tensor:
     """Return float64 `value`, already rounded to `format`, as `dtype`, also under flush-to-zero."""
     if value.dtype == dtype:
         return value
-    if dtype == torch.float32 and format.precision <= 24 and format.min_subnormal < LEAST_NORMAL_FLOAT32:
+    if dtype == torch.float32 and format.fits_float32 and format.min_subnormal < LEAST_NORMAL_FLOAT32:
         return encode(value, dtype).view(value.shape)
     return value.to(dtype)
 

@@ -100,7 +100,7 @@ def welford(x: Tensor, reduced: Sequence[int], calls: Mapping[str, Call]) -> tup
 
 def carrier(x: Tensor, call: Call) -> torch.dtype:
     """Return the dtype of sums of `x`."""
-    return torch.float64 if x.dtype == torch.float64 or call.format.precision > 24 else torch.float32
+    return torch.float64 if x.dtype == torch.float64 or not call.format.fits_float32 else torch.float32
 
 
 def counted(

@@ -1,0 +1,54 @@
+"""Narrow tensors are widened once at the door, and kernels serve: the call one dtype away is no cliff.
+
+Not timed: the reference is replaced by something that fails the test.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import normstab as ns
+from normstab.numerics import accumulate, execute
+from normstab.numerics.sums import matmul
+
+DTYPES = (torch.float16, torch.bfloat16)
+
+
+@pytest.fixture
+def no_reference(monkeypatch):
+    """Make every way into the reference an error."""
+
+    def reached(*args, **kwargs):
+        raise AssertionError("the reference was reached")
+
+    monkeypatch.setattr(accumulate, "terms_of", reached)
+    monkeypatch.setattr(matmul, "_factors", reached)
+    monkeypatch.setattr(execute, "carry", reached)
+
+
+@pytest.mark.parametrize("accumulation", ("fp32", "fp16:sequential", "fp16:pairwise", "bf16:blocked8", "fp32:lanes16"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sums_of_16_bit_tensors_take_the_kernels(no_reference, dtype, accumulation):
+    x = torch.randn(64, 300).to(dtype)
+    found, wide = (ns.Ledger() for _ in range(2))
+    total = ns.Arithmetic("fp16", accumulate=accumulation, ledger=found).sum(x, 1)
+    expected = ns.Arithmetic("fp16", accumulate=accumulation, ledger=wide).sum(x.float(), 1)
+    assert torch.equal(total, expected) and total.dtype == torch.float32 and dict(found) == dict(wide)
+
+
+@pytest.mark.parametrize("accumulation", ("fp16:sequential", "fp32", "fp16:blocked8+fused", "bf16:pairwise"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_of_16_bit_tensors_take_the_kernels(no_reference, dtype, accumulation):
+    a, b = torch.randn(20, 30).to(dtype), torch.randn(30, 40).to(dtype)
+    ar = ns.Arithmetic(f"fp16;matmul={accumulation}")
+    assert torch.equal(ar.matmul(a, b), ar.matmul(a.float(), b.float()))
+
+
+@pytest.mark.parametrize("dtype", (*DTYPES, torch.int8, torch.int32, torch.int64, torch.bool), ids=str)
+@pytest.mark.parametrize("operation", ("add", "sub", "mul", "div"))
+def test_operations_on_narrow_and_whole_numbers_take_the_kernels(no_reference, dtype, operation):
+    a, b = (torch.randn(30) * 9).to(dtype), torch.rand(30) + 1
+    ar = ns.Arithmetic("fp16")
+    found, expected = getattr(ar, operation)(a, b), getattr(ar, operation)(a.float(), b)
+    assert torch.equal(found, expected) and found.dtype == torch.float32
