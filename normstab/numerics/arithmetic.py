@@ -24,9 +24,10 @@ from normstab.numerics.ledger import Ledger, Row, site_of
 from normstab.numerics.philox import Draw, Key, key_word
 from normstab.numerics.precision import NEAREST, Accumulation, Precision, Rounding
 from normstab.numerics.readable import native
+from normstab.numerics.readable.event_counts import Counts, count
 from normstab.numerics.readable.exact_operations import ExactOperations
 from normstab.numerics.readable.operations import Carried, Operand, carry_function, exact_root
-from normstab.numerics.readable.reference import Counts, count, round_reference
+from normstab.numerics.readable.reference import round_reference
 from normstab.numerics.readable.sums import SUMS
 from normstab.numerics.scaled.scale_history import ScaleHistory
 

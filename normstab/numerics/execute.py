@@ -13,8 +13,9 @@ from normstab.numerics import dispatch as backends
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.philox import random_fields
+from normstab.numerics.readable.event_counts import count
 from normstab.numerics.readable.operations import Carried, Operand, carry
-from normstab.numerics.readable.reference import Rounded, count, encode, round_reference
+from normstab.numerics.readable.reference import Rounded, encode, round_reference
 
 __all__ = ["add_counts", "carrier_dtype", "compute", "fields_of", "finish", "round_tensor"]
 

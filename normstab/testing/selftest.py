@@ -23,8 +23,9 @@ from normstab.numerics.formats import FORMATS, AnyFormat, parse_format
 from normstab.numerics.ledger import Ledger, Row
 from normstab.numerics.philox import Key, philox, random_fields
 from normstab.numerics.precision import ROUNDINGS, Accumulation, Rounding
+from normstab.numerics.readable.event_counts import count
 from normstab.numerics.readable.operations import carry
-from normstab.numerics.readable.reference import LAYOUTS, count, encode, holds, round_reference
+from normstab.numerics.readable.reference import LAYOUTS, encode, holds, round_reference
 from normstab.numerics.rounding import cast
 from normstab.numerics.scaled.quantize import quantize, quantize_readably, scaled_format
 

@@ -19,8 +19,9 @@ from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat, Format
 from normstab.numerics.ledger import COUNTERS, Ledger, Row, Site
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
+from normstab.numerics.readable.event_counts import count
 from normstab.numerics.readable.operations import Carried, carry, widened
-from normstab.numerics.readable.reference import LAYOUTS, Rounded, count, encode, round_reference
+from normstab.numerics.readable.reference import LAYOUTS, Rounded, encode, round_reference
 from normstab.numerics.recipes import RECIPES
 from normstab.numerics.rounding_modes import NEAREST, Rounding
 from normstab.numerics.scaled.codes import codes_of, numbers_of
