@@ -202,8 +202,8 @@ def _format_of(scaled: Scaled) -> AnyFormat:
     if isinstance(element, IntegerElement):
         whole_bits = element.precision - scaled.fraction_bits + (2 if scaled.has_zero_point else 0)
         return FixedFormat(str(element), whole_bits, scaled.fraction_bits)
-    if isinstance(element, Format) and element.overflow == "inf" and element.precision > 24:
-        raise NormstabError(f"{scaled}: an element has at most 24 bits of significand")
+    if isinstance(element, Format) and not element.fits_float32:
+        raise NormstabError(f"{scaled}: an element is a format whose numbers float32 holds")
     return replace(element, overflow="saturate")
 
 
