@@ -15,7 +15,8 @@ from normstab.numerics.precision import ROUNDINGS, Rounding
 from normstab.numerics.readable.operations import Carried
 from normstab.numerics.readable.reference import round_reference
 
-GRAMMAR = ["e6m9", "e7m23", "e8m1", "e5m2:nan", "e5m10:saturate", "e4m3fn:saturate", "e2m1:inf", "e9m10", "e8m1:p=1"]
+GRAMMAR = ["e6m9", "e7m23", "e8m1", "e5m2:nan", "e5m10:saturate", "e4m3fn:saturate", "e2m1:inf", "e9m10"]
+GRAMMAR += ["e8m1:p=1:max=1.7014118346046923e+38"]
 FIXED = ["q7.8", "q0.4", "q0.24", "q24.0:wrap", "q7.8:wrap", "q7.8:saturate-symmetric", "q-2.12", "q20.-8", "q15.16"]
 NO_SUBNORMALS = Format("fp16 flushed", 11, -14, 15, 65504.0, has_subnormals=False)
 ALL_FORMATS = {**FORMATS, **{name: parse_format(name) for name in GRAMMAR + FIXED}, "flushed": NO_SUBNORMALS}

@@ -36,6 +36,9 @@ def round_fraction(exact: Fraction, format, mode: str) -> float:
         "up": rest > 0 and exact > 0,
         "down": rest > 0 and exact < 0,
         "to-odd": rest > 0 and whole % 2 == 0,
+        "half-up": rest > half or (rest == half and exact > 0),
+        "half-down": rest > half or (rest == half and exact < 0),
+        "half-toward-zero": rest > half,
     }[mode]
     rounded = (whole + away) * quantum * (1 if exact > 0 else -1)
     low, high = Fraction(getattr(format, "min", -format.max)), Fraction(format.max)
@@ -45,6 +48,10 @@ def round_fraction(exact: Fraction, format, mode: str) -> float:
         return float((rounded - low) % (high - low + quantum) + low)
     end = float(high if rounded > 0 else low)
     stays = mode in ("toward-zero", "to-odd") or mode == ("down" if rounded > 0 else "up")
+    if format.overflow == "saturate-zero":
+        return 0.0
+    if format.overflow == "saturate-symmetric":
+        return float(high) if rounded > 0 else max(-float(high), float(low))
     if format.overflow == "saturate" or stays:
         return end
     return math.copysign(math.inf, end) if format.overflow == "inf" else math.nan

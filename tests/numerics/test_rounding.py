@@ -79,10 +79,10 @@ def test_a_cast_is_monotone_for_policies_inf_and_saturate(name, mode):
     assert bool((y[1:] >= y[:-1]).all())
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if not n.startswith("q")])
+@pytest.mark.parametrize("name", [n for n in ALL if not n.startswith(("q", "u"))])
 def test_up_and_down_mirror_each_other_and_the_other_modes_are_odd(name):
     x = random_float32(50_000, seed=5)
-    mirror = {"up": "down", "down": "up"}
+    mirror = {"up": "down", "down": "up", "half-up": "half-down", "half-down": "half-up"}
     for mode in MODES:
         y = ns.cast(x, name, rounding=mode)
         z = ns.cast(-x, name, rounding=mirror.get(mode, mode))

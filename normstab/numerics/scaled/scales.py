@@ -22,7 +22,7 @@ __all__ = ["Scales", "affine_scales", "scales_of"]
 FP32 = FORMATS["fp32"]
 # Powers of two that a scale may be. Source: OCP MX 1.0, 5.4.1 (e8m0); float32's for the others.
 E8M0_RANGE, FP32_RANGE = (-127, 127), (-149, 127)
-ANY_EXPONENT = 1000
+ANY_EXPONENT = 255
 
 
 class Scales(NamedTuple):
