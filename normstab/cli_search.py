@@ -152,24 +152,40 @@ def _subject(factory: str, inputs: Sequence[str], seed: int, *, norm: str | None
 
 def diff(
     context: typer.Context,
-    check: Annotated[str, typer.Option(metavar="MODULE:FUNCTION", help="Makes a module (or it, batch, loss).")],
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN_A RUN_B]", help="What `normstab run` wrote.")
+    ] = None,
+    check: Annotated[str, typer.Option(metavar="MODULE:FUNCTION", help="Makes a module (or it, batch, loss).")] = "",
     inputs: options.Inputs = None,
-    precision: Annotated[str, typer.Option(help="Of the one run, A.")] = "fp16",
-    against: Annotated[str, typer.Option(help="Of the other run, B.")] = "fp32",
-    norm: Annotated[str | None, typer.Option(help="Swap the norm layers to this one first.")] = None,
+    precision: Annotated[str, typer.Option(help="Of the one run of --check, A.")] = "fp16",
+    against: Annotated[str, typer.Option(help="Of the other, B.")] = "fp32",
+    norm: Annotated[str | None, typer.Option(help="Swap the norm layers of --check to this one first.")] = None,
+    cell: Annotated[str, typer.Option(metavar="VALUES", help="Cells of the runs with these values: l2,fp16.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the factory, the inputs and stochastic rounding.")] = 0,
     out: Annotated[str, typer.Option(metavar="DIR", help="Write diff.md and diff.html there.")] = "",
     as_json: options.Json = False,
 ) -> None:
     """Show the first operation where two runs part, site by site. Exit code 1 where they do."""
-    subject = _subject(check, inputs or (), seed, norm=norm)
-    from normstab.report.divergence_report import divergence_json, divergence_text, write_divergence
-    from normstab.search.divergence import diff as find
+    from normstab.errors import NormstabError
 
-    found = find(
-        subject.module, subject.args, subject.kwargs, precision=precision, against=against, loss=subject.loss, seed=seed
-    )
+    runs = runs or []
+    if len(runs) != (0 if check else 2):
+        raise NormstabError("diff takes either two runs, RUN_A RUN_B, or --check MODULE:FUNCTION")
+    from normstab.report import divergence_report as rendered
+    from normstab.search import divergence as search
+
+    if check:
+        subject = _subject(check, inputs or (), seed, norm=norm)
+        args, kwargs, loss = subject.args, subject.kwargs, subject.loss
+        found = search.diff(subject.module, args, kwargs, precision=precision, against=against, loss=loss, seed=seed)
+        parted = [found] if found.first is not None else []
+        answer = rendered.divergence_json(found) if as_json else rendered.divergence_text(found)
+    else:
+        cells = search.diff_runs(runs[0], runs[1], cell)
+        parted = [each.divergence for each in cells if each.divergence.first is not None]
+        found = parted[0] if parted else cells[0].divergence
+        answer = rendered.runs_json(cells) if as_json else rendered.runs_text(cells)
     if out:
-        context.obj.say(f"report: {write_divergence(found, Path(out))}")
-    context.obj.give(divergence_json(found) if as_json else divergence_text(found))
-    raise typer.Exit(FAILED if found.first is not None else 0)
+        context.obj.say(f"report: {rendered.write_divergence(found, Path(out))}")
+    context.obj.give(answer)
+    raise typer.Exit(FAILED if parted else 0)

@@ -14,9 +14,9 @@ from typing import Any
 
 from normstab.experiment.records.files import write_atomically
 from normstab.report.words import aligned, number
-from normstab.search.divergence import Divergence, SiteDifference
+from normstab.search.divergence import CellDivergence, Divergence, SiteDifference
 
-__all__ = ["divergence_json", "divergence_text", "write_divergence"]
+__all__ = ["divergence_json", "divergence_text", "runs_json", "runs_text", "write_divergence"]
 
 HEADERS = ["site", "call", "shape", "difference", "came in", "own bound", "ulps", "inf, NaN in A, B", ""]
 MOST_ROWS = 25
@@ -31,6 +31,24 @@ def divergence_json(found: Divergence) -> dict[str, Any]:
         "diverged": [_plain(site) for site in found.diverged],
         "sites": [_plain(site) for site in found.sites],
     }
+
+
+def runs_json(found: Sequence[CellDivergence]) -> dict[str, Any]:
+    """Return the answer of two runs: all cells with their first divergence, and the sites of the first that parts."""
+    cells = [{"cell": each.cell, "first": divergence_json(each.divergence)["first"]} for each in found]
+    shown = _first_to_part(found)
+    return {"cell": shown.cell, **divergence_json(shown.divergence), "cells": cells}
+
+
+def runs_text(found: Sequence[CellDivergence]) -> str:
+    """Return the answer of two runs for a terminal: a row per cell, then the sites of the first that parts."""
+    rows = [(each.cell, "-" if (at := each.divergence.first) is None else at.site) for each in found]
+    shown = _first_to_part(found)
+    return "\n\n".join([aligned(["cell", "parts at"], rows), f"{shown.cell}:", divergence_text(shown.divergence)])
+
+
+def _first_to_part(found: Sequence[CellDivergence]) -> CellDivergence:
+    return next((each for each in found if each.divergence.first is not None), found[0])
 
 
 def _plain(site: SiteDifference) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """What must stay wide, and how far from the bound: asks for cells or passes, judges them, and asks again."""
 
-from normstab.search.divergence import Divergence, SiteDifference, diff
+from normstab.search.divergence import CellDivergence, Divergence, SiteDifference, diff, diff_runs
 from normstab.search.error_growth import Growth, error_growth
 from normstab.search.measured_bounds import Bounds, SiteBound, bounds
 from normstab.search.promotion import Promotion, Search, promote
 
 __all__ = [
     "Bounds",
+    "CellDivergence",
     "Divergence",
     "Growth",
     "Promotion",
@@ -15,6 +16,7 @@ __all__ = [
     "SiteDifference",
     "bounds",
     "diff",
+    "diff_runs",
     "error_growth",
     "promote",
 ]

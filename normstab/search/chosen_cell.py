@@ -10,7 +10,7 @@ from normstab.errors import NormstabError
 from normstab.experiment.scenario.spec import Cell, Scalar
 from normstab.numerics.precision import Precision
 
-__all__ = ["chosen_cells"]
+__all__ = ["chosen_cells", "has_values"]
 
 
 def chosen_cells(cells: Sequence[Cell], text: str) -> list[Cell]:
@@ -19,8 +19,7 @@ def chosen_cells(cells: Sequence[Cell], text: str) -> list[Cell]:
     Raises NormstabError where none or more than one point of the grid has all of these values.
     """
     grid = [cell for cell in cells if cell.is_listed and not cell.is_reference and cell.sweep is None]
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    found = [cell for cell in grid if all(_has(cell, word) for word in words)]
+    found = [cell for cell in grid if has_values(cell, text)]
     points = list(dict.fromkeys(point_words(cell.coordinates, without=SEED_AXES) for cell in found))
     if len(points) == 1:
         return found
@@ -32,6 +31,11 @@ def chosen_cells(cells: Sequence[Cell], text: str) -> list[Cell]:
         f"--cell {text!r}: {len(points)} points of the grid have these values; "
         f"add one of {', '.join(axes)} ({'; '.join(points)})"
     )
+
+
+def has_values(cell: Cell, text: str) -> bool:
+    """Return whether the cell has all the comma-separated values, each bare or as `axis=value`."""
+    return all(_has(cell, word.strip()) for word in text.split(",") if word.strip())
 
 
 def _has(cell: Cell, word: str) -> bool:

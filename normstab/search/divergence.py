@@ -8,18 +8,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from normstab.assess.points import point_words
+from normstab.errors import NormstabError
+from normstab.experiment.records.digest_file import read_digests
+from normstab.experiment.records.files import DIGEST_FILE
+from normstab.experiment.records.record_reader import read_records
+from normstab.experiment.scenario.spec import Cell
 from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
 from normstab.numerics.precision import Precision
+from normstab.search.chosen_cell import has_values
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.site_digests import Digest, digests_of
 
-__all__ = ["Divergence", "SiteDifference", "compare_digests", "diff"]
+__all__ = ["CellDivergence", "Divergence", "SiteDifference", "compare_digests", "diff", "diff_runs"]
 
 # Roundings between the input of a norm and its output: input, mean (2), centre, square, mean (2), eps, root, divide,
 # scale, shift. A product has its result's and its parameter's; of every other operation the last one alone is allowed.
@@ -98,6 +106,51 @@ def diff(
     specs = [Precision.parse(precision), Precision.parse(against)]
     a, b = (digests_of(copy.deepcopy(model).float(), run, spec, seed=seed, most=MOST) for spec in specs)
     return compare_digests(a, b, labels=(str(specs[0]), str(specs[1])), precisions=(specs[0], specs[1]))
+
+
+@dataclass(frozen=True)
+class CellDivergence:
+    """A cell that both runs have, by its coordinates in words, and where the two part."""
+
+    cell: str
+    divergence: Divergence
+
+
+def diff_runs(before: str | Path, after: str | Path, cell: str = "") -> list[CellDivergence]:
+    """Return where two runs of a scenario part, cell by cell, from the digests that their records keep.
+
+    Cells pair by scenario and coordinates; `cell` chooses some by their values (`l2,fp16`). Raises NormstabError where
+    no cell of both has digests.
+    """
+    a, b = (_with_digests(Path(directory), cell) for directory in (before, after))
+    pairs = [name for name in a if name in b]
+    if not pairs:
+        counts = f"{before} has digests of {len(a)} such cells, {after} of {len(b)}"
+        raise NormstabError(f"no cell of both runs has digests: {counts}; run the scenario with record: digests")
+    return [CellDivergence(name, _of_records(a[name], b[name], (str(before), str(after)))) for name in pairs]
+
+
+def _with_digests(directory: Path, chosen: str) -> dict[str, tuple[Path, Precision]]:
+    """Return the records that keep digests and have the chosen values: where each is, and its precision."""
+    if not (directory / "records").is_dir():
+        raise NormstabError(f"{directory}: no run is there: expected a directory with records/")
+    found = {}
+    for record in read_records(directory)[0]:
+        cell = Cell.from_json(record.cell)
+        folder = directory / "records" / record.id
+        if (folder / DIGEST_FILE).exists() and has_values(cell, chosen):
+            kind = " (reference)" if cell.is_reference else ""
+            words = f"{cell.scenario}: {point_words(cell.coordinates)}{kind}"
+            found[words] = (folder, Precision.parse(cell.numerics.precision))
+    return found
+
+
+def _of_records(a: tuple[Path, Precision], b: tuple[Path, Precision], labels: tuple[str, str]) -> Divergence:
+    """Return where two records' digests part."""
+    (folder_a, precision_a), (folder_b, precision_b) = a, b
+    return compare_digests(
+        read_digests(folder_a), read_digests(folder_b), labels=labels, precisions=(precision_a, precision_b)
+    )
 
 
 def compare_digests(

@@ -8,6 +8,9 @@ from torch import nn
 
 import normstab as ns
 from normstab.__main__ import main
+from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.reader import load_scenario
+from normstab.experiment.training.train_cell import run_cell
 from normstab.search import diff
 from normstab.search.divergence import compare_digests
 from normstab.simulation.site_digests import Digest, digests_of
@@ -107,3 +110,59 @@ def test_the_command_lists_the_sites_in_order(tmp_path, monkeypatch, capsys):
     assert "differs by more than rounding explains" in capsys.readouterr().out
     assert main([*line, "--precision", "fp17"]) == 2
     assert main(["diff", "--check", "parted:Square"]) == 2
+
+
+SCENARIO = """\
+version: 1
+name: parted
+record: digests
+dataset: {name: synthetic, train: 64, test: 20}
+model: {name: mlp, width: 8, norm: l1}
+train: {batch: 16}
+grid: {precision: [fp16]}
+"""
+
+
+def digested(tmp_path, name, *settings):
+    """Train the cells here, not in workers, and return the directory."""
+    (tmp_path / "parted.yaml").write_text(SCENARIO)
+    for cell in expand(load_scenario(str(tmp_path / "parted.yaml"), overrides=settings)):
+        run_cell(cell, tmp_path / name / "records" / cell.id)
+    return str(tmp_path / name)
+
+
+def test_two_runs_are_compared_by_the_digests_that_their_records_keep(tmp_path, capsys):
+    a = digested(tmp_path, "a")
+    again = digested(tmp_path, "again")
+    other = digested(tmp_path, "other", "model.norm=l2")
+    assert main(["diff", a, again, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["cells"]) == 2 and answer["first"] is None
+    assert all(site["is_equal"] for site in answer["sites"])
+    assert main(["diff", a, other, "--cell", "fp16", "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["cells"]) == 1
+    assert "norm" in answer["first"]["site"]
+    assert answer["diverged"][0] == answer["first"]
+    assert main(["diff", a, other]) == 1
+    assert "parts at" in capsys.readouterr().out
+    assert main(["diff", a, str(tmp_path)]) == 2
+    assert main(["diff", a]) == 2
+    (digests,) = list((tmp_path / "again").glob("records/*fp16*/digests.json"))
+    digests.write_text("{}")
+    assert main(["diff", a, again]) == 2
+
+
+def test_keeping_digests_changes_no_record_and_trains_nothing_again(tmp_path):
+    kept = digested(tmp_path, "kept")
+    without = digested(tmp_path, "without", "record=null")
+    files = sorted(path.relative_to(kept) for path in (tmp_path / "kept").glob("records/*/*.json*"))
+    assert sum(path.name == "digests.json" for path in files) == 2
+    assert not list((tmp_path / "without").glob("records/*/digests.json"))
+    with_field = (tmp_path / "kept" / next(path for path in files if path.name == "record.json")).read_text()
+    path = next(path for path in files if path.name == "record.json")
+    assert with_field.replace(', "record": "digests"', "") == (tmp_path / "without" / path).read_text()
+    records = {path: path.read_bytes() for path in (tmp_path / "without").glob("records/*/record.json")}
+    assert main(["-q", "run", str(tmp_path / "parted.yaml"), "--out", without]) == 0
+    assert {path: path.read_bytes() for path in records} == records
+    assert len(list((tmp_path / "without").glob("records/*/digests.json"))) == 2

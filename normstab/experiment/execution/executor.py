@@ -19,6 +19,7 @@ from normstab.experiment.execution.progress import Event, EventKind, Failure, Ou
 from normstab.experiment.execution.ray_settings import RaySettings
 from normstab.experiment.execution.run_log import RunLog, start_log
 from normstab.experiment.execution.worker import Message, Task, interrupts_held
+from normstab.experiment.records.files import DIGEST_FILE
 from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import check_log
 from normstab.experiment.scenario.spec import Cell
@@ -136,7 +137,9 @@ class _Run:
             check_log(directory, steps=record.steps, sha256=record.steps_sha256)
         except RecordError:
             return False
-        return record.id == cell_id
+        cell = self._cells.get(cell_id)
+        has_digests = cell is None or cell.record is None or (directory / DIGEST_FILE).exists()
+        return record.id == cell_id and has_digests
 
     def _dispatch(self) -> None:
         """Give every cell that can start to a free worker, starting workers up to `jobs`."""

@@ -18,7 +18,18 @@ from typing import Any, BinaryIO, Literal
 
 from normstab.errors import RecordError
 
-__all__ = ["json_text", "jsonable", "open_plain_file", "read_json", "read_plain_file", "write_atomically"]
+__all__ = [
+    "DIGEST_FILE",
+    "json_text",
+    "jsonable",
+    "open_plain_file",
+    "read_json",
+    "read_plain_file",
+    "write_atomically",
+]
+
+DIGEST_FILE = "digests.json"
+"""The digests of the first step's results, beside a record that keeps them."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

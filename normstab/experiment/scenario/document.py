@@ -127,6 +127,9 @@ class Document:
     ] = ()
     exclude: Annotated[tuple[Selector, ...], Field(description="Cells to leave out: axis: value or list.")] = ()
     sweep: Annotated[SweepDocument | None, Field(description="Norm layers alone under scaled inputs.")] = None
+    record: Annotated[
+        Literal["digests"] | None, Field(description="Digests of the first step's results, for `normstab diff`.")
+    ] = None
     expect: Annotated[tuple[ExpectationField, ...], Field(description="What must hold of the outcome.")] = ()
     tolerance: Annotated[QuantityField, Field(description="Gap that still counts as STABLE.")] = ONE_POINT
     profiles: Annotated[

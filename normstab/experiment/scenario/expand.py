@@ -123,6 +123,7 @@ class _Resolver:
             depends_on=tuple(depends_on),
             data_sha256=self._data_sha256(specs[0]),
             code_sha256=self._code_sha256(specs[1]),
+            record=self._scenario.parsed.record,
         )
 
     def _resolved(self, point: Point) -> dict[str, Any]:

@@ -217,6 +217,7 @@ class Cell:
     `coordinates` are the grid's axes in file order. The reference of a cell is the cell that differs only in
     its numerics (native, no rules); it has `is_reference` and a `reference_id` of None, as has a swept cell.
     `depends_on`: ids of the cells that must be finished first (the reference, and `norm_record`).
+    `record`: what is kept beside the record; it changes nothing in it, and so is no part of the id.
     `is_listed`: the grid lists it; a reference or a cell that was only added because others need it is not.
     `code_sha256` is that of the model's code, for a model that is not of the catalogue.
     """
@@ -234,6 +235,7 @@ class Cell:
     is_listed: bool = True
     data_sha256: str = ""
     code_sha256: str = ""
+    record: Literal["digests"] | None = None
 
     @cached_property
     def id(self) -> str:
@@ -249,11 +251,8 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """Return the cell as JSON-able plain data, its id included; LATER_FIELDS only where they are set."""
-        shown = {each.name: getattr(self, each.name) for each in fields(self)}
-        if not self.code_sha256:
-            del shown["code_sha256"]
-        plain: dict[str, Any] = json.loads(json.dumps(shown, default=_hashed))
-        return {"id": self.id, **plain}
+        plain: dict[str, Any] = json.loads(json.dumps(_hashed(self), default=_hashed))
+        return {"id": self.id, **{each.name: plain[each.name] for each in fields(self) if each.name in plain}}
 
     @staticmethod
     def from_json(plain: Mapping[str, Any]) -> Cell:
@@ -265,7 +264,10 @@ class Cell:
 _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
 
 # Fields that came after records had been made: left out of the hash at their default, so that older ids stay.
-LATER_FIELDS: dict[str, frozenset[str]] = {"ModelSpec": frozenset({"args", "init"})}
+LATER_FIELDS: dict[str, frozenset[str]] = {
+    "Cell": frozenset({"code_sha256", "record"}),
+    "ModelSpec": frozenset({"args", "init"}),
+}
 
 
 def _hashed(spec: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from normstab.errors import NormstabError
+from normstab.errors import NormstabError, RecordError
 from normstab.experiment.data.datasets import load_dataset
 from normstab.experiment.data.images import Dataset
 from normstab.experiment.data.sampling import epoch_order
@@ -26,10 +26,12 @@ from normstab.experiment.records.cell_record import DataFacts, Record, write_rec
 from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints
 from normstab.experiment.records.history import History
 from normstab.experiment.records.machine import environment, settled
-from normstab.experiment.records.step_log import StepLog, kept_sha256, log_sha256
+from normstab.experiment.records.record_reader import read_record
+from normstab.experiment.records.step_log import StepLog, check_log, kept_sha256, log_sha256
 from normstab.experiment.scenario.spec import Cell
 from normstab.experiment.training.cell_arithmetic import Simulated, simulated
 from normstab.experiment.training.corrections import RecordedNorms
+from normstab.experiment.training.digest_cell import keep_digests
 from normstab.experiment.training.evaluation import bounds, count_values
 from normstab.experiment.training.optimizers import make_optimizer
 from normstab.experiment.training.probes import Probes, probe_interval
@@ -70,7 +72,21 @@ def run_cell(
             record = run_sweep(cell, threads=threads, device=device)
             write_record(directory, record)
             return record
+        if cell.record is not None:
+            keep_digests(cell, directory, device=device)
+            if (finished := _finished(cell, directory)) is not None:
+                return finished
         return _Running(cell, directory, threads, device, report, checkpoint_s).run()
+
+
+def _finished(cell: Cell, directory: Path) -> Record | None:
+    """Return the whole record that is there already, of a run that kept no digests."""
+    try:
+        record = read_record(directory)
+        check_log(directory, steps=record.steps, sha256=record.steps_sha256)
+    except RecordError:
+        return None
+    return record if record.id == cell.id else None
 
 
 @dataclass
