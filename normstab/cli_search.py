@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from normstab.terminal import options
 from normstab.terminal.exit_codes import FAILED
 
 if TYPE_CHECKING:
-    from normstab.search.promotion import Search
+    from normstab.search.promotion import Promotion, Search
     from normstab.testing.subject import Subject
 
 __all__ = ["bounds", "diff", "promote"]
@@ -24,8 +25,13 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 def promote(
     context: typer.Context,
-    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    scenario: Annotated[str, typer.Argument(metavar="[FILE]", help="A scenario file, or a shipped one's name.")] = "",
     cell: Annotated[str, typer.Option(metavar="VALUES", help="Values of one point of the grid: l2,fp16,256.")] = "",
+    check: Annotated[str, typer.Option(metavar="MODULE:FUNCTION", help="A model of your own, without training.")] = "",
+    inputs: options.Inputs = None,
+    precision: Annotated[str, typer.Option(help="Of --check: such as fp16.")] = "fp16",
+    norm: Annotated[str | None, typer.Option(help="Swap the norm layers of --check to this one first.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of --check: the factory, the inputs, stochastic rounding.")] = 0,
     by: Annotated[Literal["module", "class"], typer.Option(help="What is kept wide, one by one.")] = "module",
     wide: Annotated[str, typer.Option(metavar="FORMAT", help="The format of what is kept wide.")] = "fp32",
     allow: Annotated[list[str] | None, typer.Option(metavar="VERDICT", help="Enough beside STABLE.")] = None,
@@ -38,30 +44,77 @@ def promote(
     allow_import: Annotated[bool, typer.Option("--allow-import", help="Allow module:function names.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")] = False,
 ) -> None:
-    """Find the minimal set that has to stay wide for a failing cell to train. Exit code 1 where none was found."""
+    """Find the minimal set that has to stay wide for a failing cell to train, or a model to survive.
+
+    Exit code 1 where none was found, or where the fresh seeds do not confirm the one that was.
+    """
     from normstab.assess.verdicts import Verdict
-    from normstab.errors import lookup
+    from normstab.errors import NormstabError, lookup
     from normstab.experiment.execution.executor import Execution
-    from normstab.experiment.scenario.gather import load_scenarios
     from normstab.report.promotion_report import promotion_json, promotion_text, write_promotion
     from normstab.search.promotion import Search
-    from normstab.search.promotion import promote as find
-    from normstab.terminal.live import watching
 
     voice: Any = context.obj
+    if bool(scenario) == bool(check):
+        raise NormstabError("promote takes either a scenario or --check MODULE:FUNCTION")
     verdicts = {verdict.name: verdict for verdict in Verdict}
     allowed = tuple(lookup(verdicts, name.upper(), what="verdict (--allow)") for name in allow or ())
     search = Search(
         by=by, wide=wide, allowed=allowed, budget_s=seconds(budget), execution=Execution(jobs=jobs, threads=threads)
     )
-    (chosen,) = load_scenarios([scenario], smoke=smoke, overrides=overrides, allow_import=allow_import)
-    directory = Path(out or f"reports/{chosen.name}-promote")
-    with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
-        found = find(chosen, cell, out=directory, search=search, on_event=on_event)
-    written = write_promotion(found, directory)
-    voice.say(f"report: {written}")
+    if check:
+        found = _promote_model(check, inputs or (), precision, norm, seed, search)
+        directory = Path(out) if out else None
+    else:
+        source = _Source(scenario, cell, smoke=smoke, overrides=overrides or (), allow_import=allow_import)
+        found, directory = _promote_cell(voice, source, out, search)
+    if directory is not None:
+        voice.say(f"report: {write_promotion(found, directory)}")
     voice.give(promotion_json(found) if as_json else promotion_text(found))
     raise typer.Exit(0 if found.members is not None and _is_enough(found.verdict, search) else FAILED)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The cell of a scenario that a promotion is asked for."""
+
+    scenario: str
+    cell: str
+    smoke: bool
+    overrides: Sequence[str]
+    allow_import: bool
+
+
+def _promote_cell(voice: Any, source: _Source, out: str, search: Search) -> tuple[Promotion, Path]:
+    """Promote a cell by trainings; return the answer and the directory of its records."""
+    from normstab.experiment.scenario.gather import load_scenarios
+    from normstab.search.promotion import promote as find
+    from normstab.terminal.live import watching
+
+    (chosen,) = load_scenarios(
+        [source.scenario], smoke=source.smoke, overrides=source.overrides, allow_import=source.allow_import
+    )
+    directory = Path(out or f"reports/{chosen.name}-promote")
+    with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
+        return find(chosen, source.cell, out=directory, search=search, on_event=on_event), directory
+
+
+def _promote_model(
+    factory: str, inputs: Sequence[str], precision: str, norm: str | None, seed: int, search: Search
+) -> Promotion:
+    """Promote a model by passes of `check`."""
+    from normstab.experiment.network.users_code import load_function
+    from normstab.testing.check_input import build, parse_inputs
+
+    specs = parse_inputs(inputs)
+    built = build(load_function(factory), seed)
+    from dataclasses import replace
+
+    from normstab.testing.check_promotion import promote_check
+
+    return promote_check(
+        built, inputs=specs, precision=precision, norm=norm, seed=seed, search=replace(search, fresh_seeds=1)
+    )
 
 
 def _is_enough(verdict: Any, search: Search) -> bool:

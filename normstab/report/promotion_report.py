@@ -60,7 +60,11 @@ def promotion_text(found: Promotion) -> str:
     parts.append(_cost_sentence(found))
     if found.undecided:
         sets = "; ".join(_set_words(trial.members) for trial in found.undecided)
-        parts.append(f"not decided by the seeds: {sets}. They counted as not enough, unless --allow INCONCLUSIVE.")
+        is_allowed = all(trial.suffices for trial in found.undecided)
+        counted = (
+            "enough, as --allow INCONCLUSIVE says" if is_allowed else "not enough; --allow INCONCLUSIVE accepts them"
+        )
+        parts.append(f"not decided by the seeds: {sets}. They counted as {counted}.")
     return "\n\n".join(part for part in parts if part)
 
 

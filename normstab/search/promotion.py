@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from normstab.assess.judgement import GroupJudgement
+from normstab.assess.runs import Run
 from normstab.assess.verdicts import Verdict
 from normstab.errors import NormstabError, lookup
 from normstab.experiment.execution.executor import Execution
@@ -29,7 +29,7 @@ from normstab.search.kept_wide import class_precision, module_rules, with_kept_w
 from normstab.search.minimal_set import Found, OutOfBudget, minimal_set
 from normstab.search.trials import Trainer
 
-__all__ = ["BY", "Promotion", "Search", "Trial", "promote"]
+__all__ = ["BY", "Judged", "Oracle", "Promotion", "Search", "Subject", "Trial", "promote", "promote_by"]
 
 BY = {
     "module": "the modules of the network, by name",
@@ -124,33 +124,94 @@ def promote(
         raise NormstabError("promote needs a cell with a wide reference and no train.norm_record")
     directory = Path(out) if out is not None else Path("reports") / f"{scenario.name}-promote"
     trainer = Trainer(reference, directory, scenario.tolerance, search.execution, on_event)
-    return _Promoting(chosen, search, trainer).run()
+    modules = module_names(chosen[0]) if search.by == "module" else []
+    subject = Subject(Precision.parse(chosen[0].numerics.precision), modules, [cell.train.seed for cell in chosen])
+    return promote_by(TrainedCell(chosen[0], trainer), subject, search)
+
+
+class Oracle(Protocol):
+    """What says whether a set that is kept wide suffices: trainings of a cell, or passes of a model."""
+
+    @property
+    def name(self) -> str:
+        """What is promoted, for people."""
+
+    @property
+    def runs(self) -> int:
+        """How many trainings or passes it took so far."""
+
+    def judge(self, members: tuple[str, ...], rules: Mapping[str, str], seeds: Sequence[int]) -> Judged:
+        """Return what happens with `rules`, whose `_default` is the precision of the whole network."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict with its reason, and the run whose ledger ranks the candidates."""
+
+    verdict: Verdict
+    reason: str
+    run: Run
+
+
+@dataclass
+class TrainedCell:
+    """The oracle of a scenario's cell: it is trained on every seed, beside its reference."""
+
+    cell: Cell
+    trainer: Trainer
+
+    @property
+    def name(self) -> str:
+        """The cell's id."""
+        return self.cell.id
+
+    @property
+    def runs(self) -> int:
+        """How many trainings were not reused."""
+        return self.trainer.trainings
+
+    def judge(self, members: tuple[str, ...], rules: Mapping[str, str], seeds: Sequence[int]) -> Judged:
+        """Return the judgement over the seeds."""
+        judged = self.trainer.judge(lambda seed: with_kept_wide(self.cell, rules, members, seed=seed), seeds)
+        return Judged(judged.verdict, judged.worst.sentence, judged.worst.run)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is promoted: its precision, the names of its modules (only for a search by module), and its seeds."""
+
+    precision: Precision
+    modules: Sequence[str]
+    seeds: Sequence[int]
+
+
+def promote_by(oracle: Oracle, subject: Subject, search: Search) -> Promotion:
+    """Return the minimal set that has to be wide for `oracle` to call it enough; raise where nothing has to be."""
+    lookup(BY, search.by, what="way to promote (by)")
+    return _Promoting(oracle, subject, search).run()
 
 
 class _Promoting:
     """One promotion under way."""
 
-    def __init__(self, chosen: Sequence[Cell], search: Search, trainer: Trainer) -> None:
-        self._cell, self._search, self._trainer = chosen[0], search, trainer
-        self._seeds = [cell.train.seed for cell in chosen]
-        self._precision = Precision.parse(self._cell.numerics.precision)
+    def __init__(self, oracle: Oracle, subject: Subject, search: Search) -> None:
+        self._oracle, self._search, self._seeds = oracle, search, subject.seeds
+        self._precision, self._modules = subject.precision, subject.modules
         self._wide = Precision.parse(search.wide)
-        self._modules = module_names(self._cell) if search.by == "module" else []
         self._until_s = math.inf if search.budget_s is None else time.monotonic() + search.budget_s
         self._trials: dict[tuple[str, ...], Trial] = {}
 
     def run(self) -> Promotion:
-        """Search, then train the answer again on fresh seeds."""
+        """Search, then judge the answer again on fresh seeds."""
         failing = self._judged((), self._seeds)
         if self._is_enough(failing.verdict):
-            raise NormstabError(f"the cell is {failing.verdict} already: {failing.worst.reason}")
-        candidates = self._candidates(failing)
+            raise NormstabError(f"{self._oracle.name} is {failing.verdict} already: {failing.reason}")
+        candidates = self._candidates(failing.run)
         found = minimal_set([candidate.name for candidate in candidates], self._suffices)
         return self._promotion(candidates, found)
 
-    def _candidates(self, failing: GroupJudgement) -> list[Candidate]:
-        """Return what may be kept wide, ranked by the failing cell's records."""
-        run = failing.worst.run
+    def _candidates(self, run: Run) -> list[Candidate]:
+        """Return what may be kept wide, ranked by what the failing run lost."""
         if self._search.by == "module":
             return module_candidates(run, self._modules)
         return class_candidates(run, self._precision, self._wide)
@@ -161,24 +222,23 @@ class _Promoting:
             return {"_default": str(class_precision(members, self._precision, self._wide))} if members else {}
         return module_rules(members, self._modules, narrow=str(self._precision), wide=str(self._wide))
 
-    def _judged(self, members: tuple[str, ...], seeds: Sequence[int]) -> GroupJudgement:
-        rules = self._rules(members)
-        return self._trainer.judge(lambda seed: with_kept_wide(self._cell, rules, members, seed=seed), seeds)
+    def _judged(self, members: tuple[str, ...], seeds: Sequence[int]) -> Judged:
+        return self._oracle.judge(members, self._rules(members), seeds)
 
     def _is_enough(self, verdict: Verdict) -> bool:
         return verdict is Verdict.STABLE or verdict in self._search.allowed
 
     def _suffices(self, members: tuple[str, ...]) -> bool:
-        """Train with `members` wide, and return whether that is enough; raise OutOfBudget where it is too late."""
+        """Try it with `members` wide, and return whether that is enough; raise OutOfBudget where it is too late."""
         if time.monotonic() > self._until_s:
             raise OutOfBudget
         judged = self._judged(members, self._seeds)
         enough = self._is_enough(judged.verdict)
-        self._trials[members] = Trial(members, judged.verdict, judged.worst.sentence, enough)
+        self._trials[members] = Trial(members, judged.verdict, judged.reason, enough)
         return enough
 
     def _promotion(self, candidates: Sequence[Candidate], found: Found) -> Promotion:
-        """Return the answer, its set trained again on seeds that no question has seen."""
+        """Return the answer, its set judged again on seeds that no question has seen."""
         tried = tuple(self._trials.values())
         members = found.members
         verdict, reason = Verdict.INCONCLUSIVE, "nothing was tried"
@@ -188,16 +248,16 @@ class _Promoting:
         fresh = self._fresh_seeds() if members is not None and found.is_complete else ()
         if fresh and members is not None:
             again = self._judged(members, fresh)
-            verdict, reason = again.verdict, again.worst.sentence
+            verdict, reason = again.verdict, again.reason
         share, extra = _cost(candidates, members or (), self._precision, self._wide)
         rules = self._rules(members or ())
         return Promotion(
-            self._cell.id, self._search.by, self._search.wide, tuple(candidates), members, rules, verdict, reason,
-            found.is_minimal, found.is_complete, tried, self._trainer.trainings, fresh, share, extra,
+            self._oracle.name, self._search.by, self._search.wide, tuple(candidates), members, rules, verdict, reason,
+            found.is_minimal, found.is_complete, tried, self._oracle.runs, fresh, share, extra,
         )  # fmt: skip
 
     def _fresh_seeds(self) -> tuple[int, ...]:
-        """Return the seeds of the last training, none of which any question has seen."""
+        """Return the seeds of the last judgement, none of which any question has seen."""
         count = len(self._seeds) if self._search.fresh_seeds is None else self._search.fresh_seeds
         return tuple(max(self._seeds) + 1 + i for i in range(count))
 

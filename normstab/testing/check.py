@@ -59,6 +59,7 @@ class Answer:
     """What `check` found. `first` has the first site and step of each kind of offence, with the user's line of code.
 
     `error` is the largest error of an output and `allowed` the derived bound, as shares of its spread in fp64.
+    `evidence` is the ledger as the record of a run.
     """
 
     verdict: str
@@ -77,6 +78,7 @@ class Answer:
     unrecognised: Mapping[str, int]
     notes: Sequence[str]
     replaced: Mapping[str, str] = field(default_factory=dict)
+    evidence: Run | None = field(default=None, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -133,6 +135,7 @@ def check(
         unrecognised=dict(sorted(run.unrecognised.items())),
         notes=tuple(run.notes),
         replaced=replaced,
+        evidence=of_precision,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -56,7 +56,8 @@ def answer_text(answer: Answer, *, verbose: bool = False) -> str:
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """Return the answer as JSON data; numbers that are not finite as strings."""
-    document = asdict(answer)
+    document = asdict(replace(answer, evidence=None))
+    del document["evidence"]
     document["precision"] = str(answer.precision)
     document["passed"] = answer.passed
     names = ("format", "overflow", "underflow", "worst_site", "worst_share")
