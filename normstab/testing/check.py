@@ -99,10 +99,9 @@ def check(
 ) -> Answer:
     """Return whether what a factory built survives `precision`.
 
-    `built` is a module, or (module, batch, loss); `inputs` are made from `seed` when there is no batch. `norm`
-    swaps the normalization layers first. Without `train_steps` one forward and backward pass is compared with
-    fp64; with them that many steps of `training` on the batch too. `rules` are those of `simulate`.
-    Raises NormstabError for input that cannot be run; what the arithmetic does to the numbers never raises.
+    `built` is a module, or (module, batch, loss); `inputs` are made from `seed` when there is no batch. `norm` swaps
+    the normalization layers first. One forward and backward pass is compared with fp64; with `train_steps` so many
+    steps of `training` too. `rules` are `simulate`'s. Raises NormstabError for input that cannot be run.
     """
     spec = _rounding(precision)
     training = replace(training, steps=train_steps or training.steps)

@@ -8,6 +8,7 @@ from torch import nn
 
 import normstab as ns
 from normstab.__main__ import main
+from normstab.experiment.execution.executor import _Run
 from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.reader import load_scenario
 from normstab.experiment.training.train_cell import run_cell
@@ -163,6 +164,10 @@ def test_keeping_digests_changes_no_record_and_trains_nothing_again(tmp_path):
     path = next(path for path in files if path.name == "record.json")
     assert with_field.replace(', "record": "digests"', "") == (tmp_path / "without" / path).read_text()
     records = {path: path.read_bytes() for path in (tmp_path / "without").glob("records/*/record.json")}
-    assert main(["-q", "run", str(tmp_path / "parted.yaml"), "--out", without]) == 0
+    cells = expand(load_scenario(str(tmp_path / "parted.yaml")))
+    stock = _Run(cells, tmp_path / "without", is_fresh=False, pool=None, on_event=lambda event: None, log=None)
+    assert not any(stock._has_record(cell.id) for cell in cells)  # they are run again, to be given digests
+    assert digested(tmp_path, "without") == without
+    assert all(stock._has_record(cell.id) for cell in cells)
     assert {path: path.read_bytes() for path in records} == records
     assert len(list((tmp_path / "without").glob("records/*/digests.json"))) == 2
