@@ -80,7 +80,7 @@ def test_runs_that_agree_image_by_image_share_their_luck():
 
 
 @pytest.mark.parametrize("confidence", [0.90, 0.95])
-@pytest.mark.parametrize("images", [200, 2000])
+@pytest.mark.parametrize("images", [200, pytest.param(2000, marks=pytest.mark.nightly)])
 def test_the_interval_covers_the_true_gap_as_often_as_it_says(images, confidence):
     """Two seeds, images that differ in difficulty: 1000 draws, coverage within 3.5 binomial standard errors."""
     luck, draws, covered = np.random.default_rng(1), 1000, 0

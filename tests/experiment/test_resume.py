@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.reader import load_scenario
@@ -31,7 +33,7 @@ from tests.experiment.test_resume import run
 if __name__ == "__main__":
     run(Path(sys.argv[1]), Path(sys.argv[2]))
 """
-KILLS = 20
+KILLS, KILLS_AT_NIGHT = 5, 50
 
 
 def run(scenario: Path, out: Path) -> None:
@@ -69,3 +71,8 @@ def survives(tmp_path: Path, *, kills: int, seed: int) -> None:
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: Path) -> None:
     survives(tmp_path, kills=KILLS, seed=1)
+
+
+@pytest.mark.nightly
+def test_a_run_killed_fifty_times_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    survives(tmp_path, kills=KILLS_AT_NIGHT, seed=2)

@@ -70,9 +70,10 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is what it runs")
-def test_the_kernels_equal_the_readable_code_in_tritons_interpreter() -> None:
+@pytest.mark.parametrize("chosen", ["readable_code and 0-", pytest.param("", marks=pytest.mark.nightly)])
+def test_the_kernels_equal_the_readable_code_in_tritons_interpreter(chosen: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen, __file__]
     done = subprocess.run(command, env=environment | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "passed" in done.stdout
@@ -191,8 +192,8 @@ def ptx_of(kernel: Any, layer: launch.Layer, folder: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("precision", "kind", "layout"),
     [
-        ("fp16", "l1", "batch"),
-        ("fp16/stochastic;divide=reciprocal", "top3", "batch"),
+        pytest.param("fp16", "l1", "batch", marks=pytest.mark.nightly),
+        pytest.param("fp16/stochastic;divide=reciprocal", "top3", "batch", marks=pytest.mark.nightly),
         ("fp16/stochastic/fp16:blocked64", None, "layer"),
     ],
 )

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from normstab.numerics.kernels.cpu.compile import _FilePerKey
 
 ON_A_PLAIN_PROCESSOR = """
@@ -39,6 +41,7 @@ def test_a_changed_source_is_compiled_again_and_its_old_code_deleted(tmp_path):
     assert new.load("float64") == b"new code" and neighbour.load("float32") == b"code of another function"
 
 
+@pytest.mark.nightly  # compiles everything anew
 def test_a_processor_without_half_conversion_gives_the_same_bits(tmp_path):
     plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", ON_A_PLAIN_PROCESSOR]
