@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from normstab import cli_machine, cli_scenarios, cli_search
+from normstab.errors import NormstabError
 from normstab.terminal import executor_options as on
 from normstab.terminal import options
 from normstab.terminal.exit_codes import BAD_INPUT, CRASHED, EXIT_HELP, FAILED, code_of_outcome, code_of_verdict
+from normstab.terminal.printable import printable, silence
 
 if TYPE_CHECKING:
     from normstab.assess.assessment import Assessment
@@ -43,8 +45,11 @@ class Voice:
             self.complain(text)
 
     def complain(self, text: str) -> None:
-        """Tell people what went wrong, `--quiet` or not."""
-        print(text, file=sys.stderr, flush=True)
+        """Tell people what went wrong, `--quiet` or not; nobody may be listening any more."""
+        try:
+            print(printable(text, sys.stderr), file=sys.stderr, flush=True)
+        except OSError:
+            silence(sys.stderr)
 
     def note(self, sentences: Sequence[str]) -> None:
         """Tell people what they may not have meant."""
@@ -52,8 +57,17 @@ class Voice:
             self.say(f"note: {sentence}")
 
     def give(self, answer: Any) -> None:
-        """Put a command's answer on stdout: text as it is, anything else as JSON."""
-        print(answer if isinstance(answer, str) else json.dumps(answer, indent=2, ensure_ascii=False), flush=True)
+        """Put a command's answer on stdout: text as it is, anything else as JSON.
+
+        A reader that has gone, as `head` does, wants no more; an answer that finds no room is an error.
+        """
+        text = answer if isinstance(answer, str) else json.dumps(answer, indent=2, ensure_ascii=False)
+        try:
+            print(printable(text, sys.stdout), flush=True)
+        except OSError as error:
+            silence(sys.stdout)
+            if not isinstance(error, BrokenPipeError):
+                raise NormstabError(f"stdout: cannot write: {error.strerror or error}") from error
 
 
 app = typer.Typer(
@@ -150,7 +164,7 @@ def _tell(voice: Voice, published: Published, *, strict: bool, refused: Collecti
     Cells that were `refused` are not lost: they have a code of their own.
     """
     from normstab.assess.expected.outcome import Outcome as Met
-    from normstab.terminal.step_summary import step_summary
+    from normstab.terminal.step_summary import append_summary
     from normstab.terminal.summary import summary
 
     judged = list(published.found.values())
@@ -161,8 +175,7 @@ def _tell(voice: Voice, published: Published, *, strict: bool, refused: Collecti
     if published.answer:
         voice.give(published.answer)
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with open(summary_file, "a", encoding="utf-8") as file:
-            file.write(step_summary(judged))
+        append_summary(Path(summary_file), judged)
     failing = (Met.NOT_MET, Met.INCONCLUSIVE) if strict else (Met.NOT_MET,)
     has_failed = any(assessment.count(outcome) for assessment in judged for outcome in failing)
     codes = {

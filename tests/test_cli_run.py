@@ -143,7 +143,9 @@ def test_ctrl_c_ends_a_run_within_seconds_and_keeps_its_files(tiny):
     log = tiny.parent / "out" / "run.json"
     while not log.exists() and running.poll() is None:
         time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
+    for _ in range(3):  # an impatient one
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.1)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
     assert "the same command goes on" in said

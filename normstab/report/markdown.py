@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from normstab.assess.assessment import Assessment
 from normstab.assess.causes.whatif import forecast
@@ -20,6 +21,7 @@ from normstab.assess.points import point_words
 from normstab.assess.verdicts import Verdict
 from normstab.experiment.records.files import write_atomically
 from normstab.report import sections
+from normstab.report.escaping import inert, one_line
 from normstab.report.pictures.exponents import exponent_plot
 from normstab.report.pictures.plots import MOST_PANELS, accuracy_plots, gravest_of, loss_plots, panels_of
 from normstab.report.pictures.site_maps import site_maps
@@ -46,8 +48,19 @@ def fill_template(name: str, values: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=name.endswith(".html.j2"),
+        finalize=_as_it_is if name.endswith(".html.j2") else _inert,
     )
     return re.sub(r"\n{3,}", "\n\n", environment.get_template(name).render(values)).strip() + "\n"
+
+
+def _as_it_is(value: Any) -> Any:
+    """Return what a template of HTML prints, which escapes by itself."""
+    return value
+
+
+def _inert(value: Any) -> Any:
+    """Return what a template of Markdown prints: texts without HTML, those marked `safe` as they are."""
+    return inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def render_report(found: Assessment) -> Rendered:
@@ -68,8 +81,8 @@ def render_report(found: Assessment) -> Rendered:
         "scenario": found.scenario,
         "question": quoted([part for part in (found.scenario.question, _source(found)) if part]),
         "headline": f"> [!{sections.alert(found)}]\n{quoted(sections.headline(found))}",
-        "problems": found.problems,
-        "warnings": found.warnings,
+        "problems": [one_line(problem) for problem in found.problems],
+        "warnings": [one_line(warning) for warning in found.warnings],
         "missing": found.missing,
         "words": point_words,
         "expectations": sections.expectations_table(found) if found.expectations else "",
@@ -108,7 +121,7 @@ def cells_listed(path: Path) -> int:
 
 def quoted(paragraphs: Sequence[str]) -> str:
     """Return paragraphs as one Markdown quotation."""
-    return "\n>\n".join(f"> {paragraph}" for paragraph in paragraphs)
+    return "\n>\n".join("> " + "\n> ".join(paragraph.strip().splitlines()) for paragraph in paragraphs)
 
 
 def _source(found: Assessment) -> str:
@@ -141,7 +154,7 @@ def _failure(found: Assessment, group: GroupJudgement, place: int, files: dict[s
     cell = group.worst
     return {
         "mark": group.verdict.mark,
-        "title": point_words(group.coordinates),
+        "title": one_line(point_words(group.coordinates)),
         "verdict": group.verdict,
         "sentence": cell.sentence[0].upper() + cell.sentence[1:],
         "facts": list(_facts(group)),
@@ -181,7 +194,7 @@ def _facts(group: GroupJudgement) -> list[str]:
 
 def _one_line(group: GroupJudgement) -> str:
     """Return a grid point in one line."""
-    return f"{group.verdict.mark} {point_words(group.coordinates)}: {group.verdict}, {group.worst.reason}"
+    return f"{group.verdict.mark} {one_line(point_words(group.coordinates))}: {group.verdict}, {group.worst.reason}"
 
 
 def _details(found: Assessment) -> dict[str, Any]:

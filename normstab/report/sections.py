@@ -19,6 +19,7 @@ from normstab.assess.points import point_words, value_words, varying_axes
 from normstab.assess.runs import Run
 from normstab.assess.verdicts import RULES, Verdict
 from normstab.report.answer import answer
+from normstab.report.escaping import one_line
 from normstab.report.words import (
     OUTCOME_MARKS,
     aligned,
@@ -287,5 +288,6 @@ def notes_of(runs: Sequence[Run]) -> dict[str, Any]:
     unrecognised: dict[str, int] = {}
     for run in runs:
         for operation, count in run.record.unrecognised.items():
-            unrecognised[operation] = unrecognised.get(operation, 0) + count
-    return {"notes": list(notes), "unrecognised": unrecognised}
+            shown = one_line(operation)
+            unrecognised[shown] = unrecognised.get(shown, 0) + count
+    return {"notes": [one_line(note) for note in notes], "unrecognised": unrecognised}

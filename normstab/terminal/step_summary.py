@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from normstab.assess.assessment import Assessment
+from normstab.errors import NormstabError
 from normstab.report import sections
+from normstab.report.escaping import inert
 
-__all__ = ["LIMIT", "step_summary"]
+__all__ = ["LIMIT", "append_summary", "step_summary"]
 
 LIMIT = 1024 * 1024
 """Bytes of a step's summary. Source: GitHub's documentation of workflow commands, "Adding a job summary"."""
+
+
+def append_summary(path: Path, found: Sequence[Assessment]) -> None:
+    """Append the summary to the file of the job's step; raise NormstabError where it cannot be written."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(step_summary(found))
+    except OSError as error:
+        raise NormstabError(f"GITHUB_STEP_SUMMARY: {path}: cannot write: {error.strerror or error}") from error
 
 
 def step_summary(found: Sequence[Assessment], *, limit: int = LIMIT) -> str:
@@ -35,4 +47,4 @@ def _one(found: Assessment) -> str:
         lines += ["", sections.expectations_table(found)]
     for title, table in sections.matrices(found):
         lines += ["", f"**{title}**" if title else "", "", table]
-    return "\n".join(lines) + "\n"
+    return inert("\n".join(lines)) + "\n"

@@ -21,6 +21,7 @@ from normstab.experiment.records.cell_record import (
     Record,
     write_record,
 )
+from normstab.experiment.records.files import remove_unfinished, write_atomically
 from normstab.experiment.records.record_reader import read_record, read_records
 from normstab.experiment.records.step_log import Step, StepLog, read_steps
 from normstab.experiment.scenario.spec import Cell
@@ -184,3 +185,31 @@ def test_reading_records_needs_no_torch() -> None:
 @pytest.mark.parametrize("path", sorted(REPORTS.glob("*/records/*/record.json")), ids=lambda path: path.parent.name)
 def test_a_committed_record_still_has_its_id(path: Path) -> None:
     assert Cell.from_json(json.loads(path.read_text())["cell"]).id == path.parent.name
+
+
+def test_what_writes_that_were_killed_left_is_removed_and_nothing_else(tmp_path):
+    cell = tmp_path / "records" / "cell"
+    left = [tmp_path / ".run.json.abcd_123", cell / ".record.json.x1y2z3w4", cell / "probes" / ".3.npz.aaaaaaaa"]
+    kept = [
+        tmp_path / ".lock",
+        tmp_path / ".gitignore",
+        cell / "record.json",
+        cell / ".notes",
+        tmp_path / "a.json.aaaaaaaa",
+    ]
+    for path in (*left, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    remove_unfinished(tmp_path)
+    assert [path.exists() for path in (*left, *kept)] == [False] * len(left) + [True] * len(kept)
+
+
+def test_the_name_of_an_unfinished_write_is_one_that_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.replace", lambda *_: None)  # as if killed here: the file stays under its first name
+    monkeypatch.setattr("os.unlink", lambda *_: None)
+    write_atomically(tmp_path / "run.json", "{}")
+    monkeypatch.undo()
+    (unfinished,) = tmp_path.iterdir()
+    assert unfinished.name != "run.json"
+    remove_unfinished(tmp_path)
+    assert not unfinished.exists()

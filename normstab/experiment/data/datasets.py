@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normstab.errors import lookup
+from normstab.errors import NormstabError, lookup
 from normstab.experiment.scenario.spec import DatasetSpec
 
 if TYPE_CHECKING:
@@ -116,7 +116,11 @@ def load_dataset(spec: DatasetSpec, *, device: str = "cpu") -> Dataset:
 def _read(name: str, root: str | None, size: int | None) -> Source:
     """Return the whole set; files of a folder are decoded at `size`."""
     row = lookup(DATASETS, name, what="data set")
-    return row.read(None if root is None else Path(root).expanduser(), size)
+    try:
+        place = None if root is None else Path(root).expanduser()
+    except RuntimeError as error:
+        raise NormstabError(f"root: {root!r}: {error}") from error
+    return row.read(place, size)
 
 
 @functools.lru_cache(maxsize=2)

@@ -18,8 +18,8 @@ from normstab.experiment.execution.pools import LocalPool, Pool, PoolWorker
 from normstab.experiment.execution.progress import Event, EventKind, Failure, Outcome
 from normstab.experiment.execution.ray_settings import RaySettings
 from normstab.experiment.execution.run_log import RunLog, start_log
-from normstab.experiment.execution.worker import Message, Task, interrupts_held
-from normstab.experiment.records.files import DIGEST_FILE
+from normstab.experiment.execution.worker import Message, Task, interrupts_held, interrupts_ignored
+from normstab.experiment.records.files import DIGEST_FILE, remove_unfinished
 from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import check_log
 from normstab.experiment.scenario.spec import Cell
@@ -60,6 +60,7 @@ def run_cells(
     execution = execution or Execution()
     with lock_directory(out_dir), ExitStack() as until_ready:
         until_ready.enter_context(interrupts_held())
+        remove_unfinished(out_dir)
         prepare()
         pool = _pool(Task(out_dir, execution.threads, execution.device, execution.run_cell), execution)
         settings = {"threads": execution.threads, "device": execution.device, **pool.facts()}
@@ -70,7 +71,8 @@ def run_cells(
         except KeyboardInterrupt:
             run.is_interrupted = True
         finally:
-            pool.stop()
+            with interrupts_ignored():
+                pool.stop()
         run.log.entry |= pool.facts()
         run.log.close("interrupted" if run.is_interrupted else "complete")
         return run.outcome()

@@ -27,7 +27,7 @@ from normstab.experiment.execution.lock import hold_shared
 from normstab.experiment.execution.progress import Progress
 from normstab.experiment.scenario.spec import Cell
 
-__all__ = ["LocalWorker", "Message", "Task", "answer_of", "interrupts_held", "start_worker"]
+__all__ = ["LocalWorker", "Message", "Task", "answer_of", "interrupts_held", "interrupts_ignored", "start_worker"]
 
 # A live table shows no more than a few updates a second.
 LEAST_SECONDS_BETWEEN_REPORTS = 0.2
@@ -133,6 +133,18 @@ def interrupts_held() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C within the block: one has ended the run already, a second would leave its workers behind."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
 def _serve(pipe: Connection, task: Task) -> None:
     """Run the cells that come through the pipe until the executor ends this process or is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -162,10 +174,16 @@ def answer_of(plain: Mapping[str, Any], task: Task, report: Callable[[Progress],
         directory = task.out_dir / "records" / cell.id
         run_cell(cell, directory, threads=task.threads, device=task.device, report=report)
     except NormstabError as error:
-        return Message("refused", str(error))
+        return Message("refused", _bounded(str(error), 2_000))
     except Exception as error:
-        return Message("crashed", f"{type(error).__name__}: {error}", traceback.format_exc())
+        text = _bounded(f"{type(error).__name__}: {error}", 2_000)
+        return Message("crashed", text, _bounded(traceback.format_exc(), 20_000))
     return Message("finished")
+
+
+def _bounded(text: str, most: int) -> str:
+    """Return the beginning and the end of a text of more than `most` characters: an exception may hold a tensor."""
+    return text if len(text) <= most else f"{text[: most // 2]} [...] {text[-most // 2 :]}"
 
 
 def _reporter(pipe: Connection) -> Callable[[Progress], None]:

@@ -25,6 +25,7 @@ __all__ = [
     "open_plain_file",
     "read_json",
     "read_plain_file",
+    "remove_unfinished",
     "write_atomically",
 ]
 
@@ -56,6 +57,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Delete what writes that were killed left in the directory of a run; nobody else may be writing there."""
+    for folder in (directory, directory / "plots", *directory.glob("records/*"), *directory.glob("records/*/probes")):
+        for path in folder.glob(".*"):
+            if _UNFINISHED.fullmatch(path.name) and not path.is_dir():
+                path.unlink(missing_ok=True)
+
+
+# As `write_atomically` names what is not whole yet.
+_UNFINISHED = re.compile(r"\..+\.(json|jsonl|pt|npz|md|html|svg)\.[a-z0-9_]{8}")
 
 
 def read_json(path: Path) -> Any:

@@ -12,12 +12,23 @@ from typing import Any
 
 from normstab.experiment.scenario.checking.checks import canonical, path_of
 
-__all__ = ["MOST_CELLS", "Point", "axis_names", "point_count", "points", "swept_points"]
+__all__ = [
+    "MOST_CELLS",
+    "MOST_EXCLUSIONS",
+    "Point",
+    "axis_names",
+    "exclusion_count",
+    "point_count",
+    "points",
+    "swept_points",
+]
 
 # Axis -> value, as written in the file.
 Point = dict[str, Any]
 # A report of as many cells still renders in under half a minute.
 MOST_CELLS = 10_000
+# Of points with values of `exclude`: a second's work.
+MOST_EXCLUSIONS = 2_000_000
 
 
 def points(document: Mapping[str, Any]) -> Iterator[Point]:
@@ -28,7 +39,7 @@ def points(document: Mapping[str, Any]) -> Iterator[Point]:
     grid = document.get("grid") or {}
     excluded = [_canonical_selector(selector) for selector in document.get("exclude") or ()]
     if grid or not document.get("sweep"):
-        yield from (point for point in _product(grid) if not any(_is_in(point, selector) for selector in excluded))
+        yield from (point for point in _product(grid) if not excluded or not _is_excluded(point, excluded))
     for entry in document.get("include") or ():
         yield from _product({**grid, **{axis: _listed(values) for axis, values in entry.items()}})
 
@@ -46,11 +57,22 @@ def axis_names(document: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(axis for entry in entries for axis in entry))
 
 
+def exclusion_count(document: Mapping[str, Any]) -> int:
+    """Return how many comparisons of a point with a value of `exclude` the grid asks for, without making them."""
+    grid, excluded = document.get("grid"), document.get("exclude")
+    if not isinstance(grid, dict) or not isinstance(excluded, list):
+        return 0
+    selectors = [selector for selector in excluded if isinstance(selector, dict)]
+    values = sum(max(1, len(_listed(values))) for selector in selectors for values in selector.values())
+    return values * math.prod(len(_listed(values)) for values in grid.values())
+
+
 def point_count(document: Mapping[str, Any]) -> int:
     """Return how many points the grid, `include` and the sweep span before any is excluded, without making them."""
     grid = document.get("grid")
     grid = grid if isinstance(grid, dict) else {}
-    entries = [entry for entry in document.get("include") or () if isinstance(entry, dict)]
+    listed = document.get("include")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     spans = [grid, *({**grid, **entry} for entry in entries)]
     sweep = document.get("sweep")
     if isinstance(sweep, dict) and isinstance(sweep.get("grid"), dict):
@@ -68,9 +90,12 @@ def _canonical_selector(selector: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {axis: [canonical(path_of(axis), value) for value in _listed(values)] for axis, values in selector.items()}
 
 
-def _is_in(point: Point, selector: Mapping[str, list[Any]]) -> bool:
-    """Return whether the point has one of the selector's values on each of its axes."""
-    return all(axis in point and canonical(path_of(axis), point[axis]) in values for axis, values in selector.items())
+def _is_excluded(point: Point, selectors: Sequence[Mapping[str, list[Any]]]) -> bool:
+    """Return whether the point has one of a selector's values on each of its axes, for one of the selectors."""
+    place = {axis: canonical(path_of(axis), value) for axis, value in point.items()}
+    return any(
+        all(axis in place and place[axis] in values for axis, values in selector.items()) for selector in selectors
+    )
 
 
 def _listed(values: Any) -> list[Any]:

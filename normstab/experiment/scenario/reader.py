@@ -105,9 +105,15 @@ def read_scenario(path: Path) -> Scenario:
         raise ScenarioError(f"{path}: not a scenario.json of version 1; make it anew with `normstab run`")
     text = ScenarioText(str(path), plain["document"])
     written = plain["written" if "written" in plain else "document"]
+    applied = [plain.get(name, []) for name in ("profiles", "overrides")]
+    told = (name for names in applied for name in (names if isinstance(names, list) else [None]))
+    if not isinstance(written, dict) or not all(isinstance(name, str) for name in told):
+        raise ScenarioError(f"{path}: not a scenario.json of version 1; make it anew with `normstab run`")
     parsed = _validated(text, written, allow_import=True)
-    applied = (tuple(plain.get("profiles", ())), tuple(plain.get("overrides", ())))
-    return Scenario(str(plain.get("path", path)), plain["document"], *applied, written=written, parsed=parsed)
+    profiles, overrides = map(tuple, applied)
+    return Scenario(
+        str(plain.get("path", path)), plain["document"], profiles, overrides, written=written, parsed=parsed
+    )
 
 
 def scenario_paths() -> dict[str, Path]:
@@ -121,7 +127,10 @@ def scenario_paths() -> dict[str, Path]:
 
 def find_scenario(path: str | Path) -> Path:
     """Return the file at `path`, or the shipped scenario of that name."""
-    place = Path(path).expanduser()
+    try:
+        place = Path(path).expanduser()
+    except RuntimeError as error:
+        raise ScenarioError(f"{path}: {error}") from error
     shipped = scenario_paths()
     if place.exists() or str(path) not in shipped:
         if not place.exists():

@@ -64,7 +64,11 @@ def draw(width: float, height: float, paint: Callable[[Figure], Any]) -> str:
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         FigureCanvasSVG(figure)
-        paint(figure)
+        with rc_context({"text.parse_math": False}):  # names are strangers': a dollar sign would begin a formula
+            paint(figure)
+        for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+            if axis.get_scale() == "log":
+                axis.reset_ticks()  # their powers of ten are formulas, and ours
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     # Where the font is not there, one of its width and kind serves.

@@ -11,7 +11,7 @@ from normstab.experiment.scenario.checking.checks import canonical, check_axes, 
 from normstab.experiment.scenario.checking.problems import Problem
 from normstab.experiment.scenario.document import PATHS, SECTIONS, VARIANT
 from normstab.experiment.scenario.expectation import selectors
-from normstab.experiment.scenario.grid import MOST_CELLS, point_count
+from normstab.experiment.scenario.grid import MOST_CELLS, MOST_EXCLUSIONS, exclusion_count, point_count
 from normstab.experiment.scenario.metric_names import METRIC_NAMES, SWEEP_METRICS
 from normstab.experiment.scenario.scenario_text import Loc
 from normstab.experiment.scenario.settings import value_at
@@ -44,6 +44,12 @@ def check_document(document: Mapping[str, Any], written: Mapping[str, Any], *, a
     if (count := point_count(document)) > MOST_CELLS:
         yield Problem(
             ("grid",), f"{count} cells; at most {MOST_CELLS} are allowed: shorten the axes, or split the file"
+        )
+    if (count := exclusion_count(document)) > MOST_EXCLUSIONS:
+        yield Problem(
+            ("exclude",),
+            f"{count:,} comparisons of cells with excluded values; at most {MOST_EXCLUSIONS:,} are allowed: "
+            "split the file",
         )
     for loc in (("grid",), ("sweep", "grid")):
         yield from check_axes(value_at(document, loc), loc, variants=variants, allow_import=allow_import)
