@@ -64,6 +64,18 @@ def test_a_failing_cell_never_harms_the_others(tmp_path: Path, act: str, kind: s
     assert logged["failures"][0]["message"] == failure.message
 
 
+@pytest.mark.parametrize("act", ["fork and die", "fork in C and die"])
+def test_a_worker_that_dies_is_noticed_at_once_though_its_child_lives(tmp_path: Path, act: str) -> None:
+    bad, good = cell(act, 1), cell(number=2)
+    started_s = time.monotonic()
+    outcome = run([bad, good], tmp_path)
+    assert outcome.finished == (good.id,)
+    assert "SIGKILL" in outcome.failures[0].message
+    assert time.monotonic() - started_s < 25  # the child sleeps for 30 s
+    if act == "fork and die":
+        lock_directory(tmp_path).close()  # the child does not keep it
+
+
 def test_a_finished_record_is_reused_and_a_torn_one_made_anew(tmp_path: Path) -> None:
     whole, torn, absent = (cell(number=number) for number in range(3))
     run([whole, torn], tmp_path)

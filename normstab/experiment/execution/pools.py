@@ -81,9 +81,10 @@ class LocalPool:
         return self._workers[-1]
 
     def wait_for(self, busy: Sequence[PoolWorker]) -> list[PoolWorker]:
-        """Block until a pipe has a message or is closed."""
-        by_pipe = {worker.pipe: worker for worker in self._workers if worker in busy}
-        return [by_pipe[pipe] for pipe in wait(list(by_pipe)) if pipe in by_pipe]  # type: ignore[index]
+        """Block until a pipe has a message, or a process has ended: a child of its own may hold its pipe open."""
+        watched = [worker for worker in self._workers if worker in busy]
+        ready = set(wait([each for worker in watched for each in (worker.pipe, worker.end)]))
+        return [worker for worker in watched if ready & {worker.pipe, worker.end}]
 
     def discard(self, worker: PoolWorker) -> None:
         """Stop a worker and forget it."""

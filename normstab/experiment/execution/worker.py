@@ -55,10 +55,14 @@ class Message:
 
 @dataclass
 class LocalWorker:
-    """The executor's side of a worker: its process, its pipe, and the cell it is at."""
+    """The executor's side of a worker: its process, its pipe, and the cell it is at.
+
+    `end` is a file descriptor that is ready once the process has ended, whatever its own children hold open.
+    """
 
     process: SpawnProcess
     pipe: Connection
+    end: int
     cell: Cell | None = None
     started_s: float = 0.0
     progress: Progress | None = None
@@ -74,7 +78,11 @@ class LocalWorker:
 
     def take(self) -> Message | None:
         """Return the next message, or None where the worker has died."""
+        # Asked in this order: what it sent before it died is still there to be read.
+        is_gone = not self.process.is_alive()
         try:
+            if is_gone and not self.pipe.poll():
+                return None
             message = self.pipe.recv()
         except (EOFError, OSError):
             return None
@@ -83,7 +91,7 @@ class LocalWorker:
 
     def death(self) -> str:
         """Return how the process died, as a sentence; waits until it has."""
-        self.process.join(5.0)
+        self._has_ended(5.0)
         code = self.process.exitcode
         if code is None:
             return "the worker closed its pipe and hangs"
@@ -96,11 +104,17 @@ class LocalWorker:
     def stop(self, *, patience_s: float = 2.0) -> None:
         """End the process, by force where it does not end soon; an idle worker holds nothing worth waiting for."""
         self.process.terminate()
-        self.process.join(patience_s)
-        if self.process.is_alive():
+        if not self._has_ended(patience_s):
             self.process.kill()
-            self.process.join()
+            self._has_ended(None)
         self.pipe.close()
+        if self.end != self.process.sentinel:
+            os.close(self.end)
+
+    def _has_ended(self, patience_s: float | None) -> bool:
+        """Wait so long for the process to end, None: until it has; return whether it has."""
+        wait([self.end], patience_s)
+        return not self.process.is_alive()
 
 
 def start_worker(task: Task) -> LocalWorker:
@@ -110,7 +124,19 @@ def start_worker(task: Task) -> LocalWorker:
     process = context.Process(target=_serve, args=(theirs, task), daemon=True)
     process.start()
     theirs.close()
-    return LocalWorker(process, ours)
+    return LocalWorker(process, ours, _end_of(process))
+
+
+def _end_of(process: SpawnProcess) -> int:
+    """Return a descriptor that is ready once `process` has ended; its own sentinel where the kernel has no better.
+
+    That sentinel is a pipe, which a process forked by the worker inherits.
+    """
+    assert process.pid is not None, "it was started"
+    try:
+        return os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # not Linux, or one before 5.3
+        return process.sentinel
 
 
 @contextmanager
@@ -148,7 +174,10 @@ def interrupts_ignored() -> Iterator[None]:
 def _serve(pipe: Connection, task: Task) -> None:
     """Run the cells that come through the pipe until the executor ends this process or is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with hold_shared(task.out_dir):
+    with hold_shared(task.out_dir) as lock:
+        # A process that a user's code forks may outlive this one: it has no part in the run.
+        os.register_at_fork(after_in_child=lock.close)
+        os.register_at_fork(after_in_child=pipe.close)
         while True:
             try:
                 plain = pipe.recv()
