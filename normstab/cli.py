@@ -111,6 +111,7 @@ def run(
     gpus_per_cell: on.GpusPerCell = None,
     shared_out: on.SharedOut = False,
     strict: options.Strict = False,
+    wide: options.Wide = False,
     allow_import: options.AllowImport = False,
     as_json: options.Json = False,
 ) -> None:
@@ -141,7 +142,7 @@ def run(
     published = write_reports(found, as_json=as_json, force=force)
     refused = {failure.id for outcome in outcomes for failure in outcome.failures if failure.kind == "refused"}
     codes = [code_of_outcome(outcome) for outcome in outcomes]
-    raise typer.Exit(max([_tell(voice, published, strict=strict, refused=refused), *codes]))
+    raise typer.Exit(max([_tell(voice, published, strict=strict, wide=wide, refused=refused), *codes]))
 
 
 def _run(
@@ -158,7 +159,9 @@ def _run(
     return outcome, assessment
 
 
-def _tell(voice: Voice, published: Published, *, strict: bool, refused: Collection[str] = ()) -> int:
+def _tell(
+    voice: Voice, published: Published, *, strict: bool, wide: bool = False, refused: Collection[str] = ()
+) -> int:
     """Tell the verdicts and the files written; return 3 for lost cells, 2 for unreadable records, 1 for failures.
 
     Cells that were `refused` are not lost: they have a code of their own.
@@ -170,7 +173,7 @@ def _tell(voice: Voice, published: Published, *, strict: bool, refused: Collecti
     judged = list(published.found.values())
     for assessment in judged:
         heading = f"{assessment.scenario.name}\n\n" if len(judged) > 1 else ""
-        voice.say(f"\n{heading}{summary(assessment)}")
+        voice.say(f"\n{heading}{summary(assessment, width=sys.maxsize if wide else None)}")
     voice.say("\n" + "\n".join(f"report: {path}" for path in published.written))
     if published.answer:
         voice.give(published.answer)
@@ -192,13 +195,14 @@ def report(
     directories: Annotated[list[str], typer.Argument(metavar="DIR...", help="What `normstab run` wrote.")],
     form: options.Form = "md",
     strict: options.Strict = False,
+    wide: options.Wide = False,
     force: options.Force = False,
 ) -> None:
     """Judge the records of a run again, without training, and render them."""
     from normstab.study import publish
 
     published = publish([Path(directory) for directory in directories], form, force=force)
-    raise typer.Exit(_tell(context.obj, published, strict=strict))
+    raise typer.Exit(_tell(context.obj, published, strict=strict, wide=wide))
 
 
 @app.command(epilog=EXIT_HELP)

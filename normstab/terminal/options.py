@@ -22,6 +22,7 @@ __all__ = [
     "Smoke",
     "Strict",
     "Version",
+    "Wide",
     "tell_version",
 ]
 
@@ -45,6 +46,7 @@ AllowImport = Annotated[bool, typer.Option("--allow-import", help="Allow a scena
 Strict = Annotated[bool, typer.Option("--strict", help="Inconclusive fails too.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a report of more finished cells too.")]
 Version = Annotated[bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Tell the version.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Every column of the table, wider than the terminal or not.")]
 Form = Annotated[
     Literal["md", "json", "junit", "html"],
     typer.Option("--format", help="md and html rewrite files in DIR, the others print."),

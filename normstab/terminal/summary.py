@@ -19,14 +19,15 @@ __all__ = ["summary"]
 SHOWN = {Outcome.MET: "met", Outcome.NOT_MET: "NOT MET", Outcome.INCONCLUSIVE: "inconclusive"}
 
 
-# The columns that go first where the table is wider than the terminal.
-LEAST_WORTH = ("seeds", "accuracy", "points lost", "first offence")
+# The columns beside the setting and its verdict, by worth: each is shown where there is still room for it.
+BY_WORTH = ("first offence", "points lost", "accuracy", "seeds")
 
 
 def summary(found: Assessment, *, width: int | None = None) -> str:
     """Return the table of verdicts, each expectation, what could not be read, and last the answer.
 
-    The table never wraps at `width` columns, by default the terminal's: the columns of least worth are left out.
+    The table never wraps at `width` columns, by default the terminal's: columns for which there is no room are left
+    out, those of least worth first.
     """
     parts = []
     if found.judged:
@@ -43,12 +44,19 @@ def _table(judged: Sequence[GroupJudgement], width: int) -> str:
     """Return a row for each setting, named by what differs, without the columns for which there is no room."""
     axes = varying_axes(group.coordinates for group in judged) or list(judged[0].coordinates)[:1]
     rows = [_row(group, axes) for group in judged]
-    for dropped in (None, *LEAST_WORTH):
-        rows = [{name: text for name, text in row.items() if name != dropped} for row in rows]
-        table = str(tabulate(rows, headers="keys", tablefmt="simple", missingval="", disable_numparse=True))
-        if max(map(len, table.splitlines())) <= width:
-            break
+    shown = [name for name in rows[0] if name not in BY_WORTH]
+    table = _of_columns(rows, shown)
+    for name in BY_WORTH:
+        wider = _of_columns(rows, [*shown, name])
+        if max(map(len, wider.splitlines())) <= width:
+            shown, table = [*shown, name], wider
     return table
+
+
+def _of_columns(rows: Sequence[dict[str, str]], shown: Sequence[str]) -> str:
+    """Return the table of some of the columns, in the order of the rows."""
+    kept = [{name: text for name, text in row.items() if name in shown} for row in rows]
+    return str(tabulate(kept, headers="keys", tablefmt="simple", missingval="", disable_numparse=True))
 
 
 def _row(group: GroupJudgement, axes: Sequence[str]) -> dict[str, str]:
