@@ -121,7 +121,7 @@ class Copies:
                 now = entry.table.get(entry.name)
                 if now is copy:
                     entry.table[entry.name] = original
-                    made = self._of_storage.get(copy.untyped_storage()._cdata)
+                    made = self.find(copy)
                     if made is not None and version_of(copy) != made.version:
                         self._write_back(entry, copy)
                 elif isinstance(now, Tensor) and now.dtype == entry.dtype:
@@ -132,7 +132,10 @@ class Copies:
 
     def find(self, tensor: Tensor) -> Made | None:
         """Return the copy that `tensor` is, or is a view of."""
-        return self._of_storage.get(tensor.untyped_storage()._cdata)
+        try:
+            return self._of_storage.get(tensor.untyped_storage()._cdata)
+        except NotImplementedError:  # a sparse tensor, or one that a transform of torch.func wraps
+            return None
 
     def note_written(self, tensor: Tensor) -> None:
         """Notice that an operation wrote to `tensor`, also where torch does not count it (`x.data`, `x.detach()`)."""
@@ -165,6 +168,8 @@ class Copies:
         copy = original.to(dtype)
         if made is not None:
             self._of_storage.pop(made.copy.untyped_storage()._cdata, None)
+        if not _has_storage(copy):
+            return copy  # a transform of torch.func wraps it: cast as any other tensor, at no site of its own
         new = Made(copy, held, version_of(original), circumstances)
         self._made[id(held), dtype] = self._of_storage[copy.untyped_storage()._cdata] = new
         return copy
@@ -178,3 +183,11 @@ class Copies:
         self._made.pop((id(entry.held), entry.dtype), None)
         self._of_storage.pop(copy.untyped_storage()._cdata, None)
         entry.held.invalidate()
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    """Whether a tensor has memory of its own."""
+    try:
+        return tensor.untyped_storage() is not None
+    except NotImplementedError:
+        return False

@@ -74,6 +74,7 @@ def _module_hooks(
 ) -> tuple[Callable[..., Any], Callable[..., None]]:
     """Return what is called before and after the forward of one module."""
     whereabouts = entrance.whereabouts
+    kept: list[bool] = []  # whether oneDNN was on: it runs a recurrent layer as one operation
 
     def enter(module: nn.Module, args: Any) -> Any:
         if entrance.is_idle or not _is_ours(entrance, thread, place):
@@ -85,9 +86,13 @@ def _module_hooks(
             if place.shown is not None and not is_root and not is_recomputing():
                 cast = Caster(place, entrance.run).cast(args)
         whereabouts.enter(place)
+        if isinstance(module, nn.RNNBase) and not place.passes:
+            kept.append(torch.backends.mkldnn.set_flags(_enabled=False)[0])
         return cast
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if kept:
+            torch.backends.mkldnn.set_flags(_enabled=kept.pop())
         was_inside = whereabouts.is_inside_module
         whereabouts.leave(place)
         if was_inside and not whereabouts.is_inside_module:
@@ -169,9 +174,18 @@ class _StraightThrough(torch.autograd.Function):
     """Cast at the site `input`; the gradient passes unchanged."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, arithmetic: Any) -> Tensor:
+    def forward(x: Tensor, arithmetic: Any) -> Tensor:
         with _disable_current_modes():
             return round_tensor(x, arithmetic.call("input"))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, arithmetic: Any) -> tuple[Tensor, Any]:
+        """Cast a batch of inputs as one tensor."""
+        return _StraightThrough.apply(x, arithmetic), in_dims[0]  # type: ignore[no-untyped-call]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -182,11 +196,20 @@ class _InDtype(torch.autograd.Function):
     """Cast at the site `input`, to the network's dtype; the gradient comes back in the dtype of the input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, arithmetic: Arithmetic, dtype: torch.dtype) -> Tensor:
-        ctx.dtype = x.dtype
+    def forward(x: Tensor, arithmetic: Arithmetic, dtype: torch.dtype) -> Tensor:
         with _disable_current_modes():
             wide = x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
             return round_tensor(wide, arithmetic.call("input")).to(dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep the dtype of the input."""
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, arithmetic: Arithmetic, dtype: torch.dtype) -> tuple[Tensor, Any]:
+        """Cast a batch of inputs as one tensor."""
+        return _InDtype.apply(x, arithmetic, dtype), in_dims[0]  # type: ignore[no-untyped-call]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

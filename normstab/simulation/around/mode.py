@@ -23,7 +23,7 @@ from normstab.simulation.around.operands import Operands, read_operands
 from normstab.simulation.around.operation_rules import OperationRules, cast_back, loaded
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import Place, Whereabouts
-from normstab.simulation.around.stored_operations import StoredOperations, expands
+from normstab.simulation.around.stored_operations import StoredOperations, expands, refuse_autocast
 from normstab.simulation.aten.expand_fused import steps_of
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
@@ -204,6 +204,7 @@ class Emulation(TorchDispatchMode):
     def _in_half(self, func: Any, plan: Plan, place: Place, seen: Operands, args: Arguments, kwargs: Named) -> Any:
         """Run an operation on tensors of 16 bits in float32, where their dtype can hold the format."""
         assert seen.half is not None and plan.handler is not None
+        refuse_autocast(plan.name, seen.half, place.arithmetic.precision)
         if not holds(seen.half, place.arithmetic.format):
             name = str(seen.half).removeprefix("torch.")
             self.unrecognised[f"{plan.name}({name})"] += 1
@@ -250,6 +251,8 @@ class Emulation(TorchDispatchMode):
         """Write to a parameter: a master weight stays wide; one without a master is rounded as it is stored."""
         result = func(*args, **kwargs)
         held.invalidate()
+        if held.is_parameter:
+            held.count_broken(place, plan.name, args)
         if held.is_parameter and not self.master_weights and plan.kind == "rounded":
             held.round_in_place(place.direction)
         return result

@@ -6,14 +6,18 @@ same view of the copy, so that whatever reaches an operation was cast. Nothing h
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.numerics.execute import round_tensor
+from normstab.numerics.ledger import COUNTERS
 from normstab.simulation.around.places import Place
 
 __all__ = ["Held", "Parameters", "version_of"]
@@ -24,13 +28,14 @@ CARRIERS = (torch.float32, torch.float64)
 class Held:
     """One parameter or buffer: where it lies, what it is called, and its rounded copy."""
 
-    __slots__ = ("_copied_at", "copy", "end", "is_parameter", "local_name", "place", "start", "tensor")
+    __slots__ = ("_copied_at", "copy", "end", "is_broken", "is_parameter", "local_name", "place", "start", "tensor")
 
     def __init__(self, tensor: Tensor, place: Place, local_name: str, *, is_parameter: bool) -> None:
         self.tensor = tensor
         self.place = place
         self.local_name = local_name
         self.is_parameter = is_parameter
+        self.is_broken = False
         self.copy: Tensor | None = None
         self._copied_at: tuple[int, int] | None = None
         self.relocate()
@@ -80,6 +85,23 @@ class Held:
         offset = (view.data_ptr() - self.start) // view.element_size()
         return copy.as_strided(view.shape, view.stride(), offset + copy.storage_offset())
 
+    def count_broken(self, place: Place, operation: str, operands: tuple[Any, ...]) -> None:
+        """Count the NaNs that an update brought into the parameter, at the update's site, once."""
+        if self.is_broken or bool(self.tensor.detach().isfinite().all()):
+            return
+        self.is_broken = True
+        with _disable_current_modes():
+            call, x = place.arithmetic.call(operation), self.tensor.detach()
+            others = [y for y in operands if isinstance(y, Tensor) and y.is_floating_point() and y is not self.tensor]
+            is_new = not any(bool((~y.isfinite()).any()) for y in others)
+            if call.row is not None:
+                names = ("nan_produced", "overflow") if is_new else ("nan_propagated", "inf_propagated")
+                counts = np.zeros_like(call.row.counts)
+                counts[COUNTERS.index("count")] = x.numel()
+                counts[COUNTERS.index(names[0])] = int(x.isnan().sum())
+                counts[COUNTERS.index(names[1])] = int(x.isinf().sum())
+                call.row.add(counts, 0.0, math.inf, stamp=call.stamp, step=call.step)
+
     def round_in_place(self, direction: str) -> None:
         """Cast the tensor itself to the `parameter` format."""
         call = self.place.arithmetic.towards(direction).in_format("parameter").call(self.local_name)
@@ -101,7 +123,9 @@ class Parameters:
         return iter(self._held)
 
     def find(self, tensor: Tensor) -> Held | None:
-        """Return what `tensor` is, or is a view of; None for any other tensor."""
+        """Return what `tensor` is, or is a view of; None for any other tensor, and for one without memory (sparse)."""
+        if tensor.layout != torch.strided:
+            return None
         address = tensor.data_ptr()
         i = bisect_right(self._starts, address) - 1
         if i < 0 or address >= self._sorted[i].end:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normstab.errors import NormstabError
 from normstab.numerics.call import Call
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.ledger import Site
@@ -30,7 +31,7 @@ from normstab.simulation.aten.overloads import Plan
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles, pass_on_roles
 from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
 
-__all__ = ["StoredOperations", "expands"]
+__all__ = ["StoredOperations", "expands", "refuse_autocast"]
 
 Arguments = tuple[Any, ...]
 Named = Mapping[str, Any]
@@ -133,6 +134,8 @@ class StoredOperations:
         dtype, name = place.shown, plan.name
         assert dtype is not None
         self._note_read(args, dtype)
+        if name == "_to_copy" and args[0].layout == torch.sparse_coo:
+            return _with_values(args[0], args[0]._values().to(kwargs.get("dtype")))
         if name == "_to_copy" and kwargs.get("dtype") == dtype and args[0].dtype != dtype:
             return func(self._cast(args[0], place), **kwargs)
         if name == "copy" and plan.written and args[0].dtype == dtype and args[1].dtype != dtype:
@@ -167,6 +170,9 @@ class StoredOperations:
 
     def _unknown(self, func: Any, plan: Plan, args: Arguments, kwargs: Named, dtype: torch.dtype) -> Any:
         """Compute as torch does in the dtype itself, or in float32 where it cannot, and say so."""
+        for x in args:
+            if isinstance(x, Tensor) and x.dtype != dtype:
+                refuse_autocast(plan.name, x.dtype, str(dtype).removeprefix("torch."))
         try:
             result = func(*args, **kwargs)
         except (RuntimeError, NotImplementedError):
@@ -253,6 +259,28 @@ class StoredOperations:
 def expands(place: Place, name: str, expands_all: bool) -> bool:
     """Whether an operation is taken apart: on request, and attention where its products take scaled operands."""
     return expands_all or (place.takes_operands and name in ATTENTION_STEPS)
+
+
+def _with_values(x: Tensor, values: Tensor) -> Tensor:
+    """Return a sparse tensor with other values: torch casts none whose gradient is that of a dense parameter."""
+    return torch.sparse_coo_tensor(x._indices(), values, x.shape, is_coalesced=x.is_coalesced(), check_invariants=False)
+
+
+def autocast_depth() -> int:
+    """Return how many contexts of autocast are open; below them in the dispatcher torch says that none is."""
+    depth: int = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return depth
+
+
+def refuse_autocast(name: str, found: torch.dtype, machine: object) -> None:
+    """Raise for an operation on another 16-bit type where code of the network's own turned autocast on."""
+    if found in (torch.float16, torch.bfloat16) and autocast_depth():
+        kind = "fp16" if found == torch.float16 else "bf16"
+        raise NormstabError(
+            f"{name}: torch.autocast to {str(found).removeprefix('torch.')} inside a simulation of {machine} is not "
+            f"emulated; simulate amp-{kind}, or switch autocast off in the code"
+        )
 
 
 def _constant_call(place: Place, name: str) -> Call:

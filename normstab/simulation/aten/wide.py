@@ -114,7 +114,7 @@ WIDE: dict[str, Handler] = {
         """acos acosh asin asinh atan atan2 atanh cos cosh digamma erf erfc erfinv exp exp2 expm1 lgamma log log10
         log1p log2 logaddexp logaddexp2 logit sigmoid sin sinc sinh tan tanh xlogy special_xlog1py special_entr
         special_erfcx special_i0e special_i1 special_i1e special_ndtri special_log_ndtr i0 hypot ldexp deg2rad rad2deg
-        celu elu gelu hardsigmoid hardswish hardshrink leaky_relu mish selu silu softplus softshrink log_sigmoid_forward
+        celu elu gelu hardsigmoid hardswish hardshrink leaky_relu mish selu silu softplus softshrink
         addcdiv addcmul lerp remainder nan_to_num float_power special_zeta polygamma mvlgamma
         gelu_backward sigmoid_backward silu_backward tanh_backward elu_backward hardsigmoid_backward
         hardswish_backward leaky_relu_backward log_sigmoid_backward logit_backward mish_backward softplus_backward
@@ -146,7 +146,7 @@ WIDE: dict[str, Handler] = {
         _weight_norm_interface_backward linalg_cross _embedding_bag _embedding_bag_dense_backward
         _embedding_bag_per_sample_weights_backward _unsafe_masked_index_put_accumulate""",
     ),
-    **_table(first_only, "nll_loss_forward nll_loss2d_forward multilabel_margin_loss_forward"),
+    **_table(first_only, "nll_loss_forward nll_loss2d_forward multilabel_margin_loss_forward log_sigmoid_forward"),
     **dict.fromkeys(sorted(ATTENTION), attention),
     **_table(
         attention_backward,
