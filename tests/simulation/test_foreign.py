@@ -140,13 +140,6 @@ def test_half_tensors_are_rounded_where_their_dtype_can_hold_the_format():
     assert "add(float16)" in run.unrecognised
 
 
-def test_autocast_inside_is_listed_where_its_dtype_cannot_hold_the_format():
-    model = nn.Linear(3, 3)
-    with simulate(model, "fp16") as run, torch.autocast("cpu", torch.bfloat16):
-        assert model(data(2, 3)).dtype == torch.bfloat16
-    assert "addmm(bfloat16)" in run.unrecognised
-
-
 def test_inference_mode_is_simulated_like_no_grad():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
     found = []
