@@ -20,7 +20,6 @@ from normstab.assess.causes.remedies import REMEDIES, Remedy
 from normstab.assess.constants import constant
 from normstab.assess.runs import Run
 from normstab.errors import NormstabError
-from normstab.experiment.network.users_code import users_code
 from normstab.norms.replace import replace_norms_
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Tally
@@ -107,7 +106,7 @@ def check(
     training = replace(training, steps=train_steps or training.steps)
     subject, replaced = _with_norm(subject_of(built, inputs, seed, training.loss), norm)
     run_plainly(subject, seed)
-    reference, wide_trace = _reference(subject, seed, training)
+    reference, wide_trace, why_not_float64 = _reference(subject, seed, training)
     ledger, narrow, trace = Ledger(histogram=True), subject.copied(torch.float32), Trace(most=SAMPLED)
     optimizer = training.optimizer_of(narrow.module)
     with simulate(
@@ -132,7 +131,7 @@ def check(
         forecast=_forecasts(subject, seed),
         remedies=[remedy for offer in REMEDIES.values() if (remedy := offer(of_precision, spec)) is not None],
         unrecognised=dict(sorted(run.unrecognised.items())),
-        notes=tuple(run.notes),
+        notes=(*why_not_float64, *run.notes),
         replaced=replaced,
         evidence=of_precision,
     )
@@ -208,17 +207,32 @@ def _first_offences(run: Simulated) -> dict[str, tuple[str, int, str]]:
     }
 
 
-def _reference(subject: Subject, seed: int, training: Training) -> tuple[Outcome, Trace]:
-    """Return the run in fp64 and its trace; raise NormstabError where it fails or is not finite."""
-    trace = Trace(most=SAMPLED)
-    with users_code("the model does not run in float64, which it is compared with"):
-        wide = subject.copied(torch.float64)
-        optimizer = training.optimizer_of(wide.module)
-        with simulate(wide.module, "fp64", optimizer=optimizer, seed=seed, observer=trace.see):
-            outcome = run_subject(wide, seed, training, optimizer)
+def _reference(subject: Subject, seed: int, training: Training) -> tuple[Outcome, Trace, tuple[str, ...]]:
+    """Return the run in float64 and its trace; where code does not run so wide, or not finite, in float32, and why.
+
+    A mask that code casts through float32, or experts whose weights it makes in float32, are no fault of the model's.
+    """
+    try:
+        outcome, trace = _wide_run(subject, seed, training, "fp64", torch.float64)
+        problem = f"{outcome.nonfinite} is not finite there" if outcome.nonfinite else ""
+    except Exception as error:  # whatever code of a stranger raises
+        problem = f"the model does not run there ({type(error).__name__}: {str(error).strip().splitlines()[0][:160]})"
+    if not problem:
+        return outcome, trace, ()
+    outcome, trace = _wide_run(subject, seed, training, "fp32", torch.float32)
     if outcome.nonfinite:
-        raise NormstabError(f"{outcome.nonfinite} is not finite even in fp64: mend the model or its input first")
-    return outcome, trace
+        raise NormstabError(f"{outcome.nonfinite} is not finite even in float32: mend the model or its input first")
+    return outcome, trace, (f"compared with float32, not with float64: {problem}",)
+
+
+def _wide_run(
+    subject: Subject, seed: int, training: Training, format: str, dtype: torch.dtype
+) -> tuple[Outcome, Trace]:
+    """Return the run in a wide format and its trace."""
+    trace, wide = Trace(most=SAMPLED), subject.copied(dtype)
+    optimizer = training.optimizer_of(wide.module)
+    with simulate(wide.module, format, optimizer=optimizer, seed=seed, observer=trace.see):
+        return run_subject(wide, seed, training, optimizer), trace
 
 
 def _forecasts(subject: Subject, seed: int) -> list[Forecast]:

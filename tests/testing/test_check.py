@@ -146,3 +146,43 @@ def test_input_that_cannot_be_run_is_told():
         check(nn.Linear(2, 2), inputs=parse_inputs(["3x2"]), norm="l1")
     with pytest.raises(ns.NormstabError, match="native"):
         check(nn.Linear(2, 2), inputs=parse_inputs(["3x2"]), precision="native")
+
+
+class MaskedThroughFloat32(nn.Module):
+    """A row of masks of the dtype's least number, cast through float32, as left-padded eager attention has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        mask = torch.full((4,), torch.finfo(x.dtype).min, dtype=x.dtype).to(torch.float32).to(x.dtype)
+        return torch.softmax(self.linear(x) + mask, -1)
+
+
+class NotInFloat64(nn.Module):
+    """A module that takes float32 and what is narrower."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if x.dtype == torch.float64:
+            raise TypeError("no kernel for double")
+        return self.linear(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [(MaskedThroughFloat32, "not finite there"), (NotInFloat64, "TypeError: no kernel for double")]
+)
+def test_the_reference_is_float32_where_float64_breaks_the_model(kind, why):
+    torch.manual_seed(0)
+    answer = check((kind(), (torch.randn(3, 4),), None), precision="bf16")
+    assert answer.passed, answer.reason
+    assert any(note.startswith("compared with float32, not with float64") and why in note for note in answer.notes)
+
+
+def test_a_model_that_is_not_finite_in_float32_either_is_to_be_mended():
+    with pytest.raises(ns.NormstabError, match="not finite even in float32: mend the model"):
+        check((nn.Linear(2, 2), (torch.full((1, 2), float("inf")),), None), precision="fp16")
