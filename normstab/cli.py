@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from normstab import cli_machine, cli_scenarios, cli_search
+from normstab import cli_frontier, cli_machine, cli_scenarios, cli_search
 from normstab.errors import NormstabError
 from normstab.terminal import executor_options as on
 from normstab.terminal import options
@@ -280,6 +280,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     cli_machine.selftest,
     cli_search.bounds,
     cli_search.diff,
+    cli_frontier.frontier,
     cli_search.promote,
 )  # in files of their own
 for command in COMMANDS:

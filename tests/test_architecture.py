@@ -31,7 +31,12 @@ ORDER = [
     "errors",
 ]
 LAYERS = {part: set(ORDER[index:]) for index, part in enumerate(ORDER)}
-COMMANDS = {"cli_machine", "cli_scenarios", "cli_search"}  # commands in files of their own, which `cli` lists
+COMMANDS = {
+    "cli_frontier",
+    "cli_machine",
+    "cli_scenarios",
+    "cli_search",
+}  # commands in files of their own, which `cli` lists
 LAYERS["cli"] |= {"testing", *COMMANDS}
 LAYERS |= {part: LAYERS["cli"] - {"cli", *COMMANDS} for part in COMMANDS}
 LAYERS["testing"] = {"testing", *ORDER} - {"cli"}

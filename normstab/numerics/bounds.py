@@ -22,9 +22,11 @@ from normstab.numerics.rounding_modes import Rounding
 
 __all__ = [
     "NEAREST_MODES",
+    "SUITABLE",
     "ErrorBound",
     "Roundoff",
     "Step",
+    "accumulator_bits",
     "confidence",
     "gamma",
     "likely_bound",
@@ -32,6 +34,7 @@ __all__ = [
     "random_bits",
     "roundoff",
     "unit_roundoff",
+    "variance_retention",
     "worst_bound",
 ]
 
@@ -178,3 +181,34 @@ def norm_bound(
         return high - exact
     low = max(0.0, exact * (1.0 - bound.relative) - bound.absolute)
     return max(math.sqrt(high) - math.sqrt(exact), math.sqrt(exact) - math.sqrt(low))
+
+
+SUITABLE = 50.0
+"""The largest normalised loss of variance, exp(n (1 - VRR)), of a suitable accumulation (Sakr et al.)."""
+
+
+def variance_retention(significand: int, n: int) -> float:
+    """Return which share of the variance of a sum of `n` numbers an accumulator keeps that swamps its addends.
+
+    `significand` are the accumulator's trailing bits m. An addend is lost once the partial sum of i others exceeds
+    2^m of them: q_i = 2 Q(2^m / sqrt(i)) (1 - 2 Q(2^m / sqrt(i - 1))), Q being the normal tail. Then VRR = (sum over i
+    of i q_i + n q~) / (k n) with q~ = 1 - 2 Q(2^m / sqrt(n)) and k = sum of q_i + q~.
+    Source: Sakr et al., "Accumulation bit-width scaling", ICLR 2019 (arXiv 1901.06588), full swamping; the partial
+    loss of bits of addends that still count is not modelled.
+    """
+
+    def tail(i: int) -> float:  # 2 Q(2^m / sqrt(i))
+        return math.erfc(2.0**significand / math.sqrt(2.0 * i)) if i else 0.0
+
+    stops = [(i, tail(i) * (1.0 - tail(i - 1))) for i in range(2, n)]
+    never = 1.0 - tail(n)
+    total = sum(q for _, q in stops) + never
+    return (sum(i * q for i, q in stops) + n * never) / (total * n) if total else 0.0
+
+
+def accumulator_bits(n: int) -> int:
+    """Return the least number of trailing significand bits with which a sum of `n` numbers keeps its variance."""
+    for bits in range(1, 53):
+        if n * (1.0 - variance_retention(bits, n)) < math.log(SUITABLE):
+            return bits
+    return 53

@@ -2,6 +2,7 @@
 
 from normstab.search.divergence import CellDivergence, Divergence, SiteDifference, diff, diff_runs
 from normstab.search.error_growth import Growth, error_growth
+from normstab.search.format_map import Frontier, Grid, frontier
 from normstab.search.measured_bounds import Bounds, SiteBound, bounds
 from normstab.search.promotion import Promotion, Search, promote
 
@@ -9,6 +10,8 @@ __all__ = [
     "Bounds",
     "CellDivergence",
     "Divergence",
+    "Frontier",
+    "Grid",
     "Growth",
     "Promotion",
     "Search",
@@ -18,5 +21,6 @@ __all__ = [
     "diff",
     "diff_runs",
     "error_growth",
+    "frontier",
     "promote",
 ]
