@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from normstab.assess.causes.blame import Blame, blame
-from normstab.assess.causes.remedies import Remedy, Tested, remedies_for
+from normstab.assess.causes.remedies import Remedy, Tested, TestedPoint, remedies_for
 from normstab.assess.constants import constant
 from normstab.assess.metrics import measure
 from normstab.assess.runs import Group, Run, group_runs
@@ -110,7 +110,10 @@ def judge_runs(runs: Sequence[Run], *, tolerance: float | None = None) -> Judgem
     limit = constant("tolerance") if tolerance is None else tolerance
     trained = [run for run in runs if not run.record.cell.get("sweep")]
     judged = [_judge_group(group) for group in group_runs(trained, tolerance=limit)]
-    tested = [(group.coordinates, str(group.verdict)) for group in judged]
+    tested = [
+        TestedPoint(group.coordinates, str(group.verdict), group.verdict.fails, group.worst.run.record.cell)
+        for group in judged
+    ]
     return Judgements(tuple(_with_remedies(group, tested) for group in judged), limit)
 
 

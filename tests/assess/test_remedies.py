@@ -101,3 +101,38 @@ def test_a_remedy_says_what_became_of_it_where_the_grid_tried_it():
     broken = next(group for group in groups if str(group.verdict) == "COLLAPSED")
     tested = {remedy.name: remedy.tested for remedy in broken.remedies}
     assert tested == {"wide squares": "STABLE", "bf16": None}
+
+
+def variant_of(cell, **changes):
+    """Return the cell as a variant has it: its settings changed, its coordinates silent about them."""
+    coordinates = {axis: value for axis, value in cell.coordinates.items() if axis != "norm"} | {"variant": "tried"}
+    return replace(cell, coordinates=coordinates, **changes)
+
+
+def offered_with(verdicts, *, norm="l2"):
+    """The remedies of a collapsed fp16 cell, in order, where variants that keep squares wide or use l1 were run."""
+    layers = {"bn1": replace(LAYERS["bn1"], norm=norm)}
+    cell = make_cell(norm, FP16)
+    runs = [make_run(make_cell(norm)), make_run(cell, predicted=predictions(0.1), sites=SQUARES, norm_layers=layers)]
+    for change, accuracy in verdicts:
+        other = variant_of(cell, **change)
+        runs.append(make_run(other, predicted=predictions(accuracy)))
+    judged = next(group for group in judge_runs(runs).groups if group.remedies)
+    return list(judged.remedies)
+
+
+def test_a_remedy_that_failed_in_the_same_records_is_never_first():
+    wide = str(Precision.parse("fp16;square=fp32"))
+    cell = make_cell("l2", FP16)
+    assert offered_with([])[0].name == "wide squares"
+    found = offered_with([({"numerics": replace(cell.numerics, precision=wide)}, 0.1)])
+    assert found[-1].name == "wide squares"
+    assert found[-1].tested == "COLLAPSED" and found[-1].has_failed
+    assert [remedy.has_failed for remedy in found] == sorted(remedy.has_failed for remedy in found)
+
+
+def test_a_remedy_that_a_variant_tried_counts_as_tried_and_comes_first_where_it_helped():
+    cell = make_cell("l2", FP16)
+    found = offered_with([({"model": replace(cell.model, norm="l1")}, 0.85)])
+    assert found[0].name == "L1 norm"
+    assert found[0].tested == "STABLE" and not found[0].has_failed

@@ -20,21 +20,41 @@ from normstab.numerics.ledger import Histogram, Site, Tally
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import DEFAULT
 
-__all__ = ["REMEDIES", "Remedy", "Tested", "remedies_for"]
+__all__ = ["REMEDIES", "Remedy", "Tested", "TestedPoint", "remedies_for"]
 
-Tested = Sequence[tuple[Mapping[str, Any], str]]
-"""The grid points that were run, each with its verdict."""
+
+@dataclass(frozen=True)
+class TestedPoint:
+    """A grid point that was run: its coordinates, its verdict, whether that fails, and its resolved cell."""
+
+    coordinates: Mapping[str, Any]
+    verdict: str
+    fails: bool
+    cell: Mapping[str, Any]
+
+
+Tested = Sequence[TestedPoint]
+"""The grid points that were run."""
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """What to change, the evidence for it, the change as coordinates of the grid, and the verdict where tested."""
+    """What to change, the evidence for it, the change as coordinates of the grid, and the verdict where tested.
+
+    `has_failed`: a grid point that is changed so, and in nothing else, failed.
+    """
 
     name: str
     advice: str
     evidence: str
     change: Mapping[str, Any]
     tested: str | None = None
+    has_failed: bool = False
+
+    @property
+    def rank(self) -> int:
+        """What comes first: what was seen to help, then what is untested or undecided, last what failed."""
+        return 2 if self.has_failed else 0 if self.tested == "STABLE" else 1
 
 
 def wide_squares(run: Run, precision: Precision) -> Remedy | None:
@@ -179,8 +199,13 @@ REMEDIES: dict[str, Callable[[Run, Precision], Remedy | None]] = {
 """Every remedy by name, in the order in which they are offered."""
 
 
-def remedies_for(run: Run, group: Group, tested: Tested) -> Iterator[Remedy]:
-    """Yield what the record of `run` says would help; `tested` are the other grid points with their verdicts."""
+def remedies_for(run: Run, group: Group, tested: Tested) -> list[Remedy]:
+    """Return what the record of `run` says would help, by `rank`; `tested` are the other grid points."""
+    return sorted(_remedies(run, group, tested), key=lambda remedy: remedy.rank)
+
+
+def _remedies(run: Run, group: Group, tested: Tested) -> Iterator[Remedy]:
+    """Yield what the record says would help, in the order of REMEDIES, with what became of it."""
     parts = list(_by_rule(run))
     offered: set[str] = set()
     for offer in REMEDIES.values():
@@ -191,8 +216,12 @@ def remedies_for(run: Run, group: Group, tested: Tested) -> Iterator[Remedy]:
             offered.add(remedy.name)
             change = {setting if key == "precision" else key: value for key, value in remedy.change.items()}
             wanted = {**group.coordinates, **_in_grid(change, group)}
-            verdict = next((verdict for point, verdict in tested if _same(point, wanted)), None)
-            yield replace(remedy, change=change, tested=verdict)
+            changed = _changed(run.record.cell, change)
+            found = next((p for p in tested if _same(p.coordinates, wanted) or _settings(p.cell) == changed), None)
+            if found is None:
+                yield replace(remedy, change=change)
+            else:
+                yield replace(remedy, change=change, tested=found.verdict, has_failed=found.fails)
 
 
 def _by_rule(run: Run) -> Iterator[tuple[str, Precision, Run]]:
@@ -220,6 +249,29 @@ def _in_grid(change: Mapping[str, Any], group: Group) -> dict[str, Any]:
     sections = ("numerics", "model", "train", "dataset")
     long = {key: next((f"{s}.{key}" for s in sections if f"{s}.{key}" in group.coordinates), key) for key in change}
     return {key if key in group.coordinates else long[key]: value for key, value in change.items()}
+
+
+# The short names of changes, as the sections of a resolved cell have them.
+PATHS = {"precision": ("numerics", "precision"), "norm": ("model", "norm")}
+
+
+def _settings(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections that decide what a cell trains, but for its seed."""
+    sections = {name: dict(cell.get(name) or {}) for name in ("dataset", "model", "train", "numerics")}
+    sections["train"].pop("seed", None)
+    return sections
+
+
+def _changed(cell: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a cell with a remedy's change: what a variant of the scenario may have tried."""
+    sections = _settings(cell)
+    for key, value in change.items():
+        section, name = PATHS.get(key) or tuple(key.split(".", 1))
+        if name.startswith("rules."):
+            sections[section]["rules"] = {**(sections[section].get("rules") or {}), name.removeprefix("rules."): value}
+        else:
+            sections[section][name] = value
+    return sections
 
 
 def _same(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
