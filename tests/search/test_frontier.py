@@ -87,7 +87,7 @@ def test_the_staircase_of_a_small_network_is_its_exhaustive_map():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
         optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
-        with ns.simulate(net, f"e{exponent}m{significand}:inf" if exponent > 3 else f"e{exponent}m{significand}") as _:
+        with ns.simulate(net, f"e{exponent}m{significand}") as _:
             for _ in range(25):
                 optimizer.zero_grad()
                 loss = (net(x) - y).square().mean()
@@ -97,7 +97,7 @@ def test_the_staircase_of_a_small_network_is_its_exhaustive_map():
             final = float((net(x) - y).square().mean())
         return math.isfinite(final) and final < 30.0
 
-    grid = Grid(exponents=range(3, 7), significands=range(2, 8), fresh_seeds=0)
+    grid = Grid(exponents=range(3, 7), significands=range(3, 9), fresh_seeds=0)  # not e3m2, which has no infinity
     found = find_frontier(judged(lambda place, seeds: trains(*place)), grid, [0])
     exhaustive = {(e, m): trains(e, m) for e in grid.exponents for m in grid.significands}
     assert {place: found.staircase.holds(*place) for place in exhaustive} == exhaustive
