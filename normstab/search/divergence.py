@@ -39,10 +39,12 @@ NORMS = {*NORM_OPERATIONS, "norm"}
 
 @dataclass(frozen=True)
 class SiteDifference:
-    """One site's results in run A and in run B. `only` names the run that alone has the site.
+    """One site's results in run A and in run B.
 
-    `difference` is ||a - b|| / ||b|| of the sampled elements, infinite where one run is finite and the other is not or
-    the shapes differ; `before` the largest difference of any site before; `bound` what the site's own rounding may add.
+    `only` names the run that alone has the site, which is a difference where both have one precision; else one of them
+    may compute it wide, where nothing is rounded. `difference` is ||a - b|| / ||b|| of the sampled elements, infinite
+    where one run is finite and the other is not or the shapes differ; `before` the largest difference of any site
+    before; `bound` what the site's own rounding may add.
     """
 
     site: str
@@ -60,7 +62,7 @@ class SiteDifference:
     @property
     def has_diverged(self) -> bool:
         """Whether it is more than twice what came in (a product of two results may double it) and rounding here."""
-        return bool(self.only) or self.difference > 2.0 * self.before + self.bound
+        return self.difference > 2.0 * self.before + self.bound
 
 
 @dataclass(frozen=True)
@@ -161,13 +163,13 @@ def compare_digests(
     others = {(digest.site, digest.call): digest for digest in b}
     shared = {(digest.site, digest.call) for digest in a}
     found: list[SiteDifference] = []
-    before = 0.0
+    same, before = precisions[0] == precisions[1], 0.0
     for digest in a:
         other = others.get((digest.site, digest.call))
-        row = _alone(digest, "A") if other is None else _compared(digest, other, before, coarse)
+        row = _alone(digest, "A", same) if other is None else _compared(digest, other, before, coarse)
         found.append(row)
         before = max(before, row.difference if other is not None else 0.0)
-    found += [_alone(digest, "B") for key, digest in others.items() if key not in shared]
+    found += [_alone(digest, "B", same) for key, digest in others.items() if key not in shared]
     return Divergence(*labels, tuple(found))
 
 
@@ -180,12 +182,13 @@ def roundoff_of(format: AnyFormat) -> float:
     return format.min_subnormal / 2 if isinstance(format, FixedFormat) else 2.0**-format.precision
 
 
-def _alone(digest: Digest, only: str) -> SiteDifference:
+def _alone(digest: Digest, only: str, is_difference: bool) -> SiteDifference:
     """Return the row of a site that one run alone has."""
     counts = (digest.nonfinite, 0) if only == "A" else (0, digest.nonfinite)
     rms = (digest.rms, 0.0) if only == "A" else (0.0, digest.rms)
+    apart = np.inf if is_difference else 0.0
     return SiteDifference(
-        digest.site, digest.call, digest.shape, np.inf, 0.0, 0.0, np.inf, counts, rms, is_equal=False, only=only
+        digest.site, digest.call, digest.shape, apart, 0.0, 0.0, apart, counts, rms, is_equal=False, only=only
     )
 
 

@@ -108,6 +108,8 @@ def _bounded(precision: str | Precision | AnyFormat) -> Precision:
         raise NormstabError("precision 'native' rounds nothing; name a format to bound, such as fp16")
     if spec.operand_input is not None or spec.operand_weight is not None or spec.operand_grad is not None:
         raise NormstabError(f"precision {spec}: no bound is known for products of scaled operands")
+    if spec.autocast != "none":
+        raise NormstabError(f"precision {spec}: no bound is known for operands that autocast narrows")
     return spec
 
 

@@ -77,6 +77,15 @@ def test_a_narrow_accumulator_parts_where_its_sum_is(x):
     assert diff(net, (1 + torch.rand(8, 512),), precision="fp16").first is None
 
 
+def test_what_one_precision_computes_wide_is_no_divergence(x):
+    class Upcast(nn.Module):
+        def forward(self, x):
+            return torch.log_softmax(x.float(), -1).exp()
+
+    found = diff(Upcast(), (x,), precision="fp16")
+    assert found.first is None
+
+
 def test_two_passes_compare_by_digests_alone(net, x):
     def run(model):
         model(x)

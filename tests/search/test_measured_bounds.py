@@ -80,7 +80,7 @@ def test_a_sum_that_is_wrong_violates_its_bound(x, monkeypatch):
     assert {site.operation for site in found.violations} == {"sum"}
 
 
-@pytest.mark.parametrize("precision", ["native", "fp16;operand=e4m3fn@row"])
+@pytest.mark.parametrize("precision", ["native", "fp16;operand=e4m3fn@row", "amp-bf16"])
 def test_a_precision_without_bounds_is_refused(x, precision):
     with pytest.raises(NormstabError, match="bound"):
         bounds(Net(), (x,), precision=precision)
