@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.parameters import Parameters
 from normstab.simulation.around.places import Place
 from normstab.simulation.loss_scale import LossScaler
+from normstab.simulation.unsimulated import Unsimulated
 
 __all__ = ["OFFENCES", "Run", "in_columns"]
 
@@ -32,7 +32,7 @@ class Run:
 
     arithmetic: Arithmetic
     scaler: LossScaler
-    unrecognised: Counter[str] = field(default_factory=Counter)
+    unrecognised: Unsimulated = field(default_factory=Unsimulated)
     notes: list[str] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
     parameters: Parameters = field(default_factory=lambda: Parameters(()), repr=False)
@@ -57,6 +57,11 @@ class Run:
             self.outside.shown = shown
 
     @property
+    def share_not_simulated(self) -> float:
+        """Which share of the results was computed as torch does, 0 to 1."""
+        return self.unrecognised.share_beside(self.ledger.total().count)
+
+    @property
     def step(self) -> int:
         """The current step: of the optimizer, or of root forwards where there is none."""
         return self.arithmetic.step
@@ -78,7 +83,8 @@ class Run:
         lines += self._worst_sites()
         if self.unrecognised:
             listed = ", ".join(f"{name} ({n})" for name, n in sorted(self.unrecognised.items()))
-            lines += [f"not understood, computed as torch does: {listed}", ""]
+            share = f"{self.share_not_simulated:.2%} of the results"
+            lines += [f"not understood, computed as torch does ({share}): {listed}", ""]
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines).rstrip() + "\n"
 

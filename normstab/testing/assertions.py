@@ -22,7 +22,13 @@ from normstab.numerics.precision import Precision
 from normstab.simulation import simulate
 from normstab.testing.culprit import Trace, find_culprit
 from normstab.testing.differences import Difference, compare
-from normstab.testing.output_verdict import FAILING, SpreadError, spread_error, verdict_without_training
+from normstab.testing.output_verdict import (
+    FAILING,
+    SpreadError,
+    spread_error,
+    unless_unsimulated,
+    verdict_without_training,
+)
 from normstab.testing.runner.listeners import LISTENER
 from normstab.testing.tolerances import Tolerance, derive_tolerance
 
@@ -129,7 +135,7 @@ def check_stable(
         raise NormstabError(f"the outputs in {narrow} and {wide} have different shapes; is the module deterministic?")
     given = None if rtol is None or atol is None else Tolerance(rtol, atol, "as given")
     differences, errors = _compared(found, expected, narrow, max(1, len(trace.results)), given)
-    verdict, reason = _verdict(differences, errors, narrow)
+    verdict, reason = unless_unsimulated(trace.run, *_verdict(differences, errors, narrow))
     culprit = find_culprit(trace, reference, ledger)
     stability = Stability(
         narrow,
@@ -137,7 +143,7 @@ def check_stable(
         tuple(differences),
         ledger,
         culprit.sentence,
-        dict(trace.unrecognised),
+        dict(trace.run.unrecognised),
         verdict,
         reason,
         culprit.site,
@@ -211,7 +217,7 @@ def _run(
             outputs = _floating(model(*args, **kwargs))
             if grad and any(output.requires_grad for output in outputs):
                 _pull_back(outputs, seed)
-    trace.unrecognised.update(run.unrecognised)
+    trace.run = run
     if not outputs:
         raise NormstabError("the module returned no floating-point tensor; there is nothing to compare")
     results = {f"output {i}" if len(outputs) > 1 else "output": v.detach() for i, v in enumerate(outputs)}

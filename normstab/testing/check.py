@@ -36,6 +36,7 @@ from normstab.testing.output_verdict import (
     SEVERITY,
     SpreadError,
     spread_error,
+    unless_unsimulated,
     verdict_without_training,
 )
 from normstab.testing.subject import Subject, subject_of
@@ -114,7 +115,7 @@ def check(
     ) as run:
         found = run_subject(narrow, seed, training, optimizer)
     errors = _output_errors(spec, ledger, reference, found)
-    verdict, reason = _verdict(found, reference, errors, spec)
+    verdict, reason = unless_unsimulated(run, *_verdict(found, reference, errors, spec))
     of_precision = as_run(ledger, spec, norm_layers(narrow.module), found.losses, is_finite=found.nonfinite is None)
     return Answer(
         verdict=verdict,

@@ -5,12 +5,14 @@ Compares two runs of one module, operation by operation; it knows nothing of tol
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger, Site
+from normstab.simulation.loss_scale import LossScaler
+from normstab.simulation.run import Run
 
 __all__ = ["Culprit", "Trace", "find_culprit"]
 
@@ -32,7 +34,7 @@ class Trace:
 
     most: int = 0
     results: list[tuple[Site, Tensor]] = field(default_factory=list)
-    unrecognised: Counter[str] = field(default_factory=Counter)
+    run: Run = field(default_factory=lambda: Run(Arithmetic("fp64", ledger=Ledger()), LossScaler()))
 
     def see(self, site: Site, result: Tensor) -> None:
         """Keep a copy of an operation's result."""

@@ -14,8 +14,18 @@ from torch import Tensor
 
 from normstab.experiment.scenario.verdict_table import Verdict
 from normstab.numerics.formats import AnyFormat
+from normstab.simulation.run import Run
+from normstab.simulation.unsimulated import LARGEST_SHARE
 
-__all__ = ["FAILING", "SEVERITY", "USELESS", "SpreadError", "spread_error", "verdict_without_training"]
+__all__ = [
+    "FAILING",
+    "SEVERITY",
+    "USELESS",
+    "SpreadError",
+    "spread_error",
+    "unless_unsimulated",
+    "verdict_without_training",
+]
 
 SEVERITY = tuple(verdict.name for verdict in Verdict if verdict is not Verdict.INCONCLUSIVE)
 """Verdicts, the mildest first; INCONCLUSIVE stands outside the order."""
@@ -85,3 +95,12 @@ def verdict_without_training(errors: Sequence[SpreadError], format: AnyFormat) -
         why = f"which is no flaw by itself, but rounding alone may make {widest.allowed:.2%}"
         return "INCONCLUSIVE", f"{text}, {why}: one pass in {format} cannot say"
     return "STABLE", f"{text}, within the {worst.allowed:.2%} of rounding"
+
+
+def unless_unsimulated(run: Run, verdict: str, reason: str) -> tuple[str, str]:
+    """Return verdict and reason, or INCONCLUSIVE where more than 1 % of the results were computed as torch does."""
+    share = run.share_not_simulated
+    if share <= LARGEST_SHARE:
+        return verdict, reason
+    why = f"{share:.1%} of the results were not simulated ({', '.join(sorted(run.unrecognised))})"
+    return "INCONCLUSIVE", f"{why}; else it would be {verdict}: {reason}"

@@ -186,3 +186,17 @@ def test_the_reference_is_float32_where_float64_breaks_the_model(kind, why):
 def test_a_model_that_is_not_finite_in_float32_either_is_to_be_mended():
     with pytest.raises(ns.NormstabError, match="not finite even in float32: mend the model"):
         check((nn.Linear(2, 2), (torch.full((1, 2), float("inf")),), None), precision="fp16")
+
+
+class MatrixExponential(nn.Module):
+    """A module whose operation no arithmetic here knows."""
+
+    def forward(self, x):
+        return torch.linalg.matrix_exp(0.1 * x)
+
+
+def test_no_verdict_is_given_where_much_was_not_simulated():
+    model = nn.Sequential(nn.Linear(4, 4), MatrixExponential())
+    answer = check((model, (torch.rand(4, 4),), None), precision="fp16")
+    assert answer.verdict == "INCONCLUSIVE" and "linalg_matrix_exp" in answer.unrecognised
+    assert "% of the results were not simulated (" in answer.reason and "else it would be" in answer.reason

@@ -6,7 +6,6 @@ catalogue; here they are told apart, run in functional form, and written where t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +28,7 @@ from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
 from normstab.simulation.aten.round_and_attribute import FLOATING
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
+from normstab.simulation.unsimulated import Unsimulated
 
 __all__ = ["Emulation"]
 
@@ -46,7 +46,7 @@ class Emulation(TorchDispatchMode):
     """
 
     def __init__(
-        self, whereabouts: Whereabouts, parameters: Parameters, unrecognised: Counter[str], *, master_weights: bool
+        self, whereabouts: Whereabouts, parameters: Parameters, unrecognised: Unsimulated, *, master_weights: bool
     ) -> None:
         super().__init__()
         self.whereabouts = whereabouts
@@ -198,7 +198,7 @@ class Emulation(TorchDispatchMode):
         result = func(*seen.args, **seen.kwargs)
         if plan.written or _has_numbers(result):
             name = plan.name if seen.other is None else f"{plan.name}({str(seen.other).removeprefix('torch.')})"
-            self.unrecognised[name] += 1
+            self.unrecognised.note(name, result)
         return result
 
     def _in_half(self, func: Any, plan: Plan, place: Place, seen: Operands, args: Arguments, kwargs: Named) -> Any:
@@ -207,8 +207,9 @@ class Emulation(TorchDispatchMode):
         refuse_autocast(plan.name, seen.half, place.arithmetic.precision)
         if not holds(seen.half, place.arithmetic.format):
             name = str(seen.half).removeprefix("torch.")
-            self.unrecognised[f"{plan.name}({name})"] += 1
-            return func(*seen.args, **seen.kwargs)
+            result = func(*seen.args, **seen.kwargs)
+            self.unrecognised.note(f"{plan.name}({name})", result)
+            return result
         read_args, read_kwargs = self._read_only(plan, seen)
         wide_args, wide_kwargs = _in_float32(read_args), {name: _in_float32(x) for name, x in read_kwargs.items()}
         is_mixed = any(isinstance(x, Tensor) and x.dtype in FLOATING and x.dim() for x in seen.args)
@@ -222,8 +223,9 @@ class Emulation(TorchDispatchMode):
         packet = getattr(torch.ops.aten, plan.name + ("_" if is_in_place else ""), None)
         lists = [x for x in args if isinstance(x, list | tuple)]
         if packet is None or not lists:
-            self.unrecognised[f"_foreach_{plan.name}"] += 1
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            self.unrecognised.note(f"_foreach_{plan.name}", args[0] if is_in_place else result)
+            return result
         if plan.name in ("addcmul", "addcdiv") and len(args) > 3:
             factors = args[3].tolist() if isinstance(args[3], Tensor) else args[3]
             args, kwargs = args[:3], {**kwargs, "value": factors}

@@ -5,7 +5,6 @@ Tensors of that dtype hold numbers of the format. Wide ones are the network's ow
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -30,6 +29,7 @@ from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles, pass_on_roles
 from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
+from normstab.simulation.unsimulated import Unsimulated
 
 __all__ = ["StoredOperations", "expands", "refuse_autocast"]
 
@@ -40,7 +40,7 @@ Named = Mapping[str, Any]
 class StoredOperations:
     """Runs operations on stored tensors, and knows the copies of parameters among them."""
 
-    def __init__(self, mode: AbstractContextManager[Any], parameters: Parameters, unrecognised: Counter[str]) -> None:
+    def __init__(self, mode: AbstractContextManager[Any], parameters: Parameters, unrecognised: Unsimulated) -> None:
         self.mode = mode
         self.parameters = parameters
         self.copies: Copies | None = None
@@ -180,7 +180,7 @@ class StoredOperations:
                 raise
             result = stored("", func(*widened(args, dtype, self._widen), **kwargs), dtype)
         if plan.written or _has_numbers(result):
-            self.unrecognised[_described(plan.name, (*args, *kwargs.values()), dtype)] += 1
+            self.unrecognised.note(_described(plan.name, (*args, *kwargs.values()), dtype), result)
         return result
 
     def _write(self, plan: Plan, result: Any, args: Arguments, kwargs: Named) -> Any:

@@ -1,0 +1,35 @@
+"""Operations that a simulation does not understand: how often each ran, and how many results they made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["LARGEST_SHARE", "Unsimulated"]
+
+LARGEST_SHARE = 0.01
+"""Of results that were not simulated: beyond it no verdict is given."""
+
+
+class Unsimulated(Counter[str]):
+    """Counts operations by name; `results` is the number of elements that they returned."""
+
+    results: int = 0
+
+    def note(self, name: str, result: Any) -> None:
+        """Count one operation, and the elements of its floating and complex results."""
+        self[name] += 1
+        self.results += _elements(result)
+
+    def share_beside(self, simulated: int) -> float:
+        """Return which share of all results these are, beside as many that were simulated."""
+        return self.results / (self.results + simulated) if self.results else 0.0
+
+
+def _elements(result: Any) -> int:
+    """Return how many numbers a result holds."""
+    if isinstance(result, Tensor):
+        return result.numel() if result.is_floating_point() or result.is_complex() else 0
+    return sum(map(_elements, result)) if isinstance(result, list | tuple) else 0
