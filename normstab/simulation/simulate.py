@@ -45,8 +45,8 @@ def simulate(
 
     Forward, backward and, with `optimizer`, its steps are rounded and counted at `module.operation[direction]`.
     `rules` maps module names, `re:` patterns, `(outside)`, `_default`, `MODULE::OPERATION` (of torch's name, or a site
-    inside a norm) or `op:OPERATION` to other precisions. `seed` keys stochastic
-    rounding; torch's generators are not touched. With `master_weights` the network uses rounded copies of
+    inside a norm) or `op:OPERATION` to other precisions; `master` and `autocast` are `precision`'s. `seed` keys
+    stochastic rounding; torch's generators are not touched. With `master_weights` the network uses rounded copies of
     parameters; without (or with `master=off`), they are rounded in place at entry and after each update, the one
     lasting change.
     `loss_scale` configures `run.scaler`. `ledger` continues an existing one. `expand` takes softmax, losses
@@ -74,8 +74,10 @@ def simulate(
 
 def refuse_what_is_not_simulated(rules: Rules[Precision]) -> None:
     """Raise for the first rule or key that asks for what a simulation does not do, rather than pass over it."""
-    for precision in rules.values():
+    for key, precision in rules.by_key.items():
         refuse_keys(precision)
+        if precision.autocast not in ("none", rules.default.autocast):
+            raise NormstabError(f"rules: {key!r}: {precision}: autocast is the whole network's, not a rule's")
 
 
 def refuse_keys(precision: Precision) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["LARGEST_SHARE", "Unsimulated"]
+__all__ = ["LARGEST_SHARE", "Unsimulated", "has_numbers"]
 
 LARGEST_SHARE = 0.01
 """Of results that were not simulated: beyond it no verdict is given."""
@@ -28,8 +28,15 @@ class Unsimulated(Counter[str]):
         return self.results / (self.results + simulated) if self.results else 0.0
 
 
+def has_numbers(result: Any) -> bool:
+    """Return whether there is a floating or complex tensor among the results."""
+    if isinstance(result, Tensor):
+        return result.is_floating_point() or result.is_complex()
+    return isinstance(result, list | tuple) and any(map(has_numbers, result))
+
+
 def _elements(result: Any) -> int:
     """Return how many numbers a result holds."""
     if isinstance(result, Tensor):
-        return result.numel() if result.is_floating_point() or result.is_complex() else 0
+        return result.numel() if has_numbers(result) else 0
     return sum(map(_elements, result)) if isinstance(result, list | tuple) else 0

@@ -264,3 +264,10 @@ def test_torch_s_own_lists_of_the_cpu_are_back_afterwards() -> None:
     run("amp-bf16", torch.exp)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (F.softmax(x.bfloat16(), -1).dtype, torch.conv2d(image, image).dtype) == before
+
+
+def test_autocast_of_a_single_module_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    refused = pytest.raises(ns.NormstabError, match="'0': amp-bf16: autocast is the whole network's")
+    with refused, ns.simulate(model, "fp16", rules={"0": "amp-bf16"}):
+        model(x)

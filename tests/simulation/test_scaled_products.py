@@ -183,3 +183,13 @@ def test_every_recipe_runs_a_network_forward_and_backward(recipe: str) -> None:
     size = torch.cat([b.grad.flatten() for b in wide.parameters()]).norm()
     # Four bits of gradient keep their direction, not more.
     assert error.norm() <= (0.7 if "fp4" in recipe else 0.4 if takes else 0.05) * size
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, "fp16;matmul=fp16:sequential"])
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_batch_of_nothing_or_of_one_passes(recipe: str, rows: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    with ns.simulate(model, recipe):
+        y = model(torch.ones(rows, 3, 4, 4))
+        y.float().sum().backward()
+    assert y.shape == (rows, 3) and model[0].weight.grad.any() == bool(rows)

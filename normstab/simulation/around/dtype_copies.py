@@ -132,10 +132,8 @@ class Copies:
 
     def find(self, tensor: Tensor) -> Made | None:
         """Return the copy that `tensor` is, or is a view of."""
-        try:
-            return self._of_storage.get(tensor.untyped_storage()._cdata)
-        except NotImplementedError:  # a sparse tensor, or one that a transform of torch.func wraps
-            return None
+        storage = _storage_of(tensor)
+        return None if storage is None else self._of_storage.get(storage)
 
     def note_written(self, tensor: Tensor) -> None:
         """Notice that an operation wrote to `tensor`, also where torch does not count it (`x.data`, `x.detach()`)."""
@@ -168,10 +166,10 @@ class Copies:
         copy = original.to(dtype)
         if made is not None:
             self._of_storage.pop(made.copy.untyped_storage()._cdata, None)
-        if not _has_storage(copy):
+        if (storage := _storage_of(copy)) is None:
             return copy  # a transform of torch.func wraps it: cast as any other tensor, at no site of its own
         new = Made(copy, held, version_of(original), circumstances)
-        self._made[id(held), dtype] = self._of_storage[copy.untyped_storage()._cdata] = new
+        self._made[id(held), dtype] = self._of_storage[storage] = new
         return copy
 
     def _write_back(self, entry: Entry, copy: Tensor) -> None:
@@ -185,9 +183,12 @@ class Copies:
         entry.held.invalidate()
 
 
-def _has_storage(tensor: Tensor) -> bool:
-    """Whether a tensor has memory of its own."""
+def _storage_of(tensor: Tensor) -> int | None:
+    """Return what tells a tensor's memory from any other; None where it has none of its own.
+
+    A sparse tensor and one that a transform of torch.func wraps have none; torch says so by raising alone.
+    """
     try:
-        return tensor.untyped_storage() is not None
+        return int(tensor.untyped_storage()._cdata)
     except NotImplementedError:
-        return False
+        return None

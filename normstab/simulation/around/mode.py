@@ -28,7 +28,7 @@ from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
 from normstab.simulation.aten.round_and_attribute import FLOATING
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
-from normstab.simulation.unsimulated import Unsimulated
+from normstab.simulation.unsimulated import Unsimulated, has_numbers
 
 __all__ = ["Emulation"]
 
@@ -156,7 +156,7 @@ class Emulation(TorchDispatchMode):
         if not place.arithmetic.format.fits_float32 and op.dtype == torch.float32:
             result = _narrowed(result)
         if self.observer is not None:
-            self._show(place, plan.name, result)
+            place.show(self.observer, plan.name, result)
         return self._write(plan, result, args, kwargs) if plan.written else result
 
     def _is_weight(self, x: Tensor) -> bool:
@@ -185,18 +185,10 @@ class Emulation(TorchDispatchMode):
                 target.copy_(value)
         return targets[0] if len(targets) == 1 else tuple(targets)
 
-    def _show(self, place: Place, name: str, result: Any) -> None:
-        """Show the observer the first floating result of an operation."""
-        assert self.observer is not None
-        for value in result if isinstance(result, tuple) else (result,):
-            if isinstance(value, Tensor) and value.is_floating_point():
-                self.observer(Site(place.name, name, place.direction), value)
-                return
-
     def _unknown(self, func: Any, plan: Plan, seen: Operands) -> Any:
         """Compute as torch does, and say so."""
         result = func(*seen.args, **seen.kwargs)
-        if plan.written or _has_numbers(result):
+        if plan.written or has_numbers(result):
             name = plan.name if seen.other is None else f"{plan.name}({str(seen.other).removeprefix('torch.')})"
             self.unrecognised.note(name, result)
         return result
@@ -291,13 +283,6 @@ def _in_float32(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
     return [_in_float32(element) for element in x] if isinstance(x, list | tuple) else x
-
-
-def _has_numbers(result: Any) -> bool:
-    """Whether there is a floating or complex tensor among the results."""
-    if isinstance(result, Tensor):
-        return result.is_floating_point() or result.is_complex()
-    return isinstance(result, list | tuple) and any(_has_numbers(x) for x in result)
 
 
 def _narrowed(result: Any) -> Any:

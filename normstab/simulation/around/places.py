@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.ledger import Site
 from normstab.simulation.aten.scaled_operands import quantizes
 
 __all__ = ["Place", "Whereabouts"]
@@ -66,6 +68,13 @@ class Place:
     def casts_inside_norms(self) -> bool:
         """Whether a norm takes its parameters as they are and casts them itself, at sites of its own."""
         return self.arithmetic.precision.parameter is None
+
+    def show(self, observer: Callable[[Site, Tensor], None], operation: str, result: Any) -> None:
+        """Show an observer the first floating result of an operation."""
+        for value in result if isinstance(result, list | tuple) else (result,):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                observer(Site(self.name, operation, self.direction), value)
+                return
 
     def in_arithmetic(self, arithmetic: Arithmetic) -> Place:
         """Return this place for an operation that has a rule of its own."""

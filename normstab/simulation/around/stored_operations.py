@@ -29,7 +29,7 @@ from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles, pass_on_roles
 from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
-from normstab.simulation.unsimulated import Unsimulated
+from normstab.simulation.unsimulated import Unsimulated, has_numbers
 
 __all__ = ["StoredOperations", "expands", "refuse_autocast"]
 
@@ -109,7 +109,7 @@ class StoredOperations:
         if plan.cast_inside:
             self._store_running(plan, args, read)
         if self.observer is not None:
-            self._show(place, plan.name, result)
+            place.show(self.observer, plan.name, result)
         if plan.written:
             return self._write(plan, result, args, kwargs)
         return stored(plan.name, result, dtype)
@@ -175,11 +175,11 @@ class StoredOperations:
                 refuse_autocast(plan.name, x.dtype, str(dtype).removeprefix("torch."))
         try:
             result = func(*args, **kwargs)
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError:  # torch has no kernel for the dtype; what it refuses in float32 too raises there
             if plan.written:
                 raise
             result = stored("", func(*widened(args, dtype, self._widen), **kwargs), dtype)
-        if plan.written or _has_numbers(result):
+        if plan.written or has_numbers(result):
             self.unrecognised.note(_described(plan.name, (*args, *kwargs.values()), dtype), result)
         return result
 
@@ -247,14 +247,6 @@ class StoredOperations:
                 elif isinstance(x, list | tuple) and x and isinstance(x[0], Tensor):
                     self._note_read(tuple(x), dtype)
 
-    def _show(self, place: Place, name: str, result: Any) -> None:
-        """Show the observer the first floating result of an operation."""
-        assert self.observer is not None
-        for value in result if isinstance(result, tuple) else (result,):
-            if isinstance(value, Tensor) and value.is_floating_point():
-                self.observer(Site(place.name, name, place.direction), value)
-                return
-
 
 def expands(place: Place, name: str, expands_all: bool) -> bool:
     """Whether an operation is taken apart: on request, and attention where its products take scaled operands."""
@@ -294,10 +286,3 @@ def _described(name: str, operands: Arguments, dtype: torch.dtype) -> str:
         if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) and x.dtype not in (*WIDE, dtype):
             return f"{name}({str(x.dtype).removeprefix('torch.')})"
     return name
-
-
-def _has_numbers(result: Any) -> bool:
-    """Whether there is a floating or complex tensor among the results."""
-    if isinstance(result, Tensor):
-        return result.is_floating_point() or result.is_complex()
-    return isinstance(result, list | tuple) and any(_has_numbers(x) for x in result)

@@ -146,8 +146,10 @@ def of_weight(x: Tensor, grad: Tensor, weight: Tensor, geometry: Geometry, multi
     padded = _padded(x, [(p, p) for p in geometry.padding])
     patches_NGLK, _ = _patches(padded, geometry, geometry.stride, geometry.dilation, tuple(grad.shape[2:]))
     n, groups = len(x), geometry.groups
-    grad_GOS = grad.reshape(n, groups, grad.shape[1] // groups, -1).permute(1, 2, 0, 3).flatten(2)
-    patches_GSK = patches_NGLK.transpose(0, 1).flatten(1, 2)
+    outputs, places, kernel = grad.shape[1] // groups, patches_NGLK.shape[2], patches_NGLK.shape[3]
+    grad_NGOL = grad.reshape(n, groups, outputs, places)
+    grad_GOS = grad_NGOL.permute(1, 2, 0, 3).reshape(groups, outputs, n * places)
+    patches_GSK = patches_NGLK.transpose(0, 1).reshape(groups, n * places, kernel)
     return multiply(grad_GOS, patches_GSK).reshape(weight.shape)
 
 
@@ -178,8 +180,9 @@ def _patches(
             *(d * step for d, step in zip(dilation, steps[2:], strict=True)),
         ),
     )
-    grouped = windows.reshape(n, geometry.groups, channels // geometry.groups, math.prod(size), -1)
-    return grouped.transpose(2, 3).flatten(3), size
+    group, places, kernel = channels // geometry.groups, math.prod(size), math.prod(geometry.kernel)
+    grouped = windows.reshape(n, geometry.groups, group, places, kernel)
+    return grouped.transpose(2, 3).reshape(n, geometry.groups, places, group * kernel), size
 
 
 def _transposed_size(x: Tensor, geometry: Geometry, output_padding: Sequence[int]) -> tuple[int, ...]:
