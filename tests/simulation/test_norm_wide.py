@@ -96,7 +96,7 @@ def test_own_layers_are_float32_inside(norm: str) -> None:
     g = torch.randn_like(x).half().float()
     found.backward(g)
     expected.backward(g)
-    # The closed form in float32 and torch's chain of float32 operations round differently inside.
+    # One rounding to half precision is 2^-11 of each element; float32 inside rounds 2^13 times finer.
     assert (a.grad - b.grad).norm() <= 2.0**-10 * b.grad.norm()
     assert torch.equal(a.grad, a.grad.half().float())
     assert torch.equal(layer.running_var, layer.running_var.half().float())

@@ -30,6 +30,7 @@ def test_log_sigmoid_of_every_preference_loss_runs_in_both_directions(machine: s
     with ns.simulate(model, machine) as run:
         y = model(x)
         y.float().sum().backward()
+    # Two roundings to bfloat16, of the input and of the result, 2^-9 each.
     assert torch.allclose(y.float(), F.logsigmoid(x), rtol=2.0**-8, atol=2.0**-8)
     assert torch.allclose(x.grad, torch.sigmoid(-x), rtol=2.0**-8, atol=2.0**-8)
     assert not run.unrecognised
@@ -65,7 +66,8 @@ def test_recurrent_layers_are_taken_apart(kind: type[nn.RNNBase], machine: str) 
         y.float().sum().backward()
     assert not run.unrecognised
     assert {"addmm", "tanh"} <= {site.operation for site in run.ledger} or machine == "amp-bf16"
-    assert (y.float() - expected).norm() <= 2.0**-5 * expected.norm()
+    # Two layers of five steps add up some ten roundings of 2^-9 (bfloat16) along the longest path.
+    assert (y.float() - expected).norm() <= 10 * 2.0**-9 * expected.norm()
     assert torch.backends.mkldnn.is_available() is False or torch._C._get_mkldnn_enabled()
 
 
