@@ -28,6 +28,7 @@ from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
 from normstab.simulation.aten.round_and_attribute import FLOATING
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
+from normstab.simulation.aten.selections import COMPARED
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 
 __all__ = ["Emulation"]
@@ -126,7 +127,7 @@ class Emulation(TorchDispatchMode):
             if plan.written and (held := self._parameter_written(plan, args, kwargs)) is not None:
                 return self._update(func, plan, place, held, args, kwargs)
             return self.stored.run(func, plan, place, args, kwargs)
-        if plan.kind == "exact" and not self.whereabouts.is_inside_module and place.direction != "backward":
+        if plan.kind == "exact" and self._sees_masters(plan, place, args):
             result = plan.function(*args, **kwargs)
             self._invalidate(plan, args, kwargs)
             return result
@@ -158,6 +159,12 @@ class Emulation(TorchDispatchMode):
         if self.observer is not None:
             place.show(self.observer, plan.name, result)
         return self._write(plan, result, args, kwargs) if plan.written else result
+
+    def _sees_masters(self, plan: Plan, place: Place, args: Arguments) -> bool:
+        """Whether an exact operation runs outside every module, and not for a gradient that reads the copies."""
+        if self.whereabouts.is_inside_module or place.direction == "backward":
+            return False
+        return plan.name not in COMPARED or not (torch.is_grad_enabled() and args[0].requires_grad)
 
     def _is_weight(self, x: Tensor) -> bool:
         """Whether an operand is a parameter, or was made of one."""

@@ -12,6 +12,7 @@ from normstab.simulation.aten.operation import Handler
 from normstab.simulation.aten.pointwise import POINTWISE
 from normstab.simulation.aten.products import PRODUCTS
 from normstab.simulation.aten.reductions import REDUCTIONS
+from normstab.simulation.aten.selections import SELECTIONS
 
 __all__ = ["EXACT", "HANDLERS", "MADE", "PASSING"]
 
@@ -25,13 +26,14 @@ def _names(text: str) -> frozenset[str]:
 HANDLERS: dict[str, Handler] = {
     **POINTWISE,
     **REDUCTIONS,
+    **SELECTIONS,
     **PRODUCTS,
     **CONVOLUTIONS,
     **NORM_OPERATIONS,
 }
 
 # Exact: a value is moved, selected or compared, and torch's own kernel serves. Outside every module these see
-# a parameter itself, not its rounded copy.
+# a parameter itself, not its rounded copy, but for those that `selections` names.
 EXACT = _names(
     """abs neg sign sgn floor ceil trunc round frac fmod copysign fmax fmin threshold threshold_backward
     hardtanh_backward heaviside nextafter frexp positive conj_physical where masked_fill masked_scatter

@@ -15,6 +15,7 @@ from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.operation import Handler
 from normstab.simulation.aten.operation_table import EXACT, HANDLERS, MADE, PASSING
 from normstab.simulation.aten.pointwise import REPLACED
+from normstab.simulation.aten.selections import equal
 from normstab.simulation.aten.wide import wide_elements
 
 __all__ = ["Kind", "Plan", "plan_of"]
@@ -65,8 +66,9 @@ def _of_computation(func: Any, name: str, written: tuple[int | str, ...]) -> Pla
     """Return the plan of an operation that reads numbers."""
     handler = HANDLERS.get(name)
     if handler is None and (name in EXACT or name in REPLACED):
-        own = REPLACED.get(func._schema.name.removeprefix("aten::"), func)
-        return Plan("exact", name, own if len(func._schema.arguments) == 1 else func, None, written, raw=written)
+        own = REPLACED.get(func._schema.name.removeprefix("aten::"), func) if len(func._schema.arguments) == 1 else func
+        own = equal if name == "eq" and not written else own
+        return Plan("exact", name, own, None, written, raw=written)
     if handler is None and torch.Tag.pointwise in func.tags:
         handler = wide_elements
     if handler is None:

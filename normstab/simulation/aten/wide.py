@@ -138,10 +138,9 @@ WIDE: dict[str, Handler] = {
         reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward replication_pad1d_backward
         replication_pad2d_backward replication_pad3d_backward grid_sampler_2d grid_sampler_2d_backward
         grid_sampler_3d grid_sampler_3d_backward affine_grid_generator
-        cumsum cumprod prod nansum norm linalg_vector_norm dist renorm _cdist_forward _cdist_backward _pdist_forward
-        _pdist_backward _euclidean_dist trace col2im
+        cumsum cumprod prod nansum renorm _cdist_forward _pdist_forward _euclidean_dist trace col2im
         addr conv_tbc conv_tbc_backward _trilinear
-        embedding_dense_backward index_add index_put scatter_add scatter_reduce index_reduce unfold_backward
+        embedding_dense_backward index_add index_put scatter_add unfold_backward
         _unsafe_index_put glu glu_backward _prelu_kernel_backward native_dropout _weight_norm_interface
         _weight_norm_interface_backward linalg_cross _embedding_bag _embedding_bag_dense_backward
         _embedding_bag_per_sample_weights_backward _unsafe_masked_index_put_accumulate""",
