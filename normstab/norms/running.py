@@ -59,7 +59,7 @@ def _by_kernel(running: Tensor, new: Tensor, momentum: float, ar: Arithmetic, op
     `count` and the magnitudes changes in the ledger.
     """
     is_plain = running.dtype == torch.float32 == new.dtype and running.device.type == "cpu" and running.is_contiguous()
-    has_extras = ar.ledger is not None and (ar.ledger.counts_inexact or ar.ledger.counts_histogram)
+    has_extras = ar.ledger is not None and ar.ledger.has_extras
     if not is_plain or has_extras or kernels_for(running) is None:
         return False
     from normstab.norms.cpu.running_kernel import move_average

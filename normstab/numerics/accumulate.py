@@ -24,7 +24,9 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.philox import random_fields
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.readable.exact_sum import exact_sum
+from normstab.numerics.readable.losses import count_losses_of_sum, counts_losses, losses_apart
 from normstab.numerics.readable.operations import Carried, carry, widened
+from normstab.numerics.readable.partial_sums import are_known, loses_unknown, partial_sums
 from normstab.numerics.readable.reference import encode, round_reference
 
 __all__ = [
@@ -103,11 +105,15 @@ def accumulate(
     if accumulation.kind == "exact":
         return _exact(x, reduced, calls("", format)).view(shape)
     at = sum_calls(accumulation, calls)
-    kernels = kernels_for(x, at.add)
+    kernels = None if loses_unknown(at.add, x.device) else kernels_for(x, at.add)
     total = None if kernels is None else kernels.accumulate(x, reduced, accumulation, at)
     if total is None:
         terms = round_loads(terms_of(x, reduced), at.load)
         total = encode(sum_terms(terms, accumulation, at), carrier_dtype((x,), at.add.format))
+    elif counts_losses(at.add):
+        with losses_apart(at) as calls_apart:
+            apart = SumCalls(*calls_apart)  # type: ignore[arg-type]
+            sum_terms(round_loads(terms_of(x, reduced), apart.load), accumulation, apart)
     return total.view(shape)
 
 
@@ -135,11 +141,15 @@ def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:
 def block_sums(x: Tensor, dims: Sequence[int], width: int, at: SumCalls) -> Tensor:
     """Return the sequential sums (K, blocks) of consecutive blocks of `width` addends, the last one shorter."""
     x = backends.carried(x)
-    kernels = kernels_for(x, at.add) if x.numel() else None
+    kernels = kernels_for(x, at.add) if x.numel() and not loses_unknown(at.add, x.device) else None
     sums = None if kernels is None else kernels.block_sums(x, dims, width, at)
     if sums is None:
         terms = round_loads(terms_of(x, dims), at.load)
         sums = encode(_blocks(terms, width, at).value, carrier_dtype((x,), at.add.format))
+    elif counts_losses(at.add):
+        with losses_apart(at) as calls_apart:
+            apart = SumCalls(*calls_apart)  # type: ignore[arg-type]
+            _blocks(round_loads(terms_of(x, dims), apart.load), width, apart)
     return sums
 
 
@@ -204,11 +214,9 @@ def sum_terms(terms: Terms, accumulation: Accumulation, at: SumCalls) -> Tensor:
 
 def _chain(terms: Terms, at: SumCalls) -> Terms:
     """Return a = x_0; a = a + x_i, compensated where Kahan's call is given."""
-    total = terms.at(slice(0, 1))
     if at.kahan is None:
-        for i in range(1, terms.m):
-            total = add_terms(total, terms.at(slice(i, i + 1)), at.add)
-        return total
+        return _rows_added(terms, 1, at.add)
+    total = terms.at(slice(0, 1))
     lost = Terms(torch.zeros_like(total.value), total.leaf)
     for i in range(1, terms.m):
         y = add_terms(terms.at(slice(i, i + 1)), negated(lost), at.kahan)
@@ -241,12 +249,26 @@ def _blocks(terms: Terms, width: int, at: SumCalls) -> Terms:
 
 def _lanes(terms: Terms, width: int, at: SumCalls) -> Terms:
     """Return the lane sums: lane j adds x_j, x_j+k, x_j+2k ... sequentially."""
-    lanes = terms.at(slice(0, width))
-    for start in range(width, terms.m, width):
-        addends = terms.at(slice(start, start + width))
-        joined = add_terms(lanes.at(slice(0, addends.m)), addends, at.add)
-        lanes = beside(joined, lanes.at(slice(addends.m, None)))
-    return lanes
+    whole = terms.m // width * width
+    if not whole:
+        return terms
+    lanes, addends = _rows_added(terms.at(slice(0, whole)), width, at.add), terms.at(slice(whole, None))
+    joined = add_terms(lanes.at(slice(0, addends.m)), addends, at.add) if addends.m else addends
+    return beside(joined, lanes.at(slice(addends.m, None)))
+
+
+def _rows_added(terms: Terms, width: int, call: Call) -> Terms:
+    """Return the sums of consecutive rows of `width` terms, one row added after another."""
+    k, n = len(terms.value), terms.m // width
+    x, leaf = (part.reshape(k, n, width) for part in terms)
+    if not (counts_losses(call) and are_known(call, x.device)):
+        total = Terms(x[:, 0], leaf[:, 0])
+        for i in range(1, n):
+            total = add_terms(total, Terms(x[:, i], leaf[:, i]), call)
+        return total
+    sums = partial_sums(x)
+    count_losses_of_sum(sums[:, :-1], x[:, 1:], sums[:, 1:], call)
+    return Terms(sums[:, -1], leaf[:, 0])
 
 
 def beside(*parts: Terms) -> Terms:
@@ -263,7 +285,9 @@ def add_terms(a: Terms, b: Terms, call: Call) -> Terms:
     """Return a + b, each sum rounded once; it keeps the first leaf of `a` and draws by that of `b`."""
     rounds_down = call.rounding.mode == "down"
     carried = carry("add", (a.value, b.value), rounds_down=rounds_down, is_rounded=call.format.precision <= 51)
-    return Terms(round_terms(carried, b.leaf, call), a.leaf)
+    total = round_terms(carried, b.leaf, call)
+    count_losses_of_sum(a.value, b.value, total, call)
+    return Terms(total, a.leaf)
 
 
 def round_terms(carried: Carried, index: Tensor, call: Call) -> Tensor:

@@ -14,6 +14,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.philox import random_fields
 from normstab.numerics.readable.event_counts import count
+from normstab.numerics.readable.losses import SUMMING, count_losses, counts_losses
 from normstab.numerics.readable.operations import Carried, Operand, carry
 from normstab.numerics.readable.reference import Rounded, encode, round_reference
 
@@ -41,6 +42,16 @@ def compute(operation: str, operands: tuple[Operand, ...], call: Call, *, out: T
     Operands are floating tensors that broadcast, or Python scalars, used as they come. The result is float64
     where the format or an operand is wider than float32, else float32.
     """
+    if not counts_losses(call) or operation not in SUMMING:
+        return _rounded_once(operation, operands, call, out)
+    before = tuple(x.clone() if x is out else x for x in operands)
+    result = _rounded_once(operation, operands, call, out)
+    count_losses(operation, before, result, call)
+    return result
+
+
+def _rounded_once(operation: str, operands: tuple[Operand, ...], call: Call, out: Tensor | None) -> Tensor:
+    """Compute by a kernel, or else by the reference."""
     dtype = carrier_dtype(operands, call.format)
     operands = tuple(backends.carried(x) if isinstance(x, Tensor) else x for x in operands)
     first = next(x for x in operands if isinstance(x, Tensor))

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.ledger import First, Ledger
-from normstab.simulation.around.code_lines import Sources
+from normstab.numerics.ledger import LOSSES, First, Ledger, Site, Tally
 from normstab.simulation.around.parameters import Parameters
 from normstab.simulation.around.places import Place
+from normstab.simulation.code_lines import Sources
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.unsimulated import Unsimulated
 
-__all__ = ["OFFENCES", "Run", "in_columns"]
+__all__ = ["OFFENCES", "Run", "in_columns", "worst_site"]
 
 # What destroys values, gravest first; the other counters describe.
 OFFENCES = ("nan_produced", "overflow", "divide_by_zero", "saturated", "underflow")
@@ -80,6 +80,7 @@ class Run:
         total = self.ledger.total()
         lines = [f"simulated in {self.arithmetic.precision}, {self.step} steps, {total.count} results rounded", ""]
         lines += self._first_offences()
+        lines += self._precision_lost()
         lines += self._worst_sites()
         if self.unrecognised:
             listed = ", ".join(f"{name} ({n})" for name, n in sorted(self.unrecognised.items()))
@@ -101,6 +102,18 @@ class Run:
             return ["nothing overflowed, vanished or became NaN", ""]
         return [*in_columns(rows), ""]
 
+    def _precision_lost(self) -> list[str]:
+        """Return a line for every kind of loss that no overflow shows: where most of the results had it."""
+        rows: list[tuple[str, ...]] = [("precision lost", "count", "most at", "results there", "first in step")]
+        for counter in LOSSES:
+            found = worst_site(self.ledger, counter)
+            first = self.first(counter)
+            if found is not None and first is not None:
+                site, tally = found
+                share = f"{getattr(tally, counter)} of {tally.count}"
+                rows.append((counter, str(getattr(self.ledger.total(), counter)), str(site), share, str(first.step)))
+        return [*in_columns(rows), ""] if len(rows) > 1 else []
+
     def _worst_sites(self) -> list[str]:
         """Return the sites with the greatest share of destroyed values."""
         shares = []
@@ -116,6 +129,13 @@ class Run:
             numbers = (tally.count, tally.overflow, tally.underflow, tally.nan_produced)
             rows.append((str(site), *map(str, numbers), f"{tally.largest:.3g}", f"{tally.smallest:.3g}"))
         return [*in_columns(rows), ""]
+
+
+def worst_site(ledger: Ledger, counter: str) -> tuple[Site, Tally] | None:
+    """Return the site with the greatest share of results that `counter` counted, and its tally."""
+    counted = [(getattr(tally, counter) / max(tally.count, 1), site, tally) for site, tally in ledger.items()]
+    share, site, tally = max(counted, key=lambda entry: entry[0], default=(0.0, None, None))
+    return None if share == 0 or site is None or tally is None else (site, tally)
 
 
 def in_columns(rows: list[tuple[str, ...]]) -> list[str]:

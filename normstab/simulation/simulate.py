@@ -37,8 +37,9 @@ def simulate(
     rules: Mapping[str, str | Precision | AnyFormat] | None = None,
     loss_scale: float | str | None = None,
     ledger: Ledger | None = None,
-    master_weights: bool = True,
+    master_weights: bool | None = None,
     expand: bool = False,
+    losses: bool = False,
     observer: Callable[[Site, Tensor], None] | None = None,
 ) -> Iterator[Run]:
     """Give every operation inside the `with` block to an Arithmetic of `precision`; yield the Run.
@@ -46,10 +47,11 @@ def simulate(
     Forward, backward and, with `optimizer`, its steps are rounded and counted at `module.operation[direction]`.
     `rules` maps module names, `re:` patterns, `(outside)`, `_default`, `MODULE::OPERATION` (of torch's name, or a site
     inside a norm) or `op:OPERATION` to other precisions; `master` and `autocast` are `precision`'s. `seed` keys
-    stochastic rounding; torch's generators are not touched. With `master_weights` the network uses rounded copies of
-    parameters; without (or with `master=off`), they are rounded in place at entry and after each update, the one
-    lasting change.
-    `loss_scale` configures `run.scaler`. `ledger` continues an existing one. `expand` takes softmax, losses
+    stochastic rounding; torch's generators are not touched. With `master_weights` (None: as the precision's `master`
+    says) the network uses rounded copies of parameters; without, they are rounded in place at entry and after each
+    update, the one lasting change.
+    `loss_scale` configures `run.scaler`. `ledger` continues an existing one. `losses` counts `absorbed` and
+    `cancelled` too, slowly. `expand` takes softmax, losses
     and attention apart, which are otherwise wide inside with one rounding. `observer` is shown the rounded
     result of each operation, in order.
 
@@ -59,8 +61,11 @@ def simulate(
     """
     chosen = precision_rules(rules, precision)
     refuse_what_is_not_simulated(chosen)
-    arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(), seed)
-    master_weights = master_weights and chosen.default.master == "on"
+    if ledger is not None and losses and not ledger.counts_losses:
+        raise NormstabError("simulate: the ledger given counts no losses; make it with Ledger(losses=True)")
+    arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(losses=losses), seed)
+    if master_weights is None:
+        master_weights = chosen.default.master == "on"
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=cautions(chosen.values()))
     session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
     with ExitStack() as stack:

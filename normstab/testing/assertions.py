@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from normstab.errors import NormstabError
+from normstab.errors import NormstabError, lookup
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import Precision
+from normstab.numerics.recipes import RECIPES
 from normstab.simulation import simulate
-from normstab.testing.culprit import Trace, find_culprit
+from normstab.testing.culprit import Trace, counts_losses_cheaply, find_culprit, own_offences
 from normstab.testing.differences import Difference, compare
 from normstab.testing.output_verdict import (
     FAILING,
@@ -30,7 +31,7 @@ from normstab.testing.output_verdict import (
     verdict_without_training,
 )
 from normstab.testing.runner.listeners import LISTENER
-from normstab.testing.tolerances import Tolerance, derive_tolerance
+from normstab.testing.tolerances import Tolerance, derive_tolerance, result_format
 
 __all__ = ["Stability", "assert_stable", "check_stable"]
 
@@ -72,7 +73,7 @@ class Stability:
         failed = [difference for difference in self.differences if not difference.passed]
         where = f", made at {self.site}" if self.site is not None else ""
         off = f"{self.worst.name} off by {self.worst.ulps:.3g} ulps"
-        lines = [f"{self.verdict} in {self.precision.format()}: {off}{where}"]
+        lines = [f"{self.verdict} in {result_format(self.precision)}: {off}{where}"]
         lines += ["Tensor-likes are not close!", "", str(self.worst), "", self.reason[:1].upper() + self.reason[1:]]
         lines += [f"Also: {d.name}, greatest difference {d.error:.3g}" for d in failed if d is not self.worst][:8]
         lines += [f"Precision: {self.precision}, against {self.against}", self.culprit]
@@ -91,12 +92,15 @@ def assert_stable(
     atol: float | None = None,
     grad: bool = True,
     seed: int = 0,
+    rules: Mapping[str, Spec] | None = None,
+    recipe: str | None = None,
     msg: str | None = None,
 ) -> None:
     """Fail unless `module(x)` in `precision` is close to itself in `against`, gradients included.
 
     `x` is a tensor, a tuple of arguments or a mapping of keyword arguments. The gradients are those of the
-    inner product of the outputs with fixed N(0, 1) tensors, for floating inputs and parameters. `rtol` and
+    inner product of the outputs with fixed N(0, 1) tensors, for floating inputs and parameters. `rules` are those of
+    `simulate`, for `precision`; `recipe`, the name of a machine such as "amp-bf16", takes its place. `rtol` and
     `atol` go together, as in torch.testing.assert_close; without them the tolerance is derived from the
     format and the number of roundings (`normstab.testing.tolerances`), and an error above a tenth of a tensor's
     spread, or a tensor that became constant, fails whatever it allows. Raises
@@ -104,7 +108,18 @@ def assert_stable(
     that text.
     """
     __tracebackhide__ = True  # pytest shows the caller's line, not this one
-    found = check_stable(module, x, precision=precision, against=against, rtol=rtol, atol=atol, grad=grad, seed=seed)
+    found = check_stable(
+        module,
+        x,
+        precision=precision,
+        against=against,
+        rtol=rtol,
+        atol=atol,
+        grad=grad,
+        seed=seed,
+        rules=rules,
+        recipe=recipe,
+    )
     listener = LISTENER.get()
     complaint = listener.complaint(found) if listener is not None else None if found.passed else str(found)
     if complaint is not None:
@@ -121,22 +136,28 @@ def check_stable(
     atol: float | None = None,
     grad: bool = True,
     seed: int = 0,
+    rules: Mapping[str, Spec] | None = None,
+    recipe: str | None = None,
 ) -> Stability:
     """Return how `module(x)` in `precision` differs from itself in `against`; see `assert_stable`."""
     if (rtol is None) != (atol is None):
         raise NormstabError("rtol and atol go together: give both, or neither for the derived tolerance")
-    narrow, wide = Precision.parse(precision), Precision.parse(against)
+    narrow, wide = Precision.parse(_recipe(recipe) if recipe is not None else precision), Precision.parse(against)
     if narrow.is_native:
         raise NormstabError("precision 'native' rounds nothing; name a format to test, such as fp16")
-    ledger = Ledger()
+    ledger = Ledger(losses=counts_losses_cheaply(narrow))
     expected, reference = _run(module, x, wide, seed, grad=grad, ledger=Ledger())
-    found, trace = _run(module, x, narrow, seed, grad=grad, ledger=ledger)
+    found, trace = _run(module, x, narrow, seed, grad=grad, ledger=ledger, rules=rules)
     if [v.shape for v in found.values()] != [v.shape for v in expected.values()]:
         raise NormstabError(f"the outputs in {narrow} and {wide} have different shapes; is the module deterministic?")
     given = None if rtol is None or atol is None else Tolerance(rtol, atol, "as given")
-    differences, errors = _compared(found, expected, narrow, max(1, len(trace.results)), given)
+    operands = sum(site.operation.startswith("operand") for site in ledger)
+    roundings = max(1, len(trace.results)) + operands
+    differences, errors = _compared(found, expected, narrow, (roundings, operands), given)
     verdict, reason = unless_unsimulated(trace.run, *_verdict(differences, errors, narrow))
-    culprit = find_culprit(trace, reference, ledger)
+    fp32 = Precision.parse("fp32")
+    own = own_offences(ledger, lambda plain: _run(module, x, fp32, seed, grad=grad, ledger=plain))
+    culprit = find_culprit(trace, reference, ledger, own)
     stability = Stability(
         narrow,
         wide,
@@ -154,19 +175,33 @@ def check_stable(
     return stability
 
 
+def _recipe(name: str) -> str:
+    """Return the name of a recipe, with keys after it or without; raise NormstabError for one that does not exist."""
+    head = name.partition(";")[0]
+    if not head.startswith("uniform:"):
+        lookup(RECIPES, head, what="recipe")
+    return name
+
+
 def _compared(
     found: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     precision: Precision,
-    roundings: int,
+    counts: tuple[int, int],
     given: Tolerance | None,
 ) -> tuple[list[Difference], list[SpreadError]]:
-    """Return every tensor's difference, and its error as a share of its spread where the tolerance is derived."""
+    """Return every tensor's difference, and its error as a share of its spread where the tolerance is derived.
+
+    `counts` are the roundings of a result, and how many of them took an operand in a scaled format.
+    """
     differences, errors, scales = [], [], _scales(expected)
+    roundings, operands = counts
     for name, value in found.items():
         elements = value.numel()
-        tolerance = given or derive_tolerance(precision, roundings=roundings, elements=elements, scale=scales[name])
-        differences.append(compare(name, value, expected[name], precision.format(), tolerance))
+        tolerance = given or derive_tolerance(
+            precision, roundings=roundings, operands=operands, elements=elements, scale=scales[name]
+        )
+        differences.append(compare(name, value, expected[name], result_format(precision), tolerance))
         if given is None and float(expected[name].abs().max() if elements else 0.0) >= scales[name]:
             bound = tolerance.atol + tolerance.rtol * scales[name]
             errors.append(spread_error(name, value, expected[name], bound))
@@ -192,7 +227,7 @@ def _verdict(differences: Sequence[Difference], errors: Sequence[SpreadError], p
     lost = next((d for d in differences if not d.passed and not math.isfinite(d.error)), None)
     if lost is not None:
         return "NONFINITE", f"the {lost.name} is inf or NaN where the wide run is finite"
-    verdict, reason = verdict_without_training(errors, precision.format())
+    verdict, reason = verdict_without_training(errors, result_format(precision))
     outside = next((d for d in differences if not d.passed), None)
     if verdict not in FAILING and outside is not None:
         return "DEGRADED", f"the {outside.name} lies outside its tolerance"
@@ -200,7 +235,14 @@ def _verdict(differences: Sequence[Difference], errors: Sequence[SpreadError], p
 
 
 def _run(
-    module: nn.Module, x: Any, precision: Precision, seed: int, *, grad: bool, ledger: Ledger
+    module: nn.Module,
+    x: Any,
+    precision: Precision,
+    seed: int,
+    *,
+    grad: bool,
+    ledger: Ledger,
+    rules: Mapping[str, Spec] | None = None,
 ) -> tuple[dict[str, Tensor], Trace]:
     """Run a copy of `module`; return outputs and gradients by name, and every operation's result."""
     is_wide = precision.is_native or not precision.format().fits_float32
@@ -213,7 +255,7 @@ def _run(
     trace = Trace()
     with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(grad):
         torch.manual_seed(seed)
-        with simulate(model, precision, seed=seed, ledger=ledger, observer=trace.see) as run:
+        with simulate(model, precision, seed=seed, ledger=ledger, rules=rules, observer=trace.see) as run:
             outputs = _floating(model(*args, **kwargs))
             if grad and any(output.requires_grad for output in outputs):
                 _pull_back(outputs, seed)

@@ -22,15 +22,16 @@ from normstab.assess.runs import Run
 from normstab.errors import NormstabError
 from normstab.norms.replace import replace_norms_
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.ledger import Ledger, Tally
+from normstab.numerics.ledger import LOSSES, Ledger, Tally
 from normstab.numerics.precision import Precision
 from normstab.simulation import Run as Simulated
 from normstab.simulation import record, simulate
 from normstab.simulation.forecast import Forecast
+from normstab.simulation.run import worst_site
 from normstab.testing.check_input import InputSpec
 from normstab.testing.check_record import BLAMED, as_run, norm_layers
 from normstab.testing.check_run import Outcome, Training, run_plainly, run_subject
-from normstab.testing.culprit import Culprit, Trace, find_culprit
+from normstab.testing.culprit import Culprit, Trace, counts_losses_cheaply, find_culprit, own_offences
 from normstab.testing.output_verdict import (
     FAILING,
     SEVERITY,
@@ -40,7 +41,7 @@ from normstab.testing.output_verdict import (
     verdict_without_training,
 )
 from normstab.testing.subject import Subject, subject_of
-from normstab.testing.tolerances import derive_tolerance
+from normstab.testing.tolerances import derive_tolerance, result_format
 
 __all__ = ["SEVERITY", "Answer", "check"]
 
@@ -58,6 +59,8 @@ LOSS_SHARE = 0.5
 class Answer:
     """What `check` found. `first` has the first site and step of each kind of offence, with the user's line of code.
 
+    `own` names those of them that the float32 run has too: the network's own. `lost` has for every kind of precision
+    lost the site where most of the results had it, how many, and of how many.
     `error` is the largest error of an output and `allowed` the derived bound, as shares of its spread in fp64.
     `evidence` is the ledger as the record of a run.
     """
@@ -78,6 +81,8 @@ class Answer:
     unrecognised: Mapping[str, int]
     notes: Sequence[str]
     replaced: Mapping[str, str] = field(default_factory=dict)
+    own: Sequence[str] = ()
+    lost: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
     evidence: Run | None = field(default=None, repr=False)
 
     @property
@@ -108,15 +113,13 @@ def check(
     subject, replaced = _with_norm(subject_of(built, inputs, seed, training.loss), norm)
     run_plainly(subject, seed)
     reference, wide_trace, why_not_float64 = _reference(subject, seed, training)
-    ledger, narrow, trace = Ledger(histogram=True), subject.copied(torch.float32), Trace(most=SAMPLED)
-    optimizer = training.optimizer_of(narrow.module)
-    with simulate(
-        narrow.module, spec, optimizer=optimizer, seed=seed, ledger=ledger, rules=rules, observer=trace.see
-    ) as run:
-        found = run_subject(narrow, seed, training, optimizer)
+    run, found, trace = _narrow_run(subject, seed, training, spec, rules)
+    ledger = run.ledger
     errors = _output_errors(spec, ledger, reference, found)
     verdict, reason = unless_unsimulated(run, *_verdict(found, reference, errors, spec))
-    of_precision = as_run(ledger, spec, norm_layers(narrow.module), found.losses, is_finite=found.nonfinite is None)
+    own = own_offences(ledger, lambda wide: _wide_run(subject, seed, training, "fp32", torch.float32, wide))
+    layers, is_finite = norm_layers(subject.module), found.nonfinite is None
+    of_precision = as_run(ledger, spec, layers, found.losses, is_finite=is_finite, own=own)
     return Answer(
         verdict=verdict,
         reason=reason,
@@ -125,8 +128,10 @@ def check(
         allowed=max((error.allowed for error in errors), default=0.0),
         losses=found.losses,
         reference_losses=reference.losses,
-        blame=_blamed(of_precision, verdict, find_culprit(trace, wide_trace, ledger)),
+        blame=_blamed(of_precision, verdict, find_culprit(trace, wide_trace, ledger, own)),
         first=_first_offences(run),
+        own=tuple(sorted({counter for counter, site in own if (f := run.first(counter)) and f.site == site})),
+        lost=_lost(ledger),
         worst_sites=_worst_sites(ledger),
         headroom=headroom(of_precision),
         forecast=_forecasts(subject, seed),
@@ -159,12 +164,13 @@ def _with_norm(subject: Subject, norm: str | None) -> tuple[Subject, dict[str, s
 
 def _output_errors(spec: Precision, ledger: Ledger, reference: Outcome, found: Outcome) -> list[SpreadError]:
     """Return how far each output lies from fp64's, with what roundings that behave like chance would leave."""
-    calls = sum(1 for site in ledger if site.direction == "forward")
+    forward = [site for site in ledger if site.direction == "forward"]
+    calls, operands = len(forward), sum(site.operation.startswith("operand") for site in forward)
     elements = sum(x.numel() for x in reference.outputs)
     errors = []
     for i, (a, b) in enumerate(zip(found.outputs, reference.outputs, strict=True)):
         scale = float(b.abs().max()) if b.numel() else 0.0
-        tolerance = derive_tolerance(spec, roundings=calls, elements=elements, scale=scale)
+        tolerance = derive_tolerance(spec, roundings=calls, operands=operands, elements=elements, scale=scale)
         name = "output" if len(reference.outputs) == 1 else f"output {i}"
         errors.append(spread_error(name, a, b, tolerance.atol / UNIFORM))
     return errors
@@ -174,7 +180,7 @@ def _verdict(found: Outcome, reference: Outcome, errors: Sequence[SpreadError], 
     """Return the gravest verdict that holds, and why."""
     if found.nonfinite:
         return "NONFINITE", f"{found.nonfinite} became inf or NaN in step {len(found.losses) - 1}; in fp64 it is finite"
-    verdict, reason = verdict_without_training(errors, spec.format())
+    verdict, reason = verdict_without_training(errors, result_format(spec))
     start, end, wanted = found.losses[0], found.losses[-1], reference.losses[-1]
     has_left = wanted <= reference.losses[0] and (end > start or end > wanted * (1 + LOSS_SHARE))
     if verdict != "COLLAPSED" and len(found.losses) > 1 and has_left:
@@ -208,6 +214,16 @@ def _first_offences(run: Simulated) -> dict[str, tuple[str, int, str]]:
     }
 
 
+def _lost(ledger: Ledger) -> dict[str, tuple[str, int, int]]:
+    """Return for every kind of precision lost the site where most of the results had it."""
+    found = {counter: worst_site(ledger, counter) for counter in LOSSES}
+    return {
+        counter: (str(worst[0]), getattr(worst[1], counter), worst[1].count)
+        for counter, worst in found.items()
+        if worst is not None
+    }
+
+
 def _reference(subject: Subject, seed: int, training: Training) -> tuple[Outcome, Trace, tuple[str, ...]]:
     """Return the run in float64 and its trace; where code does not run so wide, or not finite, in float32, and why.
 
@@ -226,13 +242,30 @@ def _reference(subject: Subject, seed: int, training: Training) -> tuple[Outcome
     return outcome, trace, (f"compared with float32, not with float64: {problem}",)
 
 
+def _narrow_run(
+    subject: Subject,
+    seed: int,
+    training: Training,
+    spec: Precision,
+    rules: Mapping[str, str | Precision | AnyFormat] | None,
+) -> tuple[Simulated, Outcome, Trace]:
+    """Return the simulation in the precision, what came of it, and its trace."""
+    ledger = Ledger(histogram=True, losses=counts_losses_cheaply(spec))
+    narrow, trace = subject.copied(torch.float32), Trace(most=SAMPLED)
+    optimizer = training.optimizer_of(narrow.module)
+    with simulate(
+        narrow.module, spec, optimizer=optimizer, seed=seed, ledger=ledger, rules=rules, observer=trace.see
+    ) as run:
+        return run, run_subject(narrow, seed, training, optimizer), trace
+
+
 def _wide_run(
-    subject: Subject, seed: int, training: Training, format: str, dtype: torch.dtype
+    subject: Subject, seed: int, training: Training, format: str, dtype: torch.dtype, ledger: Ledger | None = None
 ) -> tuple[Outcome, Trace]:
     """Return the run in a wide format and its trace."""
     trace, wide = Trace(most=SAMPLED), subject.copied(dtype)
     optimizer = training.optimizer_of(wide.module)
-    with simulate(wide.module, format, optimizer=optimizer, seed=seed, observer=trace.see):
+    with simulate(wide.module, format, optimizer=optimizer, seed=seed, ledger=ledger, observer=trace.see):
         return run_subject(wide, seed, training, optimizer), trace
 
 

@@ -24,6 +24,7 @@ from normstab.experiment.records.cell_record import (
 from normstab.numerics.ledger import COUNTERS, Ledger, Site
 from normstab.numerics.precision import Precision
 from normstab.numerics.version import NUMERICS_VERSION
+from normstab.testing.culprit import Own
 
 __all__ = ["BLAMED", "as_run", "norm_layers"]
 
@@ -50,11 +51,15 @@ def as_run(
     losses: Sequence[float],
     *,
     is_finite: bool = True,
+    own: Own = frozenset(),
 ) -> Run:
-    """Return a ledger as the record of a run, which is what blame, headroom, forecast and remedies read."""
+    """Return a ledger as the record of a run, which is what blame, headroom, forecast and remedies read.
+
+    `own` are offences of the network itself, which are no first offence of the precision.
+    """
     sites = {str(site): tally for site, tally in ledger.items()}
     loss = losses[-1] if losses else math.nan
-    first = {c: Offence(str(f.site), f.step) for c in COUNTERS[1:] if (f := ledger.first(c)) is not None}
+    first = {c: Offence(str(f.site), f.step) for c in COUNTERS[1:] if (f := ledger.first(c, besides=own)) is not None}
     nonfinite = None if is_finite else Nonfinite(len(losses) - 1, "loss")
     return Run(
         Record(

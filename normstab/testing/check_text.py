@@ -27,6 +27,8 @@ WORDS = {
     "underflow": "flushed to zero",
 }
 
+LOST = {"absorbed": "addend absorbed", "cancelled": "digits cancelled", "lost_updates": "update lost"}
+
 
 def answer_text(answer: Answer, *, verbose: bool = False) -> str:
     """Return the answer for a terminal, one screen of it: the verdict first, then where, then what helps.
@@ -43,7 +45,7 @@ def answer_text(answer: Answer, *, verbose: bool = False) -> str:
         parts.append(f"loss over {len(answer.losses)} steps: {first:.4g} -> {last:.4g} (fp64: {reference:.4g})")
     parts.append(_first(answer))
     if verbose:
-        parts += [_worst(answer), _headroom(answer), _forecast(answer.forecast)]
+        parts += [_lost(answer), _worst(answer), _headroom(answer), _forecast(answer.forecast)]
     parts.append(_remedies(answer, most=len(answer.remedies) if verbose else MOST_REMEDIES))
     if answer.unrecognised:
         listed = ", ".join(f"{name} ({n})" for name, n in answer.unrecognised.items())
@@ -101,10 +103,25 @@ def _first(answer: Answer) -> str:
     if not answer.first:
         return "nothing overflowed, vanished or became NaN"
     rows = [
-        (WORDS[counter], _short(site, 36), step, _near(source) if source else "(inside a library)")
+        (
+            WORDS[counter] + (", in float32 too" if counter in answer.own else ""),
+            _short(site, 36),
+            step,
+            _near(source) if source else "(inside a library)",
+        )
         for counter, (site, step, source) in answer.first.items()
     ]
     return "first offences\n" + _table(rows, ["what", "site", "step", "your code"])
+
+
+def _lost(answer: Answer) -> str:
+    """Return where most of the precision was lost without any offence."""
+    if not answer.lost:
+        return ""
+    rows = [
+        (LOST[counter], _short(site, 36), f"{count:,} of {of:,}") for counter, (site, count, of) in answer.lost.items()
+    ]
+    return "precision lost\n" + _table(rows, ["what", "most at", "results there"])
 
 
 def _short(text: str, most: int) -> str:

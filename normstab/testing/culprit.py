@@ -1,20 +1,23 @@
 """Who made the error: the operation whose own rounding moved its result furthest from the wide run's.
 
-Compares two runs of one module, operation by operation; it knows nothing of tolerances.
+Compares two runs of one module, operation by operation; it knows nothing of tolerances. What float32 does as well, such
+as a logarithm of zero, is no fault of a narrower format.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger, Site
+from normstab.numerics.precision import Precision
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.run import Run
 
-__all__ = ["Culprit", "Trace", "find_culprit"]
+__all__ = ["Culprit", "Own", "Trace", "counts_losses_cheaply", "find_culprit", "own_offences"]
 
 # A distance from which a forward result is spoilt: what a backward one shows after that is a symptom.
 SPOILT = 0.1
@@ -26,6 +29,30 @@ OFFENCES = {
     "divide_by_zero": "divided by zero",
     "saturated": "saturated",
 }
+
+
+Own = frozenset[tuple[str, Site]]
+"""Offences of the network itself: those that its float32 run has too, at the same site."""
+SHARED = ("overflow", "divide_by_zero", "nan_produced")
+
+
+def counts_losses_cheaply(precision: Precision) -> bool:
+    """Whether a test counts absorbed and cancelled: in every addition of emulated products that would take minutes."""
+    return precision.matmul.kind != "rounded"
+
+
+def own_offences(ledger: Ledger, run_in_float32: Callable[[Ledger], object]) -> Own:
+    """Return the counters and sites whose offences a run in float32, made only where there are any, has too."""
+    if ledger.first(*SHARED) is None:
+        return frozenset()
+    wide = Ledger()
+    run_in_float32(wide)
+    return frozenset(
+        (counter, site)
+        for site, tally in wide.items()
+        for counter in SHARED
+        if getattr(tally, counter) and site in ledger and getattr(ledger[site], counter)
+    )
 
 
 @dataclass
@@ -53,8 +80,8 @@ class Culprit:
     seen: Site | None = None
 
 
-def find_culprit(narrow: Trace, wide: Trace, ledger: Ledger) -> Culprit:
-    """Return the site where the error was made.
+def find_culprit(narrow: Trace, wide: Trace, ledger: Ledger, own: Collection[tuple[str, Site]] = ()) -> Culprit:
+    """Return the site where the error was made; `own` are offences that float32 has too, which explain nothing.
 
     The first site that produced a NaN, overflowed or divided by zero, if any did; else the operation at
     which the relative distance between the runs grew most, or, if that only laid bare an error that was
@@ -63,10 +90,13 @@ def find_culprit(narrow: Trace, wide: Trace, ledger: Ledger) -> Culprit:
     distances = _distances(narrow, wide)
     forward = [i for i, distance in enumerate(distances) if distance.site.direction == "forward"]
     is_spoilt = any(distances[i].relative >= SPOILT for i in forward)
-    first = ledger.first(*OFFENCES)
+    first = ledger.first(*OFFENCES, besides=own)
     if first is not None and not (is_spoilt and first.site.direction == "backward"):
         tally = ledger[first.site]
-        text = next(text for counter, text in OFFENCES.items() if getattr(tally, counter))
+        found = (
+            text for counter, text in OFFENCES.items() if getattr(tally, counter) and (counter, first.site) not in own
+        )
+        text = next(found)
         sentence = f"Made at: {first.site} {text} first (largest exact result there {tally.largest:.6g})"
         return Culprit(first.site, sentence)
     candidates = forward if is_spoilt else range(len(distances))

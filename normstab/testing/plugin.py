@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = []
 
 PROPERTY = "normstab"
-SETTINGS = ("precision", "against", "rtol", "atol", "grad", "seed")
+SETTINGS = ("precision", "against", "rtol", "atol", "grad", "seed", "rules", "recipe")
 DEFAULTS = {"precision": "fp16", "against": "fp64"}
 BASELINE = pytest.StashKey[Baseline]()
 

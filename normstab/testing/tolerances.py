@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass
 
 from normstab.numerics.bounds import NEAREST_MODES, confidence, unit_roundoff
-from normstab.numerics.formats import FixedFormat
+from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
 from normstab.numerics.precision import Precision
+from normstab.numerics.scaled.scaled_format import IntegerElement
 
-__all__ = ["Tolerance", "derive_tolerance"]
+__all__ = ["Tolerance", "derive_tolerance", "result_format"]
 
 FAILURE = 1e-6  # the probability that rounding alone, behaving like chance, fails a test
 
@@ -28,24 +29,49 @@ class Tolerance:
     derivation: str
 
 
-def derive_tolerance(precision: Precision, *, roundings: int, elements: int, scale: float) -> Tolerance:
+def derive_tolerance(
+    precision: Precision, *, roundings: int, elements: int, scale: float, operands: int = 0
+) -> Tolerance:
     """Return the tolerance for results that went through at most `roundings` roundings each.
 
     `elements` results are compared at once and `scale` is the largest magnitude expected among them: the
     bound is relative to it, since cancellation leaves a small element the errors of large ones. Subnormals
-    and fixed point add half a quantum a rounding. It assumes that the module does not amplify errors.
+    and fixed point add half a quantum a rounding. `operands` of products, among the roundings, were taken in a scaled
+    format, whose unit is relative to the largest of a granule. It assumes that the module does not amplify errors.
     """
-    format = precision.format()
+    format = result_format(precision)
     u = unit_roundoff(format) * (1 if precision.rounding.mode in NEAREST_MODES else 2)
     likely = confidence(FAILURE, elements)
-    growth = likely * math.sqrt(max(roundings, 1)) * u
+    coarse = operand_unit(precision) if operands else 0.0
+    growth = likely * math.sqrt(max(roundings, 1) * u**2 + operands * coarse**2)
     quantum = roundings * format.min_subnormal / 2
     if isinstance(format, FixedFormat):
         atol = growth * max(1.0, scale)
         return Tolerance(0.0, atol, f"{likely:.1f} sqrt({roundings}) half quanta of {format}")
     rtol = math.expm1(growth)
+    units = f"sqrt({roundings}) u" if not coarse else f"sqrt({roundings} u^2 + {operands} {coarse:.3g}^2)"
     derivation = (
-        f"expm1({likely:.1f} sqrt({roundings}) u), u = {u:.3g} of {format}, for {roundings} roundings "
+        f"expm1({likely:.1f} {units}), u = {u:.3g} of {format}, for {roundings} roundings "
         f"and {elements} elements (Higham and Mary 2019, theorem 2.4), relative to the largest magnitude"
     )
     return Tolerance(rtol, rtol * scale + quantum, derivation)
+
+
+def result_format(precision: Precision) -> AnyFormat:
+    """Return the coarsest format of results: under autocast that of products, else the compute format."""
+    return FORMATS[precision.autocast.removeprefix("cuda-")] if precision.autocast != "none" else precision.format()
+
+
+def operand_unit(precision: Precision) -> float:
+    """Return the largest error of an operand's element relative to the largest of its granule; 0 where none is scaled.
+
+    Of N-bit integers half a step of their 2^(N-1) - 1; of any rounding but to nearest twice that.
+    """
+    units = [0.0]
+    for scaled in (precision.operand_input, precision.operand_weight, precision.operand_grad):
+        if scaled is not None:
+            element = scaled.element
+            unit = 0.5 / element.max if isinstance(element, IntegerElement) else unit_roundoff(element)
+            rounding = scaled.rounding or precision.rounding
+            units.append(unit * (1 if rounding.mode in NEAREST_MODES else 2))
+    return max(units)

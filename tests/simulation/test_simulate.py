@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import normstab.simulation
 from normstab.errors import NormstabError
-from normstab.numerics.ledger import Ledger, Site
+from normstab.numerics.ledger import First, Ledger, Site
 from normstab.simulation import simulate
 from tests.simulation.networks import Network, images, network, sgd, tokens, train_step
 
@@ -286,7 +286,7 @@ def test_a_ledger_can_be_continued_and_first_names_site_and_step():
             model(x) ** 2
     assert run.ledger is ledger
     assert ledger["(outside).pow"].overflow == 2
-    assert run.first("overflow") == (Site("(outside)", "pow"), 0)
+    assert run.first("overflow") == First(Site("(outside)", "pow"), 0)
 
 
 def test_rules_give_modules_their_own_precision():

@@ -116,7 +116,7 @@ def simulated(
         seed=seed,
         rules=dict(numerics.rules) or None,
         ledger=ledger,
-        master_weights=numerics.master_weights,
+        master_weights=None if numerics.master_weights else False,
         expand=numerics.expand,
     ) as run:
         yield Simulated(run, rounds_optimizer=numerics.round_optimizer)

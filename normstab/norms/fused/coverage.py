@@ -45,7 +45,7 @@ def covers(x: Tensor, scheme: Scheme, ar: Arithmetic, *, parameters: tuple[Tenso
         and all(tensor is None or tensor.dtype in DTYPES for tensor in (x, *parameters))
         and 0 < x.numel() < 2**31
         and (spec is None or (spec.kind in COVERED_KINDS and spec.k <= LARGEST_K))
-        and (ar.ledger is None or not ar.ledger.counts_histogram)
+        and (ar.ledger is None or not (ar.ledger.counts_histogram or ar.ledger.counts_losses))
         and ar.role is None
         and ar.rules is None
         and covers_precision(ar.precision, x.device.type)

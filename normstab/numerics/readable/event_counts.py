@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normstab.numerics.ledger import BINADES, COUNTERS, HISTOGRAM_BINS, INF_BIN, LEAST_BINADE, NAN_BIN, ZERO_BIN
 from normstab.numerics.readable.reference import FRACTION_BITS, Decoded, Rounded
+from normstab.numerics.tallies.counter_row import BINADES, HISTOGRAM_BINS, INF_BIN, LEAST_BINADE, NAN_BIN, ZERO_BIN
+from normstab.numerics.tallies.tally import COUNTERS
 
 __all__ = ["Counts", "count"]
 

@@ -23,6 +23,7 @@ from normstab.numerics.accumulate import (
     terms_of,
 )
 from normstab.numerics.call import Call
+from normstab.numerics.readable.losses import counts_losses
 from normstab.numerics.readable.operations import carry
 
 __all__ = ["SUMS", "Sums", "welford_sums"]
@@ -38,7 +39,7 @@ class Sums(NamedTuple):
 
 def welford_sums(x: Tensor, reduced: Sequence[int], calls: dict[str, Call]) -> tuple[Tensor, Tensor]:
     """Return Welford's mean and M2, each (K,), rounded at the sites that `means.welford` names."""
-    kernels = kernels_for(x, calls["sum"]) if x.numel() else None
+    kernels = kernels_for(x, calls["sum"]) if x.numel() and not counts_losses(calls["sum"]) else None
     found = None if kernels is None else kernels.welford(x, reduced, calls)
     return _welford_reference(x, reduced, calls) if found is None else found
 

@@ -30,6 +30,7 @@ from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.readable.exact_sum import exact_sum
+from normstab.numerics.readable.losses import count_losses, counts_losses
 from normstab.numerics.readable.operations import carry, widened
 from normstab.numerics.readable.reference import encode
 
@@ -79,7 +80,7 @@ def accumulate_matmul(a: Tensor, b: Tensor, *, accumulation: Accumulation, calls
     product = calls(".mul", accumulation.format)
     kahan = calls(".sum.kahan", accumulation.format) if accumulation.kahan else None
     at = SumCalls(calls(".sum", accumulation.format), None, kahan)
-    kernels = kernels_for(a, product, "matmul")
+    kernels = None if counts_losses(product) else kernels_for(a, product, "matmul")
     found: Tensor | None = None if kernels is None else kernels.matmul(a, b, shapes, accumulation, product, at)
     if found is None:
         sums = [_rows(x, y, index, accumulation, product, at) for x, y, index in _factors(a, b, shapes)]
@@ -140,7 +141,9 @@ def _fused(a: Tensor, b: Tensor, index: Tensor, accumulation: Accumulation, prod
         for i in range(start + 1, min(start + width, k)):
             one = slice(i, i + 1)
             down = at.add.rounding.mode == "down"
-            total = round_terms(carry("fma", (a[:, one], b[:, one], total), rounds_down=down), index[:, one], at.add)
+            factors = a[:, one], b[:, one], total
+            total = round_terms(carry("fma", factors, rounds_down=down), index[:, one], at.add)
+            count_losses("fma", factors, total, at.add)
         sums.append(Terms(total, index[:, first]))
     blocks = beside(*sums)
     total_terms = blocks.at(slice(0, 1))

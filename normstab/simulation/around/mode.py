@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
 from normstab.numerics.readable.reference import holds
-from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.operands import Operands, read_operands
 from normstab.simulation.around.operation_rules import OperationRules, cast_back, loaded
+from normstab.simulation.around.parameter_updates import update
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.stored_operations import StoredOperations, expands, refuse_autocast
@@ -29,6 +29,7 @@ from normstab.simulation.aten.overloads import Plan, plan_of
 from normstab.simulation.aten.round_and_attribute import FLOATING
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
 from normstab.simulation.aten.selections import COMPARED
+from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 
 __all__ = ["Emulation"]
@@ -43,6 +44,7 @@ OF_PLAIN_TENSORS = torch._C._disabled_torch_dispatch_impl
 class Emulation(TorchDispatchMode):
     """Computes every operation in the arithmetic of its place; lists by name what it does not understand.
 
+    `parameters` are those read as rounded copies, `updated` those whose updates are looked at: autocast reads none so.
     `is_suspended` lets everything pass: another simulation has taken over, or this one is over.
     """
 
@@ -51,7 +53,7 @@ class Emulation(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.whereabouts = whereabouts
-        self.parameters = parameters
+        self.parameters = self.updated = parameters
         self.master_weights = master_weights
         self.unrecognised = unrecognised
         self.stored = StoredOperations(self, parameters, unrecognised)
@@ -125,14 +127,14 @@ class Emulation(TorchDispatchMode):
         """Run one operation at its place."""
         if place.shown is not None:
             if plan.written and (held := self._parameter_written(plan, args, kwargs)) is not None:
-                return self._update(func, plan, place, held, args, kwargs)
+                return update(func, plan, place, held, args, kwargs, master_weights=self.master_weights)
             return self.stored.run(func, plan, place, args, kwargs)
         if plan.kind == "exact" and self._sees_masters(plan, place, args):
             result = plan.function(*args, **kwargs)
             self._invalidate(plan, args, kwargs)
             return result
         if plan.written and (held := self._parameter_written(plan, args, kwargs)) is not None:
-            return self._update(func, plan, place, held, args, kwargs)
+            return update(func, plan, place, held, args, kwargs, master_weights=self.master_weights)
         raw = plan.raw
         if plan.cast_inside and place.casts_inside_norms:
             raw = plan.cast_inside
@@ -244,19 +246,9 @@ class Emulation(TorchDispatchMode):
         """Return the parameter that the operation writes to, if it does."""
         for where in plan.written:
             target = _target(where, args, kwargs)
-            if isinstance(target, Tensor) and (held := self.parameters.find(target)) is not None:
+            if isinstance(target, Tensor) and (held := self.updated.find(target)) is not None:
                 return held
         return None
-
-    def _update(self, func: Any, plan: Plan, place: Place, held: Held, args: Arguments, kwargs: Named) -> Any:
-        """Write to a parameter: a master weight stays wide; one without a master is rounded as it is stored."""
-        result = func(*args, **kwargs)
-        held.invalidate()
-        if held.is_parameter:
-            held.count_broken(place, plan.name, args)
-        if held.is_parameter and not self.master_weights and plan.kind == "rounded":
-            held.round_in_place(place.direction)
-        return result
 
     def _invalidate(self, plan: Plan, args: Arguments, kwargs: Named) -> None:
         """Notice that a parameter was written to by an operation that passes."""

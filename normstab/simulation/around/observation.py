@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from normstab.norms.functional import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.formats import AnyFormat, format_of_dtype
-from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.places import Whereabouts
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.overloads import Plan, plan_of
 from normstab.simulation.aten.round_and_attribute import settle
+from normstab.simulation.code_lines import Sources
 
 __all__ = ["Observation"]
 

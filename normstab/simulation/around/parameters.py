@@ -6,18 +6,14 @@ same view of the copy, so that whatever reaches an operation was cast. Nothing h
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.numerics.execute import round_tensor
-from normstab.numerics.ledger import COUNTERS
 from normstab.simulation.around.places import Place
 
 __all__ = ["Held", "Parameters", "version_of"]
@@ -84,23 +80,6 @@ class Held:
             return round_tensor(view.detach(), self.place.arithmetic.in_format("parameter").call(self.local_name))
         offset = (view.data_ptr() - self.start) // view.element_size()
         return copy.as_strided(view.shape, view.stride(), offset + copy.storage_offset())
-
-    def count_broken(self, place: Place, operation: str, operands: tuple[Any, ...]) -> None:
-        """Count the NaNs that an update brought into the parameter, at the update's site, once."""
-        if self.is_broken or bool(self.tensor.detach().isfinite().all()):
-            return
-        self.is_broken = True
-        with _disable_current_modes():
-            call, x = place.arithmetic.call(operation), self.tensor.detach()
-            others = [y for y in operands if isinstance(y, Tensor) and y.is_floating_point() and y is not self.tensor]
-            is_new = not any(bool((~y.isfinite()).any()) for y in others)
-            if call.row is not None:
-                names = ("nan_produced", "overflow") if is_new else ("nan_propagated", "inf_propagated")
-                counts = np.zeros_like(call.row.counts)
-                counts[COUNTERS.index("count")] = x.numel()
-                counts[COUNTERS.index(names[0])] = int(x.isnan().sum())
-                counts[COUNTERS.index(names[1])] = int(x.isinf().sum())
-                call.row.add(counts, 0.0, math.inf, stamp=call.stamp, step=call.step)
 
     def round_in_place(self, direction: str) -> None:
         """Cast the tensor itself to the `parameter` format."""

@@ -56,8 +56,10 @@ class Session:
             run.note(note)
         run.outside = self.whereabouts.outside
         self.held = list(held_tensors(self.places))
-        run.parameters = Parameters(self.held if machine.casts_parameters else ())
+        held = Parameters(self.held)
+        run.parameters = held if machine.casts_parameters else Parameters(())
         self.mode = Emulation(self.whereabouts, run.parameters, run.unrecognised, master_weights=master_weights)
+        self.mode.updated = held
         self.mode.sources = self.mode.stored.sources = run.sources
         self.mode.rules = arithmetics.rules
         self.copies = Copies(model, self.held, machine.copied(self.places) if machine.casts_parameters else {})
@@ -148,7 +150,7 @@ class Session:
             self.run.arithmetic.advance()
         self._has_seen_forward = True
         self.whereabouts.restart()
-        self.mode.parameters.refresh()
+        self.mode.updated.refresh()
         keep_uncompiled(Emulation)
 
     def begin_module(self) -> None:

@@ -18,7 +18,6 @@ from normstab.numerics.execute import round_tensor
 from normstab.numerics.ledger import Site
 from normstab.numerics.precision import NEAREST
 from normstab.numerics.rules import OUTSIDE
-from normstab.simulation.around.code_lines import Sources
 from normstab.simulation.around.dtype_copies import Copies
 from normstab.simulation.around.operation_rules import cast_back, loaded
 from normstab.simulation.around.parameters import Parameters
@@ -29,6 +28,7 @@ from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles, pass_on_roles
 from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
+from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 
 __all__ = ["StoredOperations", "expands", "refuse_autocast"]

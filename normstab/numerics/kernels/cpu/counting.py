@@ -11,7 +11,7 @@ import numpy as np
 
 from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE64, finish64, magnitude64, wrapped64
 from normstab.numerics.kernels.cpu.compile import device, kernel, outside, view
-from normstab.numerics.ledger import HISTOGRAM_BINS, INF_BIN, NAN_BIN, ZERO_BIN
+from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS, INF_BIN, NAN_BIN, ZERO_BIN
 
 __all__ = [
     "HISTOGRAM_BINS",

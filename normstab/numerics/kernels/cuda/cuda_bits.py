@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from normstab.numerics.kernels.format_table import PLAN
-from normstab.numerics.ledger import COUNTERS, INF_BIN, NAN_BIN, ZERO_BIN
+from normstab.numerics.tallies.counter_row import INF_BIN, NAN_BIN, ZERO_BIN
+from normstab.numerics.tallies.tally import COUNTERS
 
 __all__ = [
     "INF64",

@@ -19,10 +19,11 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.cuda.cuda_kernels import BLOCK, CODES, pointwise_kernel, round_kernel
 from normstab.numerics.kernels.format_table import LANE64, contains_dtype, plan
 from normstab.numerics.kernels.strides import Axes, align, is_dense, overlaps, result_like
-from normstab.numerics.ledger import COUNTERS, HISTOGRAM_BINS
 from normstab.numerics.philox import field_width
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import layout
+from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
+from normstab.numerics.tallies.tally import COUNTERS
 
 __all__ = ["add_found", "pointwise", "round_into", "signed"]
 

@@ -12,7 +12,7 @@ from normstab.simulation.around.places import Place
 
 __all__ = ["Sources"]
 
-PACKAGE = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[1]
 LIBRARIES = (str(Path(torch.__file__).parent), str(PACKAGE))
 # What calls a model on behalf of a user: beyond it are a command line's and a test runner's own lines.
 ENTRANCES = (str(PACKAGE / "testing"), str(PACKAGE / "experiment"), str(PACKAGE / "cli.py"))

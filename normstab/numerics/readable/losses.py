@@ -1,0 +1,95 @@
+"""What a sum loses without overflow: operands that are absorbed, and leading bits that cancel.
+
+Counted on the rounded result of every add, sub and fma, and on every addition inside a sum, where the ledger asked
+for `losses`; plain torch, for it is asked for seldom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from normstab.numerics.call import Call
+from normstab.numerics.formats import AnyFormat
+from normstab.numerics.precision import NEAREST
+from normstab.numerics.readable.operations import Operand, widened
+from normstab.numerics.readable.reference import round_reference
+from normstab.numerics.tallies.counter_row import Row
+from normstab.numerics.tallies.tally import LOSSES
+
+__all__ = ["SUMMING", "count_losses", "count_losses_of_sum", "counts_losses", "losses_apart"]
+
+SUMMING = ("add", "sub", "fma")
+"""The operations that absorb and cancel."""
+BELOW_ALL = -(2**15)  # an exponent for zero, which has none
+
+
+def counts_losses(call: Call) -> bool:
+    """Whether what each addition loses is counted."""
+    return call.row is not None and call.row.counts_losses
+
+
+@contextmanager
+def losses_apart(calls: Iterable[Call | None]) -> Iterator[list[Call | None]]:
+    """Give calls of which the losses alone count where `calls` do, for a sum that a kernel has counted in all else."""
+    own, apart = list(calls), list[Call | None]()
+    for call in own:
+        row = Row(with_histogram=False)
+        row.counts_losses = True
+        apart.append(None if call is None else call._replace(row=row))
+    yield apart
+    for call, other in zip(own, apart, strict=True):
+        if call is not None and call.row is not None and other is not None and other.row is not None:
+            for counter in LOSSES:
+                call.row.lose(counter, other.row.count_of(counter), stamp=call.stamp, step=call.step)
+
+
+def count_losses(operation: str, operands: tuple[Operand, ...], result: Tensor, call: Call) -> None:
+    """Count what `operation` (add, sub or fma) of `operands` lost on the way to its rounded `result`.
+
+    x - x of one tensor is no cancellation. The operands of a fma are its product, rounded to the format, and its
+    addend.
+    """
+    if operation == "sub" and operands[0] is operands[1]:
+        return
+    wide = [_wide(x, result) for x in operands]
+    if operation == "fma":
+        product = round_reference(wide[0] * wide[1], call.format, NEAREST).value
+        wide = [product, wide[2]]
+    count_losses_of_sum(wide[0], -wide[1] if operation == "sub" else wide[1], widened(result), call)
+
+
+def count_losses_of_sum(a: Tensor, b: Tensor, result: Tensor, call: Call) -> None:
+    """Count, of `result` = a + b rounded (float64 tensors that broadcast), the elements absorbed and cancelled.
+
+    Absorbed: the result equals one operand, and the other is finite and not zero. Cancelled: of two operands that are
+    finite and not zero, the result is zero, or its exponent at least p/2 binades below the larger operand's.
+    """
+    row = call.row
+    if row is None or not row.counts_losses or result.numel() == 0:
+        return
+    is_term = a.isfinite() & (a != 0), b.isfinite() & (b != 0)
+    absorbed = ((result == a) & is_term[1]) | ((result == b) & is_term[0])
+    row.lose("absorbed", int(absorbed.sum()), stamp=call.stamp, step=call.step)
+    larger = torch.maximum(_exponent(a), _exponent(b))
+    is_far = _exponent(result) <= larger - _half_of_precision(call.format)
+    cancelled = is_term[0] & is_term[1] & result.isfinite() & is_far
+    row.lose("cancelled", int(cancelled.sum()), stamp=call.stamp, step=call.step)
+
+
+def _wide(x: Operand, like: Tensor) -> Tensor:
+    """Return an operand as a float64 tensor."""
+    return widened(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=like.device)
+
+
+def _exponent(x: Tensor) -> Tensor:
+    """Return floor(log2 |x|) and one; BELOW_ALL of zero."""
+    return torch.where(x == 0, BELOW_ALL, torch.frexp(x).exponent)
+
+
+def _half_of_precision(format: AnyFormat) -> int:
+    """Return ceil(p / 2)."""
+    return -(-format.precision // 2)

@@ -1,0 +1,117 @@
+"""Training that stands still without an overflow: updates lost, addends absorbed, digits cancelled."""
+
+import pytest
+import torch
+from torch import nn
+
+import normstab as ns
+from normstab.errors import NormstabError
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def ones() -> nn.Linear:
+    model = nn.Linear(4, 4)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(1.0)
+    return model
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model(torch.ones(2, 4)).float().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("machine", ["fp16", "half", "amp-bf16", "uniform:fp16", "fp32"])
+def test_a_rate_too_small_for_the_weights_loses_every_update(machine: str, name: str, foreach: bool) -> None:
+    for lr, is_lost in ((1e-9, True), (0.1, False)):
+        model = ones()
+        optimizer = OPTIMIZERS[name](model.parameters(), lr=lr, foreach=foreach)
+        with ns.simulate(model, machine, optimizer=optimizer) as run:
+            step(model, optimizer)
+        moves = [t.lost_updates for s, t in run.ledger.items() if s.operation in ("add", "addcdiv")]
+        assert max(moves, default=0) == (20 if is_lost else 0)
+        assert (run.first("lost_updates") is not None) == is_lost
+        assert ("lost_updates" in run.report()) == is_lost
+
+
+def test_what_a_parameter_without_master_cannot_hold_is_lost_where_a_master_holds_it() -> None:
+    # Half of an ulp of 1 in half precision is 2^-11.
+    for machine, expected in (("half", 20), ("fp16", 0), ("fp16;master=off", 20)):
+        model = ones()
+        optimizer = torch.optim.SGD(model.parameters(), lr=2.0**-13)
+        with ns.simulate(model, machine, optimizer=optimizer) as run:
+            step(model, optimizer)
+        assert run.ledger.total().lost_updates == expected
+
+
+def test_a_gradient_of_zero_is_no_lost_update() -> None:
+    model = ones()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ns.simulate(model, "fp16", optimizer=optimizer) as run:
+        (model(torch.ones(2, 4)) * 0).float().sum().backward()
+        optimizer.step()
+    assert run.ledger.total().lost_updates == 0
+
+
+def test_updates_by_hand_are_looked_at_too() -> None:
+    model = ones()
+    with ns.simulate(model, "half") as run, torch.no_grad():
+        model.weight.copy_(torch.full((4, 4), 1 + 2.0**-13))
+        model.bias -= 2.0**-12
+    assert run.ledger["(outside).copy"].lost_updates == 16
+    assert run.ledger["(outside).sub"].lost_updates == 4
+
+
+def test_an_accumulator_of_gradients_that_stands_still_is_seen() -> None:
+    total = torch.tensor([256.0], dtype=torch.bfloat16)
+
+    class Accumulates(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = total.to(x.dtype)
+            for _ in range(3):
+                y = y + x
+            return y
+
+    for losses in (False, True):
+        with ns.simulate(Accumulates(), "bfloat16", losses=losses) as run:
+            assert run.ledger.counts_losses is losses
+            model = Accumulates()
+        with ns.simulate(model, "bfloat16", losses=losses) as run:
+            assert model(torch.ones(1)).item() == 256
+        assert run.ledger.total().absorbed == (3 if losses else 0)
+    assert "absorbed" in run.report()
+
+
+def test_a_variance_by_subtraction_cancels() -> None:
+    class OnePass(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * x).mean() - x.mean() ** 2
+
+    model = OnePass()
+    with ns.simulate(model, "fp16", losses=True) as run:
+        model(torch.linspace(99, 101, 64))
+    assert run.first("cancelled").site.operation == "sub"
+
+
+def test_a_ledger_that_counts_no_losses_is_refused_where_they_are_asked_for() -> None:
+    with pytest.raises(NormstabError, match="losses"), ns.simulate(ones(), "fp16", ledger=ns.Ledger(), losses=True):
+        pass
+
+
+def test_masters_follow_the_precision_unless_said_otherwise() -> None:
+    for machine, given, expected in (
+        ("half", None, False),
+        ("half", True, True),
+        ("fp16", None, True),
+        ("fp16", False, False),
+    ):
+        model = ones()
+        with torch.no_grad():
+            model.weight.fill_(1 + 2.0**-20)
+        with ns.simulate(model, machine, master_weights=given):
+            model(torch.ones(1, 4))
+        assert bool((model.weight != 1).all()) is expected
