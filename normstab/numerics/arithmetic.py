@@ -16,7 +16,6 @@ from torch import Tensor
 
 from normstab.errors import NormstabError
 from normstab.numerics.call import Call, OperationRules
-from normstab.numerics.clock import Clock
 from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
 from normstab.numerics.formats import AnyFormat
@@ -30,6 +29,7 @@ from normstab.numerics.readable.operations import Carried, Operand, carry_functi
 from normstab.numerics.readable.reference import round_reference
 from normstab.numerics.readable.sums import SUMS
 from normstab.numerics.scaled.scale_history import ScaleHistory
+from normstab.numerics.steps.clock import Clock
 
 __all__ = ["Arithmetic"]
 
@@ -141,6 +141,7 @@ class Arithmetic(ExactOperations):
         """Return how the next result of `operation` is rounded (None: as the Precision says), counted and keyed."""
         if self.rules is not None and (ruled := self.for_operation(operation)) is not self:
             return ruled.call(operation, format, rounding=rounding)
+        is_recomputed = self.clock.replay.follow()
         known = self._sites.get(operation)
         if known is None:
             site = site_of(self.site, operation, self.direction)
@@ -152,6 +153,8 @@ class Arithmetic(ExactOperations):
         draw = self._draw(site_name) if rounding.mode == "stochastic" else None
         if ledger is None:
             return Call(target, rounding, None, 0, self.clock.step, draw)
+        if is_recomputed:
+            row = ledger.recomputed.row(site_of(self.site, operation, self.direction))
         return Call(target, rounding, row, ledger.stamp(), self.clock.step, draw, ledger.counts_inexact)
 
     def calls(self, operation: str) -> Callable[[str, AnyFormat], Call]:

@@ -72,12 +72,21 @@ class Ledger(Mapping[Site, Tally]):
         self.counts_squares = mse
         self.counts_losses = losses
         self._rows: dict[Site, Row] = {}
+        self._recomputed: Ledger | None = None
         self._stamp = 0
 
     @property
     def has_extras(self) -> bool:
         """Whether more is counted than the fastest kernels do."""
         return self.counts_inexact or self.counts_histogram or self.counts_losses
+
+    @property
+    def recomputed(self) -> Ledger:
+        """What was computed once more in a backward pass (activation checkpointing), apart: it was counted before."""
+        if self._recomputed is None:
+            kinds = {"inexact": self.counts_inexact, "histogram": self.counts_histogram}
+            self._recomputed = Ledger(**kinds, mse=self.counts_squares, losses=self.counts_losses)
+        return self._recomputed
 
     def row(self, site: Site) -> Row:
         """Return the live row of `site`, made on first use."""
@@ -132,6 +141,8 @@ class Ledger(Mapping[Site, Tally]):
         tallies = dict(self)
         for row in self._rows.values():
             row.reset()
+        if self._recomputed is not None:
+            self._recomputed.drain()
         return tallies
 
     def total(self) -> Tally:

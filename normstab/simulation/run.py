@@ -82,6 +82,8 @@ class Run:
         lines += self._first_offences()
         lines += self._precision_lost()
         lines += self._worst_sites()
+        if recomputed := self.ledger.recomputed.total().count:
+            lines += [f"{recomputed} results computed once more in backward passes, counted apart", ""]
         if self.unrecognised:
             listed = ", ".join(f"{name} ({n})" for name, n in sorted(self.unrecognised.items()))
             share = f"{self.share_not_simulated:.2%} of the results"

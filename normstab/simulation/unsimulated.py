@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -17,9 +18,12 @@ class Unsimulated(Counter[str]):
     """Counts operations by name; `results` is the number of elements that they returned."""
 
     results: int = 0
+    is_repeating: Callable[[], bool] | None = None
 
     def note(self, name: str, result: Any) -> None:
-        """Count one operation, and the elements of its floating and complex results."""
+        """Count one operation, and the elements of its floating and complex results, unless it ran before."""
+        if self.is_repeating is not None and self.is_repeating():
+            return
         self[name] += 1
         self.results += _elements(result)
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from normstab.experiment.scenario.spec import NumericsSpec
 from normstab.experiment.training.optimizers import CompensatedAdamW, CompensatedSGD
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.clock import Clock
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import precision_rules
+from normstab.numerics.steps.clock import Clock
 from normstab.simulation.around.session import rounds_itself
 
 __all__ = ["Storage"]

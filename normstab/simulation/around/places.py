@@ -70,7 +70,9 @@ class Place:
         return self.arithmetic.precision.parameter is None
 
     def show(self, observer: Callable[[Site, Tensor], None], operation: str, result: Any) -> None:
-        """Show an observer the first floating result of an operation."""
+        """Show an observer the first floating result of an operation, unless it was shown before (checkpointing)."""
+        if self.arithmetic.clock.replay.follow():
+            return
         for value in result if isinstance(result, list | tuple) else (result,):
             if isinstance(value, Tensor) and value.is_floating_point():
                 observer(Site(self.name, operation, self.direction), value)
@@ -96,6 +98,8 @@ class Whereabouts:
     def __init__(self, outside: Place, optimizer: Place) -> None:
         self.outside = outside
         self.optimizer = optimizer
+        self.replay = outside.arithmetic.clock.replay
+        self.replay.where = self._around
         self._stack: list[Place] = [outside]
         self._is_recomputed: list[bool] = [False]
         self._numbers: list[int] = [0]
@@ -111,8 +115,10 @@ class Whereabouts:
 
     def enter(self, place: Place) -> None:
         """Begin a module. One that begins within a backward node is being recomputed (checkpointing)."""
+        self.replay.follow()
         self._stack.append(place)
         self._is_recomputed.append(_current_node() is not None)
+        self.replay.is_in_module = self._is_recomputed[-1]
         self._mark(place)
 
     def leave(self, place: Place) -> None:
@@ -122,7 +128,15 @@ class Whereabouts:
         while self._stack.pop() is not place:
             self._is_recomputed.pop()
         self._is_recomputed.pop()
-        self._mark(self._stack[-1])
+        self.replay.is_in_module = self._is_recomputed[-1]
+        self._mark(self._around())
+
+    def _around(self) -> Place:
+        """Return the innermost module that is running; within a function that is recomputed, at least its own."""
+        if self.replay.beginning is not None and not self.is_inside_module:
+            place: Place = self.replay.beginning.place
+            return place
+        return self._stack[-1]
 
     @property
     def is_inside_module(self) -> bool:
@@ -137,6 +151,9 @@ class Whereabouts:
             if self.optimizer_depth and place is self.outside and not torch.is_grad_enabled():
                 return self.optimizer
             return place
+        self.replay.follow()
+        if self.replay.beginning is not None:
+            return self._replayed(self.replay.beginning.place)
         number = node._sequence_nr()
         if number == self._last[0]:
             return self._last[1]
@@ -149,9 +166,20 @@ class Whereabouts:
             self._mark_node(place)
         return place
 
+    @property
+    def is_recomputing(self) -> bool:
+        """Whether what runs now ran before (checkpointing)."""
+        return self.replay.follow()
+
+    def _replayed(self, place: Place) -> Place:
+        """Return the place of a function that is recomputed, to which the nodes belong that are made from now on."""
+        if self._places[-1] is not place.backward:
+            self._mark(place, since=1)  # the node of the operation that shows it was made before
+        return place
+
     def autocasts_here(self) -> bool:
         """Whether autocast, where it is on, casts: not in a backward pass, nor where a rule keeps a module wide."""
-        is_backward = _current_node() is not None and not self._is_recomputed[-1]
+        is_backward = _current_node() is not None and not self.is_recomputing
         return not is_backward and self._stack[-1].shown is not None
 
     def restart(self) -> None:
@@ -162,11 +190,11 @@ class Whereabouts:
             half = len(self._numbers) // 2
             del self._numbers[:half], self._places[:half]
 
-    def _mark(self, place: Place) -> None:
-        """Note that nodes from now on belong to `place`."""
-        number = _next_sequence_number()
+    def _mark(self, place: Place, *, since: int = 0) -> None:
+        """Note that nodes from now on, and `since` so many before, belong to `place`."""
+        number = _next_sequence_number() - since
         self._last = (-1, place.backward)
-        if self._numbers[-1] == number:
+        if self._numbers[-1] >= number:
             self._places[-1] = place.backward
         else:
             self._numbers.append(number)

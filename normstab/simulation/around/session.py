@@ -58,6 +58,7 @@ class Session:
         self.held = list(held_tensors(self.places))
         held = Parameters(self.held)
         run.parameters = held if machine.casts_parameters else Parameters(())
+        run.unrecognised.is_repeating = self.whereabouts.replay.follow
         self.mode = Emulation(self.whereabouts, run.parameters, run.unrecognised, master_weights=master_weights)
         self.mode.updated = held
         self.mode.sources = self.mode.stored.sources = run.sources

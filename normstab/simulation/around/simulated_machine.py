@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.clock import Clock
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import OUTSIDE, Rules
 from normstab.numerics.scaled.scale_history import ScaleHistory
+from normstab.numerics.steps.clock import Clock
 from normstab.simulation.around.autocast import dtype_of, lowered
 from normstab.simulation.around.operation_rules import OperationRules
 from normstab.simulation.around.places import Place

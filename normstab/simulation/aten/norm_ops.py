@@ -23,7 +23,7 @@ from normstab.norms.functional import (
     update_running,
 )
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.clock import Clock
+from normstab.numerics.steps.clock import Clock
 from normstab.simulation.aten.operation import Handler, Operation, Result
 
 __all__ = ["NORM_OPERATIONS"]

@@ -1,0 +1,54 @@
+"""The step counter that keys random bits and dates first offences, and is set back where a forward is recomputed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from normstab.numerics.steps.replay import Moment, Replay
+
+__all__ = ["Clock"]
+
+
+class Clock:
+    """The step that all Arithmetics made from one share, and how often each site was called within it.
+
+    `is_set`: someone outside says which step begins, so a simulation does not count forwards of its own.
+    """
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
+        self.is_set = False
+        self._calls: Counter[str] = Counter()
+        self._sites: list[str] = []
+        self.replay = Replay(self)
+
+    def advance(self) -> None:
+        """Begin the next step: the numbers of calls start again."""
+        self._begin(self.step + 1)
+
+    def set(self, step: int) -> None:
+        """Begin `step`, as a training loop that counts its steps does, also after a resume."""
+        self._begin(step)
+        self.is_set = True
+
+    def number(self, site: str) -> int:
+        """Return how often `site` was called before in this step, and count this call."""
+        n = self._calls[site]
+        self._calls[site] = n + 1
+        self._sites.append(site)
+        return n
+
+    def moment(self) -> Moment:
+        """Return what `turn_to` goes back to."""
+        return Moment(self.step, self._sites, len(self._sites))
+
+    def turn_to(self, moment: Moment) -> None:
+        """Go on as from `moment`."""
+        self.step = moment.step
+        self._sites = moment.sites[: moment.length]
+        self._calls = Counter(self._sites)
+
+    def _begin(self, step: int) -> None:
+        self.step = step
+        self._calls = Counter()
+        self._sites = []
