@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TypeVar
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 Value = TypeVar("Value")
+LONGEST_NAME = 100
+MOST_COMPARED = 400
 
 
 class NormstabError(ValueError):
@@ -53,8 +56,13 @@ class StrayRecord(RecordError):
 
 
 def near(name: str, allowed: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the allowed name nearest to `name`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    """Return "; did you mean 'x'?" for the allowed name nearest to `name`, or an empty string.
+
+    Of long texts, and of names beyond the first hundreds, nothing is suggested: comparing is slow, typing errors short.
+    """
+    if len(name) > LONGEST_NAME:
+        return ""
+    matches = difflib.get_close_matches(name, [*islice(allowed, MOST_COMPARED)], n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 

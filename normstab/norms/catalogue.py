@@ -16,7 +16,7 @@ __all__ = ["NORMS", "NormSpec", "parse_norm"]
 
 KINDS = ("l2", "l1", "linf", "topk", "range", "lp")
 NAMES = ("l2", "l1", "linf", "topK", "range", "lpP")
-_TOP_K = re.compile(r"top(-?\d+)\Z")
+_TOP_K = re.compile(r"top(-?\d{1,9})\Z")
 _LP = re.compile(r"lp(-?\d+(?:\.\d+)?)\Z")
 MOST_P = 64.0  # P - 1 rounded products each; beyond this every format but fp64 is out of range anyway
 

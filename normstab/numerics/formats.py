@@ -206,7 +206,7 @@ GRAMMAR = (
 _FLOAT_NAME = re.compile(r"e([0-9]{1,3})m([0-9]{1,3})\Z")
 _FIXED_NAME = re.compile(r"([qu])(-?[0-9]{1,3})\.(-?[0-9]{1,3})\Z")
 # What no name of the grammar says of a Format: `:flush`, then its fields one by one.
-_FIELD = re.compile(r"(?:(flush|unsigned-zero)|(p|emin|max)=(-?[0-9][0-9.e+-]*))\Z")
+_FIELD = re.compile(r"(?:(flush|unsigned-zero)|(p|emin|max)=(-?[0-9][0-9.e+-]{0,39}))\Z")
 
 
 def parse_format(text: str | AnyFormat) -> AnyFormat:

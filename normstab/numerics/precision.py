@@ -21,7 +21,7 @@ from normstab.numerics.spelling.machine_format import machine_format
 __all__ = ["FORMAT_ROLES", "NEAREST", "OPERANDS", "ROUNDINGS", "Accumulation", "Precision", "Rounding"]
 
 ORDERS = ("sequential", "pairwise", "blockedK", "lanesK")
-_ORDER = re.compile(r"(sequential|pairwise|blocked|lanes)(\d*)\Z")
+_ORDER = re.compile(r"(sequential|pairwise|blocked|lanes)(\d{0,9})\Z")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ KEYS = (
     "autocast",
     "collective",
 )
-_BLOCKWISE = re.compile(r"blockwise(\d+)\Z")
+_BLOCKWISE = re.compile(r"blockwise(\d{1,9})\Z")
 COLLECTIVES = ("ring", "tree")
 
 

@@ -48,7 +48,7 @@ class RuleKey:
             return cls(text, module=where, operation=operation)
         try:
             return cls(text, pattern=re.compile(where.removeprefix(PATTERN)), operation=operation)
-        except re.error as reason:
+        except (re.error, OverflowError, RecursionError) as reason:  # the others: a{10^20}, and brackets in brackets
             raise NormstabError(f"rules: {text!r} is no regular expression: {reason}") from None
 
     def names(self, module: str) -> bool:

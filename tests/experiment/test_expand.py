@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normstab.errors import ScenarioError
-from normstab.experiment.scenario import spec
+from normstab.experiment.scenario import cell_identity
 from normstab.experiment.scenario.cell_selection import selects
 from normstab.experiment.scenario.checking.checks import canonical
 from normstab.experiment.scenario.document import Scenario
@@ -178,7 +178,7 @@ def test_an_id_follows_what_is_run_and_nothing_else(tmp_path: Path, monkeypatch:
     again = Cell.from_json(json.loads(json.dumps(cell.to_json())))
     assert again == cell and again.id == cell.id
     assert pickle.loads(pickle.dumps(cell)) == cell
-    monkeypatch.setattr(spec, "NUMERICS_VERSION", 10**6)
+    monkeypatch.setattr(cell_identity, "NUMERICS_VERSION", 10**6)
     assert Cell.from_json(cell.to_json()).id != cell.id
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 from normstab.experiment.scenario.expectation import Expectation, ExpectationField, Quantity, QuantityField, Selector
 from normstab.experiment.scenario.spec import (
     STRICT,
+    Cell,
     Count,
     DatasetSpec,
     Exponents,
@@ -146,6 +147,7 @@ class Scenario:
 
     `profiles` and `overrides` are what was applied, `path` where the file was: together they reproduce it.
     `written` is the content before: its expectations may name cells that a profile leaves out.
+    `outlined` keeps the cells that `expand` made without reading data: they are asked for more than once.
     """
 
     path: str
@@ -154,6 +156,7 @@ class Scenario:
     overrides: tuple[str, ...] = ()
     written: Mapping[str, Any] = field(kw_only=True)
     parsed: Document = field(compare=False, repr=False, kw_only=True)
+    outlined: list[Cell] = field(default_factory=list, init=False, compare=False, repr=False, kw_only=True)
 
     @property
     def name(self) -> str:

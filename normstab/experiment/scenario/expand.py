@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +13,21 @@ from pydantic import TypeAdapter
 
 from normstab.errors import NormstabError, ScenarioError
 from normstab.experiment.network.model_code import code_sha256
-from normstab.experiment.network.models import require_model
 from normstab.experiment.scenario.checking.checks import canonical, path_of
+from normstab.experiment.scenario.checking.combinations import combination_faults
 from normstab.experiment.scenario.document import VARIANT, Scenario
-from normstab.experiment.scenario.grid import Point, axis_names, points, swept_points
+from normstab.experiment.scenario.grid import MOST_CELLS, Point, axis_names, points, swept_points
 from normstab.experiment.scenario.settings import loc_of, put
 from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, Scalar, SweepSpec, TrainSpec
 from normstab.numerics.precision import Precision
 
 __all__ = ["expand"]
+
+# Cells between a cell and the last of those whose recorded norms it follows, references not counted.
+MOST_RECORDINGS = 32
+# Cells with the references and recordings that they need: under a second's work.
+MOST_RESOLVED = MOST_CELLS
+MOST_SPECS = 3_000
 
 
 def expand(scenario: Scenario, *, hash_data: bool = True) -> list[Cell]:
@@ -30,14 +36,17 @@ def expand(scenario: Scenario, *, hash_data: bool = True) -> list[Cell]:
     References, and cells whose channel norms others follow, are added where the grid does not list them.
     `hash_data` False leaves the data, and a foreign model's code, unread: the ids are then not those of a run.
     """
+    if not hash_data and scenario.outlined:
+        return list(scenario.outlined)
     resolver = _Resolver(scenario, hash_data=hash_data)
-    listed = [*resolver.trained(), *resolver.swept()]
-    listed_ids = {cell.id for cell in listed}
+    listed = {cell.id: cell for cell in (*resolver.trained(), *resolver.swept())}
     ordered: dict[str, Cell] = {}
-    for cell in listed:
-        for needed in resolver.needed(cell):
-            ordered.setdefault(needed.id, replace(needed, is_listed=needed.id in listed_ids))
-    return list(ordered.values())
+    for cell in listed.values():
+        resolver.put_behind_its_needs(cell, ordered)
+    cells = [cell if cell.id in listed else replace(cell, is_listed=False) for cell in ordered.values()]
+    if not hash_data:
+        scenario.outlined.extend(cells)
+    return cells
 
 
 class _Resolver:
@@ -47,12 +56,17 @@ class _Resolver:
         self._scenario, self._document = scenario, scenario.document
         self._axes = axis_names(scenario.document)
         self._hash_data = hash_data
+        self._sections: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._resolved_points: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
         self._specs_built: dict[str, Any] = {}
+        self._specs_of: dict[int, Any] = {}
+        self._values: dict[tuple[str, int], Scalar] = {}
+        self._checked: set[tuple[int, int]] = set()
         self._hashes: dict[str, str] = {}
         self._code_hashes: dict[str, str] = {}
-        self._built: dict[str, Cell] = {}
+        self._built: dict[Hashable, Cell] = {}
         self._by_id: dict[str, Cell] = {}
-        self._under_way: list[str] = []
+        self._under_way: dict[Hashable, None] = {}
 
     def trained(self) -> Iterator[Cell]:
         """Yield the cells that the grid lists."""
@@ -78,42 +92,61 @@ class _Resolver:
                 )
             )
 
-    def needed(self, cell: Cell) -> Iterator[Cell]:
-        """Yield the cells that `cell` depends on, those they depend on first, then `cell`."""
-        for other in cell.depends_on:
-            yield from self.needed(self._by_id[other])
-        yield cell
+    def put_behind_its_needs(self, cell: Cell, ordered: dict[str, Cell]) -> None:
+        """Add to `ordered` the cells that `cell` depends on, those they depend on first, then `cell`."""
+        if cell.id not in ordered:
+            for other in cell.depends_on:
+                self.put_behind_its_needs(self._by_id[other], ordered)
+            ordered[cell.id] = cell
 
     def _kept(self, cell: Cell) -> Cell:
         return self._by_id.setdefault(cell.id, cell)
 
     def _cell(self, point: Point, *, is_native: bool) -> Cell:
         """Return the cell at `point`, or its reference, built once."""
-        key = json.dumps([{axis: canonical(path_of(axis), value) for axis, value in point.items()}, is_native])
+        places = ((axis, canonical(path_of(axis), value)) for axis, value in point.items())
+        key = (is_native, *((axis, type(value), value) for axis, value in places))
         if key in self._under_way:
             raise ScenarioError(f"{self._scenario.path}: train.norm_record goes in a circle at {_shown(point)}")
+        if len(self._under_way) > MOST_RECORDINGS:
+            message = f"train.norm_record leads through more than {MOST_RECORDINGS} cells"
+            raise ScenarioError(f"{self._scenario.path}: {message} at {_shown(point)}")
         if key not in self._built:
-            self._under_way.append(key)
+            self._check_size()
+            self._under_way[key] = None
             self._built[key] = self._kept(self._build(point, is_native=is_native))
-            self._under_way.pop()
+            del self._under_way[key]
         return self._built[key]
+
+    def _check_size(self) -> None:
+        """Raise where one cell more would be too many."""
+        for found, most, what in (
+            (self._built, MOST_RESOLVED, "cells, with the wide references and recordings that they need"),
+            (self._specs_built, MOST_SPECS, "settings that differ between cells"),
+        ):
+            if len(found) >= most:
+                message = f"more than {most} {what}: shorten the axes, or split the file"
+                raise ScenarioError(f"{self._scenario.path}: grid: {message}")
 
     def _build(self, point: Point, *, is_native: bool) -> Cell:
         """Resolve the point; its reference and its recording cell are built before it."""
         plain = self._resolved(point)
         numerics = self._numerics(plain, is_native=is_native)
         depends_on: list[str] = []
-        recorder = plain["train"].pop("norm_record", None)
-        if recorder is not None:
-            source = self._cell({**point, **recorder["from"]}, is_native=is_native)
-            plain["train"]["norm_record"] = source.id
+        train = plain["train"]
+        if train.get("norm_record") is not None:
+            source = self._cell({**point, **train["norm_record"]["from"]}, is_native=is_native)
+            plain["train"] = self._shared((id(train), source.id), lambda: {**train, "norm_record": source.id})
             depends_on.append(source.id)
         is_reference = numerics["precision"] == "native"
         reference = None if is_reference else self._cell(point, is_native=True)
         if reference is not None:
             depends_on.insert(0, reference.id)
         specs = self._specs(plain, numerics)
-        _check_specs(self._scenario, point, *specs[1:3])
+        if (id(specs[1]), id(specs[2])) not in self._checked:
+            for message in combination_faults(*specs[1:3]):
+                raise ScenarioError(f"{self._scenario.path}: {message} (at {_shown(point)})")
+            self._checked.add((id(specs[1]), id(specs[2])))
         return Cell(
             self._scenario.name,
             self._coordinates(self._axes, point, specs),
@@ -126,25 +159,54 @@ class _Resolver:
             record=self._scenario.parsed.record,
         )
 
-    def _resolved(self, point: Point) -> dict[str, Any]:
-        """Return the sections with the point's variant applied, then its other axes."""
-        plain = {name: copy.deepcopy(self._document.get(name) or {}) for name in _ADAPTERS}
+    def _resolved(self, point: Point) -> dict[str, dict[str, Any]]:
+        """Return the sections with the point's variant applied, then its other axes; what is equal is one object.
+
+        A cell and its reference ask for the same point.
+        """
+        key = (*point, *map(id, point.values()))
+        if key in self._resolved_points:
+            return dict(self._resolved_points[key])
         variant = self._document["variants"][point[VARIANT]] if VARIANT in point else {}
-        settings = {path_of(axis): value for axis, value in point.items() if axis != VARIANT}
-        for path, value in {**variant, **settings}.items():
-            if not put(plain, loc_of(path), copy.deepcopy(value)):
-                raise ScenarioError(f"{self._scenario.path}: {path!r} at {_shown(point)}: its parent is not a mapping")
-        return plain
+        settings = {**variant, **{path_of(axis): value for axis, value in point.items() if axis != VARIANT}}
+        chosen: dict[str, dict[str, Any]] = {name: {} for name in _ADAPTERS}
+        for path, value in settings.items():
+            chosen[path.partition(".")[0]][path] = value
+        self._resolved_points[key] = {name: self._section(name, here, point) for name, here in chosen.items()}
+        return dict(self._resolved_points[key])
+
+    def _section(self, name: str, settings: Mapping[str, Any], point: Point) -> dict[str, Any]:
+        """Return the section with these settings, which are values of the document itself: their `id` names them."""
+
+        def build() -> dict[str, Any]:
+            plain = {name: copy.deepcopy(self._document.get(name) or {})}
+            for path, value in settings.items():
+                if not put(plain, loc_of(path), copy.deepcopy(value)):
+                    where = f"{path!r} at {_shown(point)}"
+                    raise ScenarioError(f"{self._scenario.path}: {where}: its parent is not a mapping")
+            return plain[name]
+
+        return self._shared((name, *((path, id(value)) for path, value in settings.items())), build)
+
+    def _shared(self, key: tuple[Any, ...], build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the section of this key, built once and kept, so that its `id` stays its own."""
+        if key not in self._sections:
+            self._sections[key] = build()
+        return self._sections[key]
 
     def _numerics(self, plain: Mapping[str, Any], *, is_native: bool) -> dict[str, Any]:
         """Return the numerics section with canonical precisions; a wide cell keeps nothing but `histogram`."""
-        numerics = dict(plain["numerics"])
-        precision = str(Precision.parse(numerics.get("precision", "native")))
-        rules = {name: str(Precision.parse(rule)) for name, rule in (numerics.get("rules") or {}).items()}
-        is_wide = precision == "native" and all(rule == "native" for rule in rules.values())
-        if is_native or is_wide:
-            return {"precision": "native", "histogram": numerics.get("histogram", False)}
-        return {**numerics, "precision": precision, "rules": rules}
+        section = plain["numerics"]
+
+        def build() -> dict[str, Any]:
+            precision = str(Precision.parse(section.get("precision", "native")))
+            rules = {name: str(Precision.parse(rule)) for name, rule in (section.get("rules") or {}).items()}
+            is_wide = precision == "native" and all(rule == "native" for rule in rules.values())
+            if is_native or is_wide:
+                return {"precision": "native", "histogram": section.get("histogram", False)}
+            return {**section, "precision": precision, "rules": rules}
+
+        return self._shared((id(section), is_native), build)
 
     def _specs(
         self, plain: Mapping[str, Any], numerics: Mapping[str, Any]
@@ -156,23 +218,30 @@ class _Resolver:
 
     def _spec(self, name: str, section: Mapping[str, Any]) -> Any:
         """Return the spec of one section; few of them differ between the cells of a grid, so each is built once."""
+        if id(section) in self._specs_of:
+            return self._specs_of[id(section)]
         key = f"{name} {json.dumps(section)}"
         if key not in self._specs_built:
             spec = _ADAPTERS[name].validate_json(json.dumps(section))
             is_model = isinstance(spec, ModelSpec)
             self._specs_built[key] = replace(spec, norm=_canonical_norm(spec.norm)) if is_model else spec
-        return self._specs_built[key]
+        return self._specs_of.setdefault(id(section), self._specs_built[key])
 
     def _coordinates(self, axes: list[str], point: Point, specs: tuple[Any, ...]) -> dict[str, Scalar]:
         """Return the value of every axis, of the precision and of the seed in the resolved specs."""
         found: dict[str, Scalar] = {}
+        sections = dict(zip(_ADAPTERS, specs, strict=True))
         for axis in dict.fromkeys((*axes, "precision", "seed")):
             if axis == VARIANT:
                 found[axis] = point.get(VARIANT)
                 continue
-            section, *names = path_of(axis).split(".")
-            value = functools.reduce(getattr, names, dict(zip(_ADAPTERS, specs, strict=True))[section])
-            found[axis] = canonical(path_of(axis), list(value) if isinstance(value, tuple) else value)
+            path = path_of(axis)
+            section, *names = path.split(".")
+            key = (axis, id(sections[section]))
+            if key not in self._values:
+                value = functools.reduce(getattr, names, sections[section])
+                self._values[key] = canonical(path, list(value) if isinstance(value, tuple) else value)
+            found[axis] = self._values[key]
         return found
 
     def _code_sha256(self, model: ModelSpec) -> str:
@@ -210,27 +279,6 @@ def _canonical_norm(norm: str | dict[str, str]) -> str | dict[str, str]:
     if isinstance(norm, dict):
         return {rule: str(canonical("model.norm", inner)) for rule, inner in norm.items()}
     return str(canonical("model.norm", norm))
-
-
-def _check_specs(scenario: Scenario, point: Point, model: ModelSpec, train: TrainSpec) -> None:
-    """Raise where fields that are right one by one do not go together."""
-    optimizer = train.optimizer
-    wrong = {
-        "train.optimizer.kahan goes with sgd and adamw": optimizer.kahan and optimizer.name == "adam",
-        "train.optimizer.nesterov needs sgd with a momentum": optimizer.nesterov
-        and not (optimizer.name == "sgd" and optimizer.momentum),
-        "train.schedule.name step needs milestones": train.schedule.name == "step" and not train.schedule.milestones,
-        "train.weight_decay_correction needs train.norm_record: {from: {...}}": bool(train.weight_decay_correction)
-        and train.norm_record is None,
-        "model.weight_norm_p other than 2 needs model.weight_norm": model.weight_norm_p != 2
-        and model.weight_norm == "none",
-    }
-    for message in (message for message, holds in wrong.items() if holds):
-        raise ScenarioError(f"{scenario.path}: {message} (at {_shown(point)})")
-    try:
-        require_model(model)
-    except NormstabError as error:
-        raise ScenarioError(f"{scenario.path}: {error} (at {_shown(point)})") from error
 
 
 def _shown(point: Point) -> str:

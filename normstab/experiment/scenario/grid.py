@@ -6,6 +6,7 @@ What a point means for a cell is `expand`'s business.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,10 +15,10 @@ from normstab.experiment.scenario.checking.checks import canonical, path_of
 
 __all__ = [
     "MOST_CELLS",
-    "MOST_EXCLUSIONS",
+    "MOST_CHARACTERS",
     "Point",
     "axis_names",
-    "exclusion_count",
+    "characters_resolved",
     "point_count",
     "points",
     "swept_points",
@@ -25,10 +26,10 @@ __all__ = [
 
 # Axis -> value, as written in the file.
 Point = dict[str, Any]
-# A report of as many cells still renders in under half a minute.
-MOST_CELLS = 10_000
-# Of points with values of `exclude`: a second's work.
-MOST_EXCLUSIONS = 2_000_000
+# Checking as many takes under a second.
+MOST_CELLS = 5_000
+# Of settings, over all cells: each cell's are hashed for its id. 5,000 cells of an ordinary file have a third as many.
+MOST_CHARACTERS = 20_000_000
 
 
 def points(document: Mapping[str, Any]) -> Iterator[Point]:
@@ -37,9 +38,8 @@ def points(document: Mapping[str, Any]) -> Iterator[Point]:
     A scenario with a sweep and without a grid trains nothing.
     """
     grid = document.get("grid") or {}
-    excluded = [_canonical_selector(selector) for selector in document.get("exclude") or ()]
     if grid or not document.get("sweep"):
-        yield from (point for point in _product(grid) if not excluded or not _is_excluded(point, excluded))
+        yield from _kept(grid, document.get("exclude") or ())
     for entry in document.get("include") or ():
         yield from _product({**grid, **{axis: _listed(values) for axis, values in entry.items()}})
 
@@ -55,16 +55,6 @@ def axis_names(document: Mapping[str, Any]) -> list[str]:
     """Return the axes of the trained cells in the file's order, those of `include` last."""
     entries: list[Mapping[str, Any]] = [document.get("grid") or {}, *(document.get("include") or ())]
     return list(dict.fromkeys(axis for entry in entries for axis in entry))
-
-
-def exclusion_count(document: Mapping[str, Any]) -> int:
-    """Return how many comparisons of a point with a value of `exclude` the grid asks for, without making them."""
-    grid, excluded = document.get("grid"), document.get("exclude")
-    if not isinstance(grid, dict) or not isinstance(excluded, list):
-        return 0
-    selectors = [selector for selector in excluded if isinstance(selector, dict)]
-    values = sum(max(1, len(_listed(values))) for selector in selectors for values in selector.values())
-    return values * math.prod(len(_listed(values)) for values in grid.values())
 
 
 def point_count(document: Mapping[str, Any]) -> int:
@@ -86,17 +76,54 @@ def _product(grid: Mapping[str, Sequence[Any]]) -> Iterator[Point]:
         yield dict(zip(grid, values, strict=True))
 
 
-def _canonical_selector(selector: Mapping[str, Any]) -> dict[str, list[Any]]:
-    return {axis: [canonical(path_of(axis), value) for value in _listed(values)] for axis, values in selector.items()}
+def _kept(grid: Mapping[str, Sequence[Any]], excluded: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
+    """Yield the combinations that no selector of `excluded` has a value for on each of its axes.
+
+    Bit i of a number stands for selector i. Each value of the grid has the number of the selectors that allow for it,
+    so that a point is in some selector where the numbers of its values share a bit: no point meets a selector.
+    """
+    within = sum(1 << index for index, selector in enumerate(excluded) if selector.keys() <= grid.keys())
+    columns = [list(zip(values, _allowing(axis, values, excluded), strict=True)) for axis, values in grid.items()]
+    for pairs in itertools.product(*columns):
+        shared = within
+        for _, selectors in pairs:
+            shared &= selectors
+        if not shared:
+            yield {axis: value for axis, (value, _) in zip(grid, pairs, strict=True)}
 
 
-def _is_excluded(point: Point, selectors: Sequence[Mapping[str, list[Any]]]) -> bool:
-    """Return whether the point has one of a selector's values on each of its axes, for one of the selectors."""
-    place = {axis: canonical(path_of(axis), value) for axis, value in point.items()}
-    return any(
-        all(axis in place and place[axis] in values for axis, values in selector.items()) for selector in selectors
-    )
+def _allowing(axis: str, values: Sequence[Any], excluded: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return, for each value of the axis, the bits of the selectors that have it or do not name the axis."""
+    path, silent = path_of(axis), 0
+    naming: dict[Any, int] = {}
+    for index, selector in enumerate(excluded):
+        if axis not in selector:
+            silent |= 1 << index
+            continue
+        for spelling in {canonical(path, value) for value in _listed(selector[axis])}:
+            naming[spelling] = naming.get(spelling, 0) | 1 << index
+    return [silent | naming.get(canonical(path, value), 0) for value in values]
 
 
 def _listed(values: Any) -> list[Any]:
     return values if isinstance(values, list) else [values]
+
+
+def characters_resolved(document: Mapping[str, Any]) -> int:
+    """Return how many characters of settings all points have together: what their ids cost, before any is made."""
+    shared = [document.get(name) for name in (*_RESOLVED, "variants")]
+    listed = document.get("include")
+    spans = [document.get("grid"), *(listed if isinstance(listed, list) else ())]
+    nested = [
+        value
+        for span in spans
+        if isinstance(span, dict)
+        for values in span.values()
+        for value in _listed(values)
+        if isinstance(value, str | list | dict)
+    ]
+    longest = max((len(json.dumps(value)) for value in nested), default=0)
+    return point_count(document) * (longest + sum(len(json.dumps(section)) for section in shared))
+
+
+_RESOLVED = ("dataset", "model", "train", "numerics", "sweep")

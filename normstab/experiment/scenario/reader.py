@@ -9,6 +9,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from normstab.experiment.records.files import read_json
 from normstab.experiment.scenario.checking.cross_checks import check_document
 from normstab.experiment.scenario.checking.expectation_coverage import vacuous_expectations
 from normstab.experiment.scenario.checking.imported_models import unimportable_models
-from normstab.experiment.scenario.checking.problems import Problem, problems_of, raise_problems
+from normstab.experiment.scenario.checking.problems import MOST_FOUND, Problem, problems_of, raise_problems
 from normstab.experiment.scenario.document import DOCUMENT, Document, Scenario
 from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.scenario_text import ScenarioText, parse_text, read_text
@@ -81,7 +82,7 @@ def _validated(text: ScenarioText, written: Mapping[str, Any], *, allow_import: 
         parsed = DOCUMENT.validate_json(json.dumps(_without_recorder(document)))
     except ValidationError as error:
         problems += problems_of(error, document)
-    problems += check_document(document, written, allow_import=allow_import)
+    problems += islice(check_document(document, written, allow_import=allow_import), MOST_FOUND)
     raise_problems(problems, text)
     assert parsed is not None, "a ValidationError without a problem"
     return parsed

@@ -16,6 +16,8 @@ from normstab.experiment.scenario.scenario_text import Loc, Mark, ScenarioText, 
 __all__ = ["apply_profile", "apply_set", "loc_of", "put", "split_profiles", "value_at"]
 
 OPEN = ("sweep.grid", "grid", "model.args", "model.norm", "numerics.rules", "profiles")
+# Of one profile: the marks of the whole file are looked through for each.
+MOST_SETTINGS = 200
 
 
 def loc_of(path: str) -> Loc:
@@ -76,6 +78,8 @@ def apply_profile(text: ScenarioText, name: str) -> None:
         listed = ", ".join(profiles) or "the file has none"
         raise ScenarioError(f"{text.name}: unknown profile {name!r}{near(name, profiles)} ({listed})")
     settings = profiles[name]
+    if isinstance(settings, dict) and len(settings) > MOST_SETTINGS:
+        raise ScenarioError(f"{text.name}: the profile {name!r} has more than {MOST_SETTINGS} settings")
     for path, value in settings.items() if isinstance(settings, dict) else ():
         source = ("profiles", name, path)
         marks = {loc[len(source) :]: mark for loc, mark in text.marks.items() if loc[: len(source)] == source}

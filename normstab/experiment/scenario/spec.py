@@ -6,9 +6,7 @@ exists in one place. Nothing here reads files, knows catalogues or needs torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -16,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from normstab.numerics.version import NUMERICS_VERSION
+from normstab.experiment.scenario.cell_identity import Scalar, hashed_fields, identity, slug
 
 __all__ = [
     "Cell",
@@ -29,8 +27,6 @@ __all__ = [
     "SweepSpec",
     "TrainSpec",
 ]
-
-Scalar = str | int | float | bool | None  # a value on an axis of a grid
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -244,14 +240,12 @@ class Cell:
         The hash covers the resolved specs, the hashes of the data and of a foreign model's code, and NUMERICS_VERSION,
         so that a record with this id is this cell's result on any machine.
         """
-        resolved = [self.dataset, self.model, self.train, self.numerics, self.sweep]
-        facts = [NUMERICS_VERSION, self.data_sha256, resolved, *([self.code_sha256] if self.code_sha256 else [])]
-        text = json.dumps(facts, default=_hashed, sort_keys=True, separators=(",", ":"))
-        return f"{slug(self.coordinates)}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        resolved = (self.dataset, self.model, self.train, self.numerics, self.sweep)
+        return f"{slug(self.coordinates)}-{identity(resolved, self.data_sha256, self.code_sha256)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the cell as JSON-able plain data, its id included; LATER_FIELDS only where they are set."""
-        plain: dict[str, Any] = json.loads(json.dumps(_hashed(self), default=_hashed))
+        plain: dict[str, Any] = json.loads(json.dumps(hashed_fields(self), default=hashed_fields))
         return {"id": self.id, **{each.name: plain[each.name] for each in fields(self) if each.name in plain}}
 
     @staticmethod
@@ -262,30 +256,3 @@ class Cell:
 
 
 _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
-
-# Fields that came after records had been made: left out of the hash at their default, so that older ids stay.
-LATER_FIELDS: dict[str, frozenset[str]] = {
-    "Cell": frozenset({"code_sha256", "record"}),
-    "ModelSpec": frozenset({"args", "init"}),
-}
-
-
-def _hashed(spec: Any) -> dict[str, Any]:
-    """Return the fields of `spec` that enter a cell's hash."""
-    later = LATER_FIELDS.get(type(spec).__name__, frozenset())
-    defaults = {each.name: each.default for each in fields(spec)}
-    return {name: value for name, value in vars(spec).items() if name not in later or value != defaults[name]}
-
-
-LONGEST_SLUG = 60
-
-
-def slug(coordinates: Mapping[str, Scalar]) -> str:
-    """Return a readable file name part: the values in order, an axis's initials before a bare number."""
-    words = []
-    for axis, value in coordinates.items():
-        initials = "".join(part[0] for part in re.split(r"[._]", axis) if part)
-        is_bare = isinstance(value, bool | int | float | None)
-        words.append(f"{initials}{value}" if is_bare else str(value))
-    text = re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-.")
-    return text[:LONGEST_SLUG].strip("-.") or "cell"

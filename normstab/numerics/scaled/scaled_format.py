@@ -48,8 +48,8 @@ class IntegerElement:
 
 
 Element = AnyFormat | IntegerElement  # in what a value is written, before its scale
-_GRANULE = re.compile(r"(tensor|row|block|tile|delayed)(\d*)\Z")
-_INTEGER = re.compile(r"int(\d+)\Z")
+_GRANULE = re.compile(r"(tensor|row|block|tile|delayed)(\d{0,9})\Z")
+_INTEGER = re.compile(r"int(\d{1,9})\Z")
 
 
 @dataclass(frozen=True)

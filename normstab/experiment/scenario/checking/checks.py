@@ -19,6 +19,7 @@ from normstab.experiment.scenario.document import AXES, PATHS, SECTIONS, VARIANT
 from normstab.experiment.scenario.scenario_text import Loc
 from normstab.norms.catalogue import parse_norm
 from normstab.numerics.precision import Precision
+from normstab.numerics.rules import Rules
 
 __all__ = ["canonical", "check_axes", "check_settings", "path_of"]
 
@@ -147,6 +148,17 @@ def check_names(path: str, value: Any, *, allow_import: bool) -> Iterator[tuple[
             checks[path](name)
         except NormstabError as error:
             yield inner, str(error)
+    if path in ("model.norm", "numerics.rules") and isinstance(value, dict):
+        yield from _rule_faults(value)
+
+
+def _rule_faults(rules: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """Yield the keys of rules that cannot be read; whether they meet a layer only the network knows."""
+    for key in rules:
+        try:
+            Rules({key: None}, None)
+        except NormstabError as error:
+            yield (key,), str(error)
 
 
 def _texts(value: Any) -> list[tuple[Loc, str]]:

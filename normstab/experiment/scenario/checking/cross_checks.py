@@ -11,7 +11,7 @@ from normstab.experiment.scenario.checking.checks import canonical, check_axes, 
 from normstab.experiment.scenario.checking.problems import Problem
 from normstab.experiment.scenario.document import PATHS, SECTIONS, VARIANT
 from normstab.experiment.scenario.expectation import selectors
-from normstab.experiment.scenario.grid import MOST_CELLS, MOST_EXCLUSIONS, exclusion_count, point_count
+from normstab.experiment.scenario.grid import MOST_CELLS, MOST_CHARACTERS, characters_resolved, point_count
 from normstab.experiment.scenario.metric_names import METRIC_NAMES, SWEEP_METRICS
 from normstab.experiment.scenario.scenario_text import Loc
 from normstab.experiment.scenario.settings import value_at
@@ -23,6 +23,9 @@ Axes = dict[str, list[Any]]
 NAMED = ("dataset.name", "model.name", "model.norm", "numerics.precision", "numerics.rules")
 # Top-level fields that a profile may change beside the cells' own sections.
 PROFILED = ("grid", "sweep", "include", "exclude", "tolerance")
+
+# Values of an axis that a message lists.
+MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,9 @@ def check_document(document: Mapping[str, Any], written: Mapping[str, Any], *, a
         yield Problem(
             ("grid",), f"{count} cells; at most {MOST_CELLS} are allowed: shorten the axes, or split the file"
         )
-    if (count := exclusion_count(document)) > MOST_EXCLUSIONS:
-        yield Problem(
-            ("exclude",),
-            f"{count:,} comparisons of cells with excluded values; at most {MOST_EXCLUSIONS:,} are allowed: "
-            "split the file",
-        )
+    elif (size := characters_resolved(document)) > MOST_CHARACTERS:
+        message = f"{count} cells with {size:,} characters of settings in all; at most {MOST_CHARACTERS:,} are allowed"
+        yield Problem(("grid",), f"{message}: shorten rules, arguments or variants, or split the file")
     for loc in (("grid",), ("sweep", "grid")):
         yield from check_axes(value_at(document, loc), loc, variants=variants, allow_import=allow_import)
     for name, settings in variants.items():
@@ -136,8 +136,8 @@ def _check_selector(selector: Any, loc: Loc, axes: Mapping[str, list[Any]]) -> I
             if spelling not in axes[axis]:
                 names = list(dict.fromkeys(str(known) for known in axes[axis]))
                 place = (*here, index) if isinstance(values, list) else here
-                message = f"no cell has {axis} {spelling!r}{near(str(spelling), names)} ({', '.join(names)})"
-                yield Problem(place, message)
+                listed = ", ".join([*names[:MOST_NAMES], *(["..."] * (len(names) > MOST_NAMES))])
+                yield Problem(place, f"no cell has {axis} {spelling!r}{near(str(spelling), names)} ({listed})")
 
 
 def _check_expectation(plain: Any, loc: Loc, known: Known) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,11 +14,12 @@ from pydantic_core import ErrorDetails
 from normstab.errors import ScenarioError, near
 from normstab.experiment.scenario.document import SECTIONS, Claim, Document, Plot, SweepDocument
 from normstab.experiment.scenario.expectation import form_of
-from normstab.experiment.scenario.scenario_text import Loc, ScenarioText, spelled
+from normstab.experiment.scenario.scenario_text import MOST_SHOWN, Loc, ScenarioText, spelled
 
-__all__ = ["Problem", "problems_of", "raise_problems"]
+__all__ = ["MOST_FOUND", "Problem", "problems_of", "raise_problems"]
 
-MOST_SHOWN = 40
+# Problems that are looked for in one file: a suggestion costs up to a millisecond.
+MOST_FOUND = 60
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def raise_problems(problems: Sequence[Problem], text: ScenarioText) -> None:
         shown.append(f"{mark.place}: {where}{problem.message}{mark.shown()}")
     if len(placed) > MOST_SHOWN:
         shown.append(f"... and {len(placed) - MOST_SHOWN} more")
-    count = "1 problem" if len(placed) == 1 else f"{len(placed)} problems"
+    number = f"{len(placed)} problems or more" if len(placed) >= MOST_FOUND else f"{len(placed)} problems"
+    count = "1 problem" if len(placed) == 1 else number
     is_in_file = any(not mark.place.startswith("--") for mark, _ in placed)
     shown.append(
         f"{count}; correct the {'file' if is_in_file else 'option'}; `normstab validate {text.name}` checks it"
@@ -57,7 +60,7 @@ def problems_of(error: ValidationError, document: Any, *, below: Loc = ()) -> li
     grouped: dict[Loc, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         grouped.setdefault(_within(document, detail["loc"]), []).append(detail)
-    return [_problem(document, loc, details, below) for loc, details in grouped.items()]
+    return [_problem(document, loc, details, below) for loc, details in islice(grouped.items(), MOST_FOUND)]
 
 
 def _within(document: Any, loc: Loc) -> Loc:

@@ -1,0 +1,31 @@
+"""Fields of a cell that are right one by one and do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normstab.errors import NormstabError
+from normstab.experiment.network.models import require_model
+from normstab.experiment.scenario.spec import ModelSpec, TrainSpec
+
+__all__ = ["combination_faults"]
+
+
+def combination_faults(model: ModelSpec, train: TrainSpec) -> Iterator[str]:
+    """Yield what does not go together in the specs of a cell."""
+    optimizer = train.optimizer
+    wrong = {
+        "train.optimizer.kahan goes with sgd and adamw": optimizer.kahan and optimizer.name == "adam",
+        "train.optimizer.nesterov needs sgd with a momentum": optimizer.nesterov
+        and not (optimizer.name == "sgd" and optimizer.momentum),
+        "train.schedule.name step needs milestones": train.schedule.name == "step" and not train.schedule.milestones,
+        "train.weight_decay_correction needs train.norm_record: {from: {...}}": bool(train.weight_decay_correction)
+        and train.norm_record is None,
+        "model.weight_norm_p other than 2 needs model.weight_norm": model.weight_norm_p != 2
+        and model.weight_norm == "none",
+    }
+    yield from (message for message, holds in wrong.items() if holds)
+    try:
+        require_model(model)
+    except NormstabError as error:
+        yield str(error)
