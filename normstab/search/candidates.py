@@ -12,11 +12,17 @@ from dataclasses import dataclass
 from normstab.assess.runs import Run
 from normstab.numerics.ledger import Site, Tally
 from normstab.numerics.precision import Precision
+from normstab.numerics.rules import plain_operation
+from normstab.simulation.around.operation_rules import NORM_SITES
+from normstab.simulation.aten.operation_table import EXACT, HANDLERS
 
-__all__ = ["CLASSES", "Candidate", "class_candidates", "module_candidates"]
+__all__ = ["CLASSES", "Candidate", "class_candidates", "module_candidates", "operation_candidates"]
 
 SQUARES = ("square", "power")
 VARIANCES = ("variance", "dispersion.div")
+# What a norm rounds that has a rule of its own; running statistics are moved by the buffers' own formats.
+OF_NORMS = NORM_SITES - {"running_mean", "running_var"}
+OF_TORCH = frozenset(plain_operation(name) for name in (*HANDLERS, *EXACT))
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,38 @@ def module_candidates(run: Run, modules: Iterable[str]) -> list[Candidate]:
         return name or None
 
     return _ranked(run, module_of)
+
+
+def operation_candidates(run: Run, modules: Iterable[str], *, in_one_module: bool) -> list[Candidate]:
+    """Return the operations that rounded something, as keys of rules: `op:square`, or `bn1::square` `in_one_module`.
+
+    An operation of torch is one whole, also where it has several sites (`mean.sum`, `mean.div`); a norm's forward sites
+    each are one. What runs in the root, or outside every module, has no key of a module. Casts of inputs and parameters
+    are no operations.
+    """
+    names, layers = {name for name in modules if name}, run.record.norm_layers
+
+    def key_of(site: Site) -> str | None:
+        module = site.path
+        while module and module not in names:
+            module = module.rpartition(".")[0]
+        path = site.path.removeprefix(f"{module}.") if module else site.path.removeprefix("(outside).")
+        operation = _operation(path, is_in_norm=module in layers)
+        if operation in OF_NORMS and site.direction != "forward":
+            return None
+        if operation is None or (in_one_module and not module):
+            return None
+        return f"{module}::{operation}" if in_one_module else f"op:{operation}"
+
+    return _ranked(run, key_of)
+
+
+def _operation(path: str, *, is_in_norm: bool) -> str | None:
+    """Return the operation that a site below its module belongs to; None for a cast of an input or a parameter."""
+    whole, first = plain_operation(path), plain_operation(path.partition(".")[0])
+    if whole in OF_NORMS and (is_in_norm or first not in OF_TORCH):
+        return whole
+    return first if first in OF_TORCH and not is_in_norm else None
 
 
 def class_candidates(run: Run, precision: Precision, wide: Precision) -> list[Candidate]:

@@ -23,7 +23,7 @@ from normstab.experiment.scenario.reader import load_scenario
 from normstab.experiment.scenario.spec import Cell
 from normstab.numerics.formats import Format
 from normstab.numerics.precision import Precision
-from normstab.search.candidates import Candidate, class_candidates, module_candidates
+from normstab.search.candidates import Candidate, class_candidates, module_candidates, operation_candidates
 from normstab.search.chosen_cell import chosen_cells
 from normstab.search.kept_wide import class_precision, module_rules, with_kept_wide
 from normstab.search.minimal_set import Found, OutOfBudget, minimal_set
@@ -33,6 +33,8 @@ __all__ = ["BY", "Judged", "Oracle", "Promotion", "Search", "Subject", "Trial", 
 
 BY = {
     "module": "the modules of the network, by name",
+    "site": "operations of one module each: bn1::square",
+    "operation": "operations, in every module: op:square",
     "class": "the classes of operations that a precision names: square, variance, reciprocal, accumulator, ...",
 }
 """What may be kept wide, one by one."""
@@ -91,7 +93,7 @@ class Promotion:
 class Search:
     """How a promotion is searched for: by what, in which wide format, what counts as enough, and for how long."""
 
-    by: Literal["module", "class"] = "module"
+    by: Literal["module", "class", "operation", "site"] = "module"
     wide: str = "fp32"
     allowed: tuple[Verdict, ...] = (Verdict.STABLE,)
     budget_s: float | None = None
@@ -124,7 +126,7 @@ def promote(
         raise NormstabError("promote needs a cell with a wide reference and no train.norm_record")
     directory = Path(out) if out is not None else Path("reports") / f"{scenario.name}-promote"
     trainer = Trainer(reference, directory, scenario.tolerance, search.execution, on_event)
-    modules = module_names(chosen[0]) if search.by == "module" else []
+    modules = [] if search.by == "class" else module_names(chosen[0])
     subject = Subject(Precision.parse(chosen[0].numerics.precision), modules, [cell.train.seed for cell in chosen])
     return promote_by(TrainedCell(chosen[0], trainer), subject, search)
 
@@ -178,7 +180,7 @@ class TrainedCell:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is promoted: its precision, the names of its modules (only for a search by module), and its seeds."""
+    """What is promoted: its precision, the names of its modules (not for a search by class), and its seeds."""
 
     precision: Precision
     modules: Sequence[str]
@@ -214,12 +216,16 @@ class _Promoting:
         """Return what may be kept wide, ranked by what the failing run lost."""
         if self._search.by == "module":
             return module_candidates(run, self._modules)
+        if self._search.by in ("operation", "site"):
+            return operation_candidates(run, self._modules, in_one_module=self._search.by == "site")
         return class_candidates(run, self._precision, self._wide)
 
     def _rules(self, members: Sequence[str]) -> dict[str, str]:
         """Return the rules that keep `members` wide."""
         if self._search.by == "class":
             return {"_default": str(class_precision(members, self._precision, self._wide))} if members else {}
+        if self._search.by in ("operation", "site"):
+            return dict.fromkeys(members, str(self._wide))
         return module_rules(members, self._modules, narrow=str(self._precision), wide=str(self._wide))
 
     def _judged(self, members: tuple[str, ...], seeds: Sequence[int]) -> Judged:

@@ -39,7 +39,7 @@ def promote_check(
     if norm is not None:
         replace_norms_(module, norm)
     oracle = _Passes(built, inputs, spec, type(module).__name__)
-    modules = [name for name, _ in module.named_modules() if name] if search.by == "module" else []
+    modules = [] if search.by == "class" else [name for name, _ in module.named_modules() if name]
     return promote_by(oracle, Subject(spec, modules, [seed]), search)
 
 

@@ -10,7 +10,9 @@ from normstab.__main__ import main
 from normstab.assess.verdicts import Verdict
 from normstab.errors import NormstabError
 from normstab.report.promotion_report import promotion_text
+from normstab.search.candidates import operation_candidates
 from normstab.search.promotion import Search
+from normstab.testing.check import check
 from normstab.testing.check_input import parse_inputs
 from normstab.testing.check_promotion import promote_check
 
@@ -68,6 +70,38 @@ def test_classes_of_operations_are_candidates_too():
     found = promote_check(built, precision="fp16", search=Search(by="class", fresh_seeds=0))
     assert set(found.members) == {"square", "variance"}
     assert found.rules == {"_default": "fp16/nearest/fp32:lanes64;square=fp32;variance=fp32"}
+
+
+@pytest.mark.parametrize(("by", "prefix"), [("operation", "op:"), ("site", "1::")])
+def test_operations_are_candidates_too(by, prefix):
+    module = nn.Sequential(nn.Identity(), nn.BatchNorm1d(4))
+    built = module, 500.0 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), None
+    found = promote_check(built, precision="fp16", search=Search(by=by, fresh_seeds=0))
+    assert {f"{prefix}square", f"{prefix}dispersion.div"} <= set(found.members)
+    assert all(member.startswith(prefix) for member in found.members)
+    assert set(found.rules) == set(found.members) == set(found.proofs)
+    assert found.is_minimal and found.verdict is Verdict.STABLE
+
+
+@pytest.mark.parametrize("is_site", [False, True])
+def test_every_operation_that_is_a_candidate_has_a_rule_that_something_meets(is_site):
+    net = nn.Sequential(
+        nn.Conv1d(3, 4, 1),
+        nn.BatchNorm1d(4),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(20, 6),
+        nn.LayerNorm(6),
+        nn.Softmax(-1),
+    )
+    answer = check(net, inputs=parse_inputs(["8x3x5"]), precision="fp16")
+    modules = [name for name, _ in net.named_modules()]
+    found = operation_candidates(answer.evidence, modules, in_one_module=is_site)
+    assert {("1::square" if is_site else "op:square"), ("4::addmm" if is_site else "op:addmm")} <= {
+        c.name for c in found
+    }
+    rules = dict.fromkeys((candidate.name for candidate in found), "fp32")
+    check(net, inputs=parse_inputs(["8x3x5"]), precision="fp16", rules=rules)  # raises for a rule that nothing meets
 
 
 def test_a_model_that_survives_needs_nothing(net):

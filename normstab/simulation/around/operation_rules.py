@@ -54,6 +54,9 @@ class OperationRules:
         """Return the precision of an operation inside a norm, or None; a native one is float32."""
         found = self._rules.of_operation(site, operation)
         self._note(site, operation)
+        if found is not None:  # its parts are computed in it: `mean` decides for `mean.div` too
+            for part in (part for part in NORM_SITES if part.startswith(f"{plain_operation(operation)}.")):
+                self._note(site, part)
         return FLOAT32 if found is not None and found.is_native else found
 
     def place(self, place: Place, operation: str) -> Place:
