@@ -36,6 +36,7 @@ def update_running(
 @torch.no_grad()
 def move(ar: Arithmetic, running: Tensor, new: Tensor, momentum: float, reduction: Reduction, operation: str) -> None:
     """Do it, by a kernel where one serves."""
+    ar.for_operation(operation)  # a rule about the statistic is met here too: it says how evaluation reads it
     if ar.precision.norm == "wide":
         wide_norm.move_average(running, new, momentum, ar, operation)
         return

@@ -20,8 +20,6 @@ __all__ = ["CLASSES", "Candidate", "class_candidates", "module_candidates", "ope
 
 SQUARES = ("square", "power")
 VARIANCES = ("variance", "dispersion.div")
-# What a norm rounds that has a rule of its own; running statistics are moved by the buffers' own formats.
-OF_NORMS = NORM_SITES - {"running_mean", "running_var"}
 OF_TORCH = frozenset(plain_operation(name) for name in (*HANDLERS, *EXACT))
 
 
@@ -86,7 +84,7 @@ def operation_candidates(run: Run, modules: Iterable[str], *, in_one_module: boo
             module = module.rpartition(".")[0]
         path = site.path.removeprefix(f"{module}.") if module else site.path.removeprefix("(outside).")
         operation = _operation(path, is_in_norm=module in layers)
-        if operation in OF_NORMS and site.direction != "forward":
+        if operation in NORM_SITES and site.direction != "forward":
             return None
         if operation is None or (in_one_module and not module):
             return None
@@ -98,7 +96,7 @@ def operation_candidates(run: Run, modules: Iterable[str], *, in_one_module: boo
 def _operation(path: str, *, is_in_norm: bool) -> str | None:
     """Return the operation that a site below its module belongs to; None for a cast of an input or a parameter."""
     whole, first = plain_operation(path), plain_operation(path.partition(".")[0])
-    if whole in OF_NORMS and (is_in_norm or first not in OF_TORCH):
+    if whole in NORM_SITES and (is_in_norm or first not in OF_TORCH):
         return whole
     return first if first in OF_TORCH and not is_in_norm else None
 
