@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bounds", "diff", "promote"]
 
+By = Literal["site", "operation", "module", "class"]
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -32,9 +33,7 @@ def promote(
     precision: Annotated[str, typer.Option(help="Of --check: such as fp16.")] = "fp16",
     norm: Annotated[str | None, typer.Option(help="Swap the norm layers of --check to this one first.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of --check: the factory, the inputs, stochastic rounding.")] = 0,
-    by: Annotated[
-        Literal["module", "class", "operation", "site"], typer.Option(help="What is kept wide, one by one.")
-    ] = "module",
+    by: Annotated[By, typer.Option(help="What is kept wide, one by one.")] = "module",
     wide: Annotated[str, typer.Option(metavar="FORMAT", help="The format of what is kept wide.")] = "fp32",
     allow: Annotated[list[str] | None, typer.Option(metavar="VERDICT", help="Enough beside STABLE.")] = None,
     budget: Annotated[str, typer.Option(metavar="TIME", help="Begin no training after this: 30m, 2h.")] = "",
