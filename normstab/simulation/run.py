@@ -27,7 +27,8 @@ class Run:
 
     `unrecognised` counts operations that were computed as torch does; `notes` say in words what else was
     not simulated; `sources` names the line of code of a first offence, where one is known. `parameters` are
-    those that the network uses as rounded copies.
+    those that the network uses as rounded copies. `ignored_upcasts` counts, by site, the casts to a wider type that
+    a machine without one ignored.
     """
 
     arithmetic: Arithmetic
@@ -37,6 +38,7 @@ class Run:
     sources: Sources = field(default_factory=Sources)
     parameters: Parameters = field(default_factory=lambda: Parameters(()), repr=False)
     outside: Place | None = field(default=None, repr=False)
+    ignored_upcasts: dict[str, int] = field(default_factory=dict)
 
     @property
     def ledger(self) -> Ledger:
@@ -74,6 +76,15 @@ class Run:
         """Say `text` once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def note_ignored(self) -> None:
+        """Say which casts were ignored, most first."""
+        if self.ignored_upcasts:
+            sites = sorted(self.ignored_upcasts.items(), key=lambda entry: (-entry[1], entry[0]))
+            listed = ", ".join(f"{site} ({n})" for site, n in sites[:MOST_SITES])
+            more = f" and {len(sites) - MOST_SITES} more places" if len(sites) > MOST_SITES else ""
+            total = sum(self.ignored_upcasts.values())
+            self.note(f"casts=ignore: {total} casts to a wider type changed nothing: {listed}{more}")
 
     def report(self) -> str:
         """Return a plain text table of outcomes and first offences, the worst sites, and what was not simulated."""

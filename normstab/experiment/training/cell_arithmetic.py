@@ -23,6 +23,9 @@ from normstab.simulation.simulate import simulate
 __all__ = ["Simulated", "simulated"]
 
 
+MOST_PLACES = 3  # of ignored casts, named in a record
+
+
 class Simulated:
     """What runs around the network: `run` is the simulation, or the recording of exponents (`is_recording`).
 
@@ -90,7 +93,11 @@ class Simulated:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the simulation says of itself."""
-        return () if self.run is None or self.is_recording else tuple(self.run.notes)
+        if self.run is None or self.is_recording:
+            return ()
+        ignored = sorted(self.run.ignored_upcasts)[:MOST_PLACES]
+        said = [f"casts=ignore: casts to a wider type change nothing, as at {', '.join(ignored)}"] if ignored else []
+        return (*self.run.notes, *said)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.simulated_machine import Arithmetics, Machine
 from normstab.simulation.aten.expand_fused import WithoutFastPaths
+from normstab.simulation.ignored_casts import counted
 from normstab.simulation.run import Run
 
 __all__ = ["Session"]
@@ -98,11 +99,14 @@ class Session:
             stack.enter_context(WithoutFastPaths())
         if self.machine.autocast is not None:
             begin_autocast(self.machine.autocast, device_of(self.model), self.whereabouts, stack)
+        if not self.is_native and any(place.arithmetic.precision.casts == "ignore" for place in self.places.values()):
+            stack.enter_context(counted(self.whereabouts, self.run.ignored_upcasts))
         self.ensure_entered()
 
     def _end(self) -> None:
         """Leave the mode; hooks on copies of the model do nothing from now on."""
         self.copies.take_back()
+        self.run.note_ignored()
         self.is_in_order = not self._has_entered or close_mode(self.mode)
         self.mode.end()
         self.run.scaler.on_skip = None
