@@ -1,4 +1,6 @@
-"""A simulated training step beside the plain one of the same ResNet-18, in one run; peak memory; qtorch if installed.
+"""A simulated training step beside the plain one of the same network, in one run; peak memory; qtorch if installed.
+
+ResNet-18 in two sizes, and a small transformer, where the cost of each operation in Python is what counts.
 
 Nothing is asserted.
 """
@@ -21,13 +23,17 @@ from normstab.experiment.network.networks import Task
 from normstab.simulation import record
 from tests.benchmarks.timing import Samples, begin, print_table
 
-# Width, side of the images, batch: the shapes of the issue's figures.
+# Width, side of the images, batch, turns.
 SIZES = {"width 16, 16x16, batch 64": (16, 16, 64, 12), "width 64, 32x32, batch 32": (64, 32, 32, 4)}
 Context = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[object]]
 CONTEXTS: dict[str, Context] = {
     "plain float32": lambda model, optimizer: contextlib.nullcontext(),
     'simulate "native"': lambda model, optimizer: ns.simulate(model, "native"),
     "simulate fp16": lambda model, optimizer: ns.simulate(model, "fp16"),
+    "simulate uniform:fp16": lambda model, optimizer: ns.simulate(model, "uniform:fp16"),
+    "simulate half": lambda model, optimizer: ns.simulate(model, "half"),
+    "simulate amp-fp16": lambda model, optimizer: ns.simulate(model, "amp-fp16"),
+    "simulate amp-bf16": lambda model, optimizer: ns.simulate(model, "amp-bf16"),
     "simulate fp16, optimizer too": lambda model, optimizer: ns.simulate(model, "fp16", optimizer=optimizer),
     "simulate fp16/stochastic": lambda model, optimizer: ns.simulate(model, "fp16/stochastic"),
     "record(every=10), ten steps": lambda model, optimizer: record(model, every=10),
@@ -38,18 +44,40 @@ PLAIN = "plain float32"
 
 
 class Step:
-    """A training step of a ResNet-18 of its own."""
+    """A training step of a network of its own."""
 
-    def __init__(self, width: int, side: int, batch: int) -> None:
-        torch.manual_seed(0)
-        self.model = MODELS["resnet18"].build(Task(1, side, 10), width, "small")
+    def __init__(self, model: nn.Module, x: torch.Tensor, classes: int = 10) -> None:
+        self.model, self.x, self.y = model, x, torch.randint(0, classes, (len(x),))
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-        self.x, self.y = torch.randn(batch, 1, side, side), torch.randint(0, 10, (batch,))
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
-        functional.cross_entropy(self.model(self.x), self.y).backward()
+        functional.cross_entropy(self.model(self.x).float(), self.y).backward()
         self.optimizer.step()
+
+
+def resnet(width: int, side: int, batch: int) -> Step:
+    torch.manual_seed(0)
+    return Step(MODELS["resnet18"].build(Task(1, side, 10), width, "small"), torch.randn(batch, 1, side, side))
+
+
+class FirstToken(nn.Module):
+    """Two layers of a transformer's encoder, and logits of the first token."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.encoder(x)[:, 0])
+        return logits
+
+
+def transformer(width: int, tokens: int, batch: int) -> Step:
+    torch.manual_seed(0)
+    return Step(FirstToken(width), torch.randn(batch, tokens, width))
 
 
 def seconds(step: Step, context: Context, steps: int) -> float:
@@ -111,17 +139,19 @@ def _status(name: str) -> int:
 
 def main() -> None:
     """Print the tables."""
-    begin("A training step of ResNet-18", turns=None)
+    begin("A simulated training step", turns=None)
     columns, memory = {}, []
     for title, (width, side, batch, turns) in SIZES.items():
-        works = {name: (Step(width, side, batch), context) for name, context in CONTEXTS.items()}
-        peer = with_qtorch(Step(width, side, batch))
+        works = {name: (resnet(width, side, batch), context) for name, context in CONTEXTS.items()}
+        peer = with_qtorch(resnet(width, side, batch))
         if peer is not None:
             works["qtorch at the borders of the norms only"] = (peer, CONTEXTS[PLAIN])
         columns[title] = compare(works, turns)
-        peaks = {name: peak_bytes(Step(width, side, batch), CONTEXTS[name]) for name in (PLAIN, "simulate fp16")}
+        peaks = {name: peak_bytes(resnet(width, side, batch), CONTEXTS[name]) for name in (PLAIN, "simulate fp16")}
         memory.append(f"- {title}: {peaks['simulate fp16'] / peaks[PLAIN]:.2f}x of {peaks[PLAIN] / 2**20:.0f} MB")
     print_table("seconds per step", columns, PLAIN)
+    small = {name: (transformer(64, 32, 4), context) for name, context in CONTEXTS.items()}
+    print_table("seconds per step", {"transformer, width 64, 4 x 32 tokens": compare(small, 12)}, PLAIN)
     print("\n### peak memory of a step, simulate fp16\n\n" + "\n".join(memory))
 
 
