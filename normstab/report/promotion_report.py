@@ -19,6 +19,9 @@ from normstab.search.promotion import Promotion, Trial
 __all__ = ["promotion_json", "promotion_text", "write_promotion"]
 
 MOST_ROWS = 40
+MOST_NAMED = 6  # members of a set in a sentence
+MOST_LINES = 20  # of a list on a terminal
+MOST_SETS = 3
 
 
 def promotion_json(found: Promotion) -> dict[str, Any]:
@@ -55,11 +58,13 @@ def promotion_text(found: Promotion) -> str:
     """Return the answer for a terminal: the set, its verdict, the rules, the proof, the cost."""
     parts = [_headline(found)]
     if found.members:
-        parts.append("rules:\n" + "\n".join(f"  {name}: {rule}" for name, rule in found.rules.items()))
-        parts.append("\n".join(_proof_lines(found)))
+        parts.append("\n".join(_first(["rules:", *(f"  {name}: {rule}" for name, rule in found.rules.items())])))
+        parts.append("\n".join(_first(_proof_lines(found))))
     parts.append(_cost_sentence(found))
     if found.undecided:
-        sets = "; ".join(_set_words(trial.members) for trial in found.undecided)
+        sets = "; ".join(_set_words(trial.members) for trial in found.undecided[:MOST_SETS])
+        if len(found.undecided) > MOST_SETS:
+            sets += f"; and {len(found.undecided) - MOST_SETS} more sets"
         is_allowed = all(trial.suffices for trial in found.undecided)
         counted = (
             "enough, as --allow INCONCLUSIVE says" if is_allowed else "not enough; --allow INCONCLUSIVE accepts them"
@@ -97,7 +102,16 @@ def _cost_sentence(found: Promotion) -> str:
 
 
 def _set_words(members: tuple[str, ...]) -> str:
-    return " + ".join(members) or "nothing"
+    """Return the members of a set in a row, the first few of a large one."""
+    named = members if len(members) <= MOST_NAMED + 1 else members[:MOST_NAMED]
+    more = f" and {len(members) - len(named)} more" if len(named) < len(members) else ""
+    return " + ".join(named) + more or "nothing"
+
+
+def _first(lines: list[str]) -> list[str]:
+    """Return the first lines of a long list, and where the rest is."""
+    left = len(lines) - MOST_LINES
+    return lines if left <= 1 else [*lines[:MOST_LINES], f"  and {left} more: see promotion.json, or --json"]
 
 
 def write_promotion(found: Promotion, directory: Path) -> Path:

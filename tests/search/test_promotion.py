@@ -16,11 +16,12 @@ from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, Nume
 from normstab.numerics.ledger import Tally
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import precision_rules
+from normstab.report.promotion_report import promotion_json, promotion_text
 from normstab.search import promotion, trials
 from normstab.search.candidates import class_candidates, module_candidates
 from normstab.search.chosen_cell import chosen_cells
 from normstab.search.kept_wide import class_precision, module_rules
-from normstab.search.promotion import Search, promote
+from normstab.search.promotion import Promotion, Search, Trial, promote
 from tests.assess.synthetic import make_cell, make_run
 
 MODULES = [f"block{i}.norm{j}" for i in range(4) for j in range(3)]
@@ -209,3 +210,31 @@ def test_the_command_exits_1_where_nothing_suffices_and_2_for_a_wrong_budget(sce
     assert "No set of the 12 candidates kept in fp32 suffices" in capsys.readouterr().out
     assert main([*command, "--budget", "soon"]) == 2
     assert "expected a number and s, m or h" in capsys.readouterr().err
+
+
+def test_a_large_answer_stays_readable_and_says_where_the_rest_is():
+    members = tuple(f"layer{i}.bn::square" for i in range(90))
+    undecided = tuple(
+        Trial(members[:n], Verdict.INCONCLUSIVE, "the interval is too wide", False) for n in range(30, 90)
+    )
+    found = Promotion(
+        cell="l2, fp16",
+        by="site",
+        wide="fp32",
+        candidates=(),
+        members=members,
+        rules=dict.fromkeys(members, "fp32"),
+        verdict=Verdict.STABLE,
+        reason="within a point",
+        is_minimal=False,
+        is_complete=False,
+        tried=undecided,
+        trainings=60,
+        fresh_seeds=(),
+        share=0.5,
+        extra_bytes=0.5,
+    )
+    text = promotion_text(found)
+    assert len(text) < 3500 and max(map(len, text.splitlines())) < 1000
+    assert "layer5.bn::square and 84 more" in text and "see promotion.json" in text and "57 more sets" in text
+    assert promotion_json(found)["members"] == list(members)
