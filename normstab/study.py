@@ -13,7 +13,7 @@ from normstab.assess.runs import Run, read_runs
 from normstab.errors import NormstabError, RecordError, ScenarioError, StrayRecord, lookup
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.execution.progress import Event, Outcome
-from normstab.experiment.records.files import json_text, write_atomically
+from normstab.experiment.records.files import json_text, remove_unfinished, write_atomically
 from normstab.experiment.scenario.document import Scenario
 from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.gather import SMOKE_SUFFIX
@@ -38,6 +38,9 @@ SCENARIO_FILE = "scenario.json"
 
 FORMS = {"md": "report.md and plots", "html": "report.html", "json": "to stdout", "junit": "to stdout"}
 """The forms of a report, and where each goes."""
+
+UNFINISHED_S = 60.0
+"""A page has no lock: what another process has begun to write there is not older than this."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ def write_pages(found: Mapping[Path, Assessment]) -> list[Path]:
             if kept.parent not in sharing and not is_smoke and _asks_for(kept, page):
                 sharing[kept.parent] = assess_directory(kept.parent)
         written.append(write_page(page, sharing, target))
+        remove_unfinished(target, least_age_s=UNFINISHED_S)
     return written
 
 

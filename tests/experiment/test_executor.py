@@ -87,6 +87,21 @@ def test_a_finished_record_is_reused_and_a_torn_one_made_anew(tmp_path: Path) ->
     assert [len(starts(tmp_path, c)) for c in (whole, torn, absent)] == [1, 2, 1]
 
 
+def test_what_a_kill_left_is_removed_by_the_next_run(tmp_path: Path) -> None:
+    only = cell()
+    run([only], tmp_path)
+    folder = tmp_path / "records" / only.id
+    left = [folder / name for name in ("checkpoint.pt", ".checkpoint.pt.a1b2c3d4", ".record.json.a1b2c3d4")]
+    left += [folder / "probes/.0.npz.a1b2c3d4", tmp_path / ".run.json.a1b2c3d4", tmp_path / "plots/.x.svg.a1b2c3d4"]
+    kept = [tmp_path / ".gitignore", folder / ".notes.json.txt"]
+    for path in left + kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("torn")
+    assert run([only], tmp_path).reused == (only.id,)
+    assert [path for path in left if path.exists()] == []
+    assert all(path.exists() for path in kept)
+
+
 def test_fresh_reuses_nothing(tmp_path: Path) -> None:
     only = cell()
     run([only], tmp_path)

@@ -19,7 +19,7 @@ from normstab.experiment.execution.progress import Event, EventKind, Failure, Ou
 from normstab.experiment.execution.ray_settings import RaySettings
 from normstab.experiment.execution.run_log import RunLog, start_log
 from normstab.experiment.execution.worker import Message, Task, interrupts_held, interrupts_ignored
-from normstab.experiment.records.files import DIGEST_FILE, remove_unfinished
+from normstab.experiment.records.files import CHECKPOINT_FILE, DIGEST_FILE, remove_path, remove_unfinished
 from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import check_log
 from normstab.experiment.scenario.spec import Cell
@@ -126,6 +126,7 @@ class _Run:
             if self._is_fresh:
                 shutil.rmtree(directory, ignore_errors=True)
             elif self._has_record(cell.id):
+                remove_path(directory / CHECKPOINT_FILE)  # a kill between the record and its removal leaves it
                 del self._waiting[cell.id]
                 self._finished.append(cell.id)
                 self._reused.append(cell.id)

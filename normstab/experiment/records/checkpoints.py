@@ -10,7 +10,6 @@ import functools
 import hashlib
 import io
 import os
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +18,10 @@ from typing import Any
 import torch
 
 from normstab.experiment.records.cell_record import Environment
-from normstab.experiment.records.files import read_plain_file, write_atomically
+from normstab.experiment.records.files import CHECKPOINT_FILE, read_plain_file, remove_path, write_atomically
 
 __all__ = ["Checkpoints"]
 
-NAME = "checkpoint.pt"
 INTERVAL_S = 60.0
 HASH_BYTES = 32  # the sha256 of what follows it
 
@@ -44,7 +42,7 @@ class Checkpoints:
     def __init__(
         self, directory: Path, cell_id: str, environment: Environment, *, interval_s: float = INTERVAL_S
     ) -> None:
-        self.path = directory / NAME
+        self.path = directory / CHECKPOINT_FILE
         self.key = {"cell": cell_id, **{name: str(value) for name, value in asdict(environment).items()}}
         self.key["normstab"] = own_code()
         self.interval_s = interval_s
@@ -84,7 +82,4 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Delete the checkpoint of a finished cell, or whatever lies in its place."""
-        if self.path.is_dir() and not self.path.is_symlink():
-            shutil.rmtree(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
+        remove_path(self.path)

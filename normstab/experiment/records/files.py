@@ -10,8 +10,10 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -19,15 +21,20 @@ from typing import Any, BinaryIO, Literal
 from normstab.errors import RecordError
 
 __all__ = [
+    "CHECKPOINT_FILE",
     "DIGEST_FILE",
     "json_text",
     "jsonable",
     "open_plain_file",
     "read_json",
     "read_plain_file",
+    "remove_path",
     "remove_unfinished",
     "write_atomically",
 ]
+
+CHECKPOINT_FILE = "checkpoint.pt"
+"""Where a cell under way goes on; a finished one has none."""
 
 DIGEST_FILE = "digests.json"
 """The digests of the first step's results, beside a record that keeps them."""
@@ -59,11 +66,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.unlink(temporary)
 
 
-def remove_unfinished(directory: Path) -> None:
-    """Delete what writes that were killed left in the directory of a run; nobody else may be writing there."""
+def remove_path(path: Path) -> None:
+    """Delete the file at `path`, or whatever lies in its place: a link, a folder, nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_unfinished(directory: Path, *, least_age_s: float = 0.0) -> None:
+    """Delete what writes that were killed left in the directory of a run, or of a page.
+
+    Nobody else may be writing there, but for what is younger than `least_age_s`.
+    """
+    latest_s = time.time() - least_age_s
     for folder in (directory, directory / "plots", *directory.glob("records/*"), *directory.glob("records/*/probes")):
         for path in folder.glob(".*"):
-            if _UNFINISHED.fullmatch(path.name) and not path.is_dir():
+            if _UNFINISHED.fullmatch(path.name) and not path.is_dir() and path.lstat().st_mtime <= latest_s:
                 path.unlink(missing_ok=True)
 
 
