@@ -1,31 +1,84 @@
-"""`normstab` and `python -m normstab`: run a command, and end every failure with words and an exit code."""
+"""`normstab` and `python -m normstab`: run a command, and end every failure with words and an exit code.
+
+Nothing is imported up here that takes time: a Ctrl-C that comes while a command loads ends in words, too.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import typer
+if TYPE_CHECKING:
+    from types import FrameType
 
-from normstab.cli import GLOBAL_OPTIONS, Voice, app
-from normstab.errors import NormstabError
-from normstab.report.escaping import bounded
-from normstab.terminal.exit_codes import BAD_INPUT, INTERNAL, INTERRUPTED
-from normstab.terminal.printable import silence
+    from normstab.cli import Voice
 
 __all__ = ["main"]
 
 LONGEST_MESSAGE = 20_000  # characters; a scenario may have many problems at once
+STOPPED = "normstab: interrupted; the same command goes on from what is finished"
+INTERRUPTED = 130  # as in `terminal.exit_codes`, which loads with the commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code; without `arguments`, as the program that this process is."""
+    if arguments is not None:
+        return _answered(list(arguments))
+    _Interrupts.take()
+    try:
+        code = _answered(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the code is decided; a late Ctrl-C would only take it away
+    except KeyboardInterrupt:
+        from normstab.cli import Voice
+
+        code = INTERRUPTED
+        Voice().complain(STOPPED)
+    if code == INTERRUPTED:
+        # An interrupt within an import makes Python end itself by the signal in the end, whatever code it is given.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(INTERRUPTED)
+    return code
+
+
+class _Interrupts:
+    """What this process does about Ctrl-C: the first stops the command, the next two wait for that, a fourth kills."""
+
+    PATIENCE = 3
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @classmethod
+    def take(cls) -> None:
+        """Handle the signal from now on, unless a shell has us ignore it, as it has its background jobs."""
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, cls())
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count == 1:
+            raise KeyboardInterrupt
+        if self.count > self.PATIENCE:
+            os._exit(INTERRUPTED)  # workers end with their parent
+
+
+def _answered(given: list[str]) -> int:
+    """Run a command and return its exit code."""
+    import typer
+
+    from normstab.cli import GLOBAL_OPTIONS, Voice, app
+    from normstab.terminal.exit_codes import INTERNAL
+    from normstab.terminal.printable import silence
+
     voice = Voice()
     command = typer.main.get_command(app)
-    given = list(sys.argv[1:] if arguments is None else arguments)
     given.sort(key=lambda argument: argument not in GLOBAL_OPTIONS)  # a stable sort: these belong before the command
     try:
         code = int(command.main(given, prog_name="normstab", standalone_mode=False, obj=voice) or 0)
@@ -37,14 +90,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         code = _explain(error, voice)
     if code == INTERRUPTED:
-        if arguments is None:  # this process ends here: a further Ctrl-C would only take its exit code away
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        voice.complain("normstab: interrupted; the same command goes on from what is finished")
+        voice.complain(STOPPED)
     return code
 
 
 def _explain(error: Exception, voice: Voice) -> int:
     """Say what went wrong and what to do next, and return the exit code that stands for it."""
+    from normstab.errors import NormstabError
+    from normstab.report.escaping import bounded
+    from normstab.terminal.exit_codes import BAD_INPUT, INTERNAL
+
     show_usage = getattr(error, "show", None)
     if show_usage is not None:  # a misuse of the command line: the parser has its own message
         with contextlib.suppress(OSError):
