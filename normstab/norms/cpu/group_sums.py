@@ -1,7 +1,7 @@
 """Sums over a group, fed block by block: in lanes of float32, in lanes of any format, or one after another.
 
 A stream is an open sum: its float32 lanes and, for the general order, its partial sums, the indices of their
-first leaves, and the state of `take` (see numerics.kernels.sum_rows).
+first leaves, and the state of `take` (see numerics.kernels.cpu.sums.one_sum).
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -17,8 +17,8 @@ from normstab.norms.cpu.wide_blocks import draw_block, narrow, round_values, wid
 from normstab.norms.fused.plan_of_layer import FIELDS
 from normstab.numerics.kernels.cpu.compile import as_float32, device, outside, view
 from normstab.numerics.kernels.cpu.cpu_pointwise import sum_to_odd, widen
+from normstab.numerics.kernels.cpu.sums.one_sum import LEVELS, finish, fold_lanes, take
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, DOWN, FOLDS, load_step
-from normstab.numerics.kernels.cpu.sums.sum_rows import LEVELS, finish, fold_lanes, take
 from normstab.numerics.kernels.format_table import PLAN
 
 __all__ = ["LEVELS", "add_to_sum", "finish_sum"]

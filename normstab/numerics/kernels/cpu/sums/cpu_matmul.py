@@ -25,9 +25,9 @@ from normstab.numerics.kernels.cpu.sums.cpu_sums import (
     ROWS_AT_ONCE,
     counted,
 )
-from normstab.numerics.kernels.cpu.sums.dot_rows import dot_rows
 from normstab.numerics.kernels.cpu.sums.dot_tiles import dot_room, dot_tiles, padded, survey
-from normstab.numerics.kernels.cpu.sums.sum_rows import ORDERS
+from normstab.numerics.kernels.cpu.sums.line_sums import dot_lines
+from normstab.numerics.kernels.cpu.sums.one_sum import ORDERS
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.precision import Accumulation
@@ -63,14 +63,19 @@ def matmul(
     left = Factor(a, _offsets(rows, shapes.batch), rows.stride(-1))
     right = Factor(b, _offsets(columns, shapes.batch), columns.stride(-1))
     out = a.new_empty((*shapes.batch, shapes.m, shapes.n), dtype=carrier_dtype((a, b), at.add.format))
-    if out.numel() == 0:
-        return out.flatten()
+    if out.numel() == 0 or shapes.k == 0:
+        return out.zero_().flatten()
     calls = (product, at.add, at.kahan)
-    ranges = [(0, out.numel())]
+    left_out = None
     if _is_fast(left, right, shapes, accumulation, calls):
-        ranges = _fast(left, right, out, shapes, accumulation, calls)
-    for first, last in ranges:
-        _general(left, right, out, shapes, accumulation, calls, first, last)
+        left_out = _fast(left, right, out, shapes, accumulation, calls)
+        if not left_out.any():
+            return out.flatten()
+    if left_out is None and shapes.n < shapes.m:
+        turned = Shapes(shapes.batch, shapes.n, shapes.m, shapes.k, shapes.result)
+        _general(right, rows.mT, out, turned, accumulation, calls, None, is_turned=True)
+    else:
+        _general(left, columns.mT, out, shapes, accumulation, calls, left_out, is_turned=False)
     return out.flatten()
 
 
@@ -78,20 +83,31 @@ Calls = tuple[Call, Call, Call | None]
 
 
 def _general(
-    a: Factor, b: Factor, out: Tensor, shapes: Shapes, accumulation: Accumulation, calls: Calls, first: int, last: int
+    a: Factor,
+    b: Tensor,
+    out: Tensor,
+    shapes: Shapes,
+    accumulation: Accumulation,
+    calls: Calls,
+    wanted: NDArray[np.uint8] | None,
+    *,
+    is_turned: bool,
 ) -> None:
-    """Run the general kernel over elements first .. last - 1."""
-    width = accumulation.width if accumulation.order in ("blocked", "lanes") else max(shapes.k, 1)
+    """Run the general kernel over the panels that are `wanted` (None: all); turned over, a and b are (B, N) and (M)."""
+    width = accumulation.width if accumulation.order in ("blocked", "lanes") else shapes.k
+    b = b.contiguous()
+    batches = _offsets(b.flatten(-2).unsqueeze(-2), shapes.batch)
+    mask = 0 if wanted is None else wanted.ctypes.data
 
     def run(first: int, last: int, made: int) -> None:
-        dot_rows(
-            a.values.data_ptr(), a.size, a.offsets.ctypes.data, a.step,
-            b.values.data_ptr(), b.size, b.offsets.ctypes.data, b.step,
-            out.data_ptr(), CARRIERS[out.dtype], first, last, shapes.m, shapes.n, shapes.k,
-            ORDERS[accumulation.order], width, made, accumulation.kahan, accumulation.fused,
+        dot_lines(
+            a.values.data_ptr(), a.size, a.offsets.ctypes.data, a.step, b.data_ptr(), CARRIERS[b.dtype],
+            batches.ctypes.data, out.data_ptr(), CARRIERS[out.dtype], first, last, shapes.m, shapes.n, shapes.k,
+            is_turned, ORDERS[accumulation.order], width, mask, made, accumulation.kahan,
+            accumulation.fused,
         )  # fmt: skip
 
-    counted(calls, run, first, last, 2 * shapes.k)
+    counted(calls, run, 0, len(a.offsets), 2 * shapes.k * shapes.n)
 
 
 def _is_fast(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, calls: Calls) -> bool:
@@ -116,8 +132,8 @@ def _is_fast(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, c
 
 def _fast(
     a: Factor, b: Factor, out: Tensor, shapes: Shapes, accumulation: Accumulation, calls: Calls
-) -> list[tuple[int, int]]:
-    """Run the fast kernel; return the ranges of elements that it left."""
+) -> NDArray[np.uint8]:
+    """Run the fast kernel; return (rows, panels of 64 columns), 1 for those that it left."""
     product, add, _ = calls
     table = spec_table(add.format)
     assert table is not None, "checked by _is_fast"
@@ -146,8 +162,7 @@ def _fast(
     for call, scratch in zip((product, add), scratches, strict=True):
         if call.row is not None:
             settle(scratch.ctypes.data, pieces, call.row.address, call.stamp, call.step, call.inexact)
-    left = np.argwhere(failed)
-    return [(int(r * n + c * ROWS_AT_ONCE), int(r * n + min(n, (c + 1) * ROWS_AT_ONCE))) for r, c in left]
+    return failed
 
 
 def _offsets(x: Tensor, batch: tuple[int, ...]) -> NDArray[np.int64]:

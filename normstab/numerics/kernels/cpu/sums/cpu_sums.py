@@ -6,6 +6,7 @@ None means that no kernel covers the case and the torch reference serves.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,18 +16,10 @@ from torch import Tensor
 from normstab.numerics.accumulate import SumCalls
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.counting import SCRATCH, settle
-from normstab.numerics.kernels.cpu.sums.dot_rows import welford_rows
 from normstab.numerics.kernels.cpu.sums.geometry import Geometry, geometry
+from normstab.numerics.kernels.cpu.sums.line_sums import sum_lines, welford_lines
+from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, LANES, ORDERS, PAIRWISE, SEQUENTIAL
 from normstab.numerics.kernels.cpu.sums.steps import contexts, settle_all
-from normstab.numerics.kernels.cpu.sums.sum_rows import (
-    BLOCKED,
-    BLOCKS_ONLY,
-    LANES,
-    ORDERS,
-    PAIRWISE,
-    SEQUENTIAL,
-    sum_rows,
-)
 from normstab.numerics.kernels.cpu.sums.sum_tiles import room, sum_tiles
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.format_table import contains_dtype
@@ -54,7 +47,7 @@ def accumulate(x: Tensor, reduced: Sequence[int], accumulation: Accumulation, at
     order, width = ORDERS[accumulation.order], accumulation.width
     out = x.new_empty(where.rows, dtype=carrier(x, at.add))
     if not _is_fast(x, at, order, width):
-        _general(x, out, where, order, width, at, 0, len(out))
+        _general(_lined(x, reduced), out, order, width, at)
         return out
     parts, part_order = _cut(where, order, width)
     if parts is None:
@@ -75,7 +68,7 @@ def block_sums(x: Tensor, reduced: Sequence[int], width: int, at: SumCalls) -> T
     if _is_fast(x, at, BLOCKS_ONLY, width):
         _fast(x, out, where, BLOCKS_ONLY, width, at)
     else:
-        _general(x, out, where, BLOCKS_ONLY, width, at, 0, len(out))
+        _general(_lined(x, reduced), out, BLOCKS_ONLY, width, at)
     return out
 
 
@@ -83,19 +76,43 @@ def welford(x: Tensor, reduced: Sequence[int], calls: Mapping[str, Call]) -> tup
     """Return Welford's mean (K,) and M2 (K,) over the axes `reduced`, or None; `calls` by its sites."""
     if x.dtype not in CARRIERS:
         return None
-    where = geometry(x, reduced)
-    mean = x.new_empty(where.rows, dtype=carrier(x, calls["sum"]))
+    lines = _lined(x, reduced)
+    mean = x.new_empty(lines.columns, dtype=carrier(x, calls["sum"]))
     m2 = torch.empty_like(mean)
 
     def run(first: int, last: int, made: int) -> None:
-        welford_rows(
-            x.data_ptr(), CARRIERS[x.dtype], mean.data_ptr(), m2.data_ptr(), CARRIERS[mean.dtype], first, last,
-            where.kept_at, where.outer_at, len(where.outer), where.n_inner, where.inner_memory,
-            where.inner_index, made,
+        welford_lines(
+            lines.x.data_ptr(), CARRIERS[x.dtype], mean.data_ptr(), m2.data_ptr(), CARRIERS[mean.dtype], first, last,
+            lines.columns, lines.n, lines.kept.ctypes.data, lines.places.ctypes.data, made,
         )  # fmt: skip
 
-    counted(tuple(calls.values()), run, 0, len(mean), 7 * where.n)
+    counted(tuple(calls.values()), run, 0, len(mean), 7 * lines.n)
     return mean, m2
+
+
+class Lines(NamedTuple):
+    """Addends with one line (n, columns) for each reduced position, and their leaves: kept[column] + places[line]."""
+
+    x: Tensor
+    kept: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    @property
+    def n(self) -> int:
+        """How many addends a sum has."""
+        return len(self.places)
+
+    @property
+    def columns(self) -> int:
+        """How many sums there are."""
+        return len(self.kept)
+
+
+def _lined(x: Tensor, reduced: Sequence[int]) -> Lines:
+    """Return `x` in lines; copied unless its kept axes are the inner ones."""
+    kept, places = geometry(x, reduced).leaves
+    order = (*reduced, *(axis for axis in range(x.dim()) if axis not in reduced))
+    return Lines(x.detach().permute(order).reshape(len(places), len(kept)).contiguous(), kept, places)
 
 
 def carrier(x: Tensor, call: Call) -> torch.dtype:
@@ -120,20 +137,27 @@ def counted(
     settle_all(made, calls)
 
 
-def _general(
-    x: Tensor, out: Tensor, where: Geometry, order: int, width: int, at: SumCalls, first: int, last: int
-) -> None:
-    """Run the general kernel over rows first .. last - 1."""
+def _lines_of_rows(x: Tensor, where: Geometry, rows: NDArray[np.int64]) -> Lines:
+    """Return some of the sums of `where` in lines."""
+    inner = np.arange(where.n_inner, dtype=np.int64) * where.inner_memory
+    offsets = (where.outer[:, 0, None] + inner).reshape(-1, 1) + where.kept[rows, 0]
+    kept, places = where.leaves
+    memory = x.detach().as_strided((int(offsets.max()) + 1,), (1,))
+    return Lines(memory[torch.from_numpy(offsets)], np.ascontiguousarray(kept[rows]), places)
+
+
+def _general(lines: Lines, out: Tensor, order: int, width: int, at: SumCalls) -> None:
+    """Run the general kernel."""
+    x = lines.x
     has_load = at.load is not None and not contains_dtype(at.add.format, str(x.dtype).removeprefix("torch."))
 
     def run(first: int, last: int, made: int) -> None:
-        sum_rows(
-            x.data_ptr(), CARRIERS[x.dtype], out.data_ptr(), CARRIERS[out.dtype], first, last,
-            where.kept_at, where.outer_at, len(where.outer), where.n_inner, where.inner_memory,
-            where.inner_index, order, width, made, has_load, at.kahan is not None,
+        sum_lines(
+            x.data_ptr(), CARRIERS[x.dtype], out.data_ptr(), CARRIERS[out.dtype], first, last, lines.columns, lines.n,
+            lines.kept.ctypes.data, lines.places.ctypes.data, order, width, made, has_load, at.kahan is not None,
         )  # fmt: skip
 
-    counted(tuple(at), run, first, last, where.n)
+    counted(tuple(at), run, 0, lines.columns, lines.n)
 
 
 def _is_fast(x: Tensor, at: SumCalls, order: int, width: int) -> bool:
@@ -191,11 +215,7 @@ def _fast(x: Tensor, out: Tensor, where: Geometry, order: int, width: int, at: S
             at_counts = counts_at + i * pieces * COUNTS
             settle(at_counts, pieces, call.row.address, call.stamp, call.step, call.inexact)
     if any(failures):
-        for first, last in _runs(memory[failed_at - memory.ctypes.data :][:rows]):
-            _general(x, out, where, order, width, at, first, last)
-
-
-def _runs(failed: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Return the (first, last) of each run of failed rows."""
-    edges = np.flatnonzero(np.diff(failed, prepend=0, append=0))
-    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
+        left = np.flatnonzero(memory[failed_at - memory.ctypes.data :][:rows])
+        again = out.new_empty((len(left), out.numel() // rows))
+        _general(_lines_of_rows(x, where, left), again, order, width, at)
+        out.view(rows, -1)[torch.from_numpy(left)] = again

@@ -1,7 +1,7 @@
 """Products of matrices to nearest, 64 columns at a time: the fast kernel of emulated accumulators.
 
 For operands of p <= 11 whose products float32 holds exactly (`survey` tells). A row of 64 columns that saw
-anything special is marked as failed and has counted nothing: `dot_rows` does it again.
+anything special is marked as failed and has counted nothing: `dot_lines` does it again.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from normstab.numerics.kernels.cpu.compile import as_uint32, kernel, outside, view
-from normstab.numerics.kernels.cpu.sums.sum_rows import BLOCKED, SEQUENTIAL
-from normstab.numerics.kernels.cpu.sums.sum_rows import LANES as LANES_ORDER
+from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, SEQUENTIAL
+from normstab.numerics.kernels.cpu.sums.one_sum import LANES as LANES_ORDER
 from normstab.numerics.kernels.cpu.sums.sum_tiles import add_to_lanes, fold_stack, push_tree
 from normstab.numerics.kernels.cpu.sums.tiles import (
     BLOCK,

@@ -36,6 +36,12 @@ class Geometry(NamedTuple):
     kept_at: int
     outer_at: int
 
+    @property
+    def leaves(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The row-major index of kept position c and reduced position p is the sum of these, at c and at p."""
+        inner = np.arange(self.n_inner, dtype=np.int64) * self.inner_index
+        return np.ascontiguousarray(self.kept[:, 1]), (self.outer[:, 1, None] + inner).reshape(-1)
+
     def in_chunks(self, size: int) -> Geometry | None:
         """Return each row cut into chunks of `size` consecutive positions, or None where they do not fit."""
         if self.n_inner % size:

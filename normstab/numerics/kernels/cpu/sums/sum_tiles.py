@@ -1,7 +1,7 @@
 """Sums to nearest, 64 rows at a time: the fast kernel of sums, tile by tile within the first-level cache.
 
-A group of rows that saw anything special is marked as failed and has counted nothing: `sum_rows` does it again.
-Orders and their codes are those of sum_rows.
+A group of rows that saw anything special is marked as failed and has counted nothing: `sum_lines` does it again.
+Orders and their codes are those of one_sum.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -11,8 +11,8 @@ import numpy as np
 
 from normstab.numerics.kernels.cpu.compile import as_uint32, device, kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import SCRATCH, clear
-from normstab.numerics.kernels.cpu.sums.sum_rows import BLOCKED, BLOCKS_ONLY, PAIRWISE
-from normstab.numerics.kernels.cpu.sums.sum_rows import LANES as LANES_ORDER
+from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, PAIRWISE
+from normstab.numerics.kernels.cpu.sums.one_sum import LANES as LANES_ORDER
 from normstab.numerics.kernels.cpu.sums.tiles import (
     BLOCK,
     LEVELS,

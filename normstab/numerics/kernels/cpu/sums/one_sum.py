@@ -1,17 +1,26 @@
-"""Sums row by row, one addition after another, in every order, format and mode: the general kernel.
+"""The orders of a sum, and one sum that takes its addends one after another: what the kernels of norms are made of.
 
-What `sum_tiles` does faster for nearest rounding, with the same bits and counters.
+Whole tensors are summed by `line_sums` and `sum_tiles`, with the same bits and counters.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
-import numpy as np
+from normstab.numerics.kernels.cpu.compile import device, outside
+from normstab.numerics.kernels.cpu.sums.steps import add_step
 
-from normstab.numerics.kernels.cpu.compile import device, kernel, outside, view
-from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, add_step, load_step, read, write
-
-__all__ = ["BLOCKED", "BLOCKS_ONLY", "LANES", "ORDERS", "PAIRWISE", "SEQUENTIAL", "sum_rows"]
+__all__ = [
+    "BLOCKED",
+    "BLOCKS_ONLY",
+    "LANES",
+    "LEVELS",
+    "ORDERS",
+    "PAIRWISE",
+    "SEQUENTIAL",
+    "finish",
+    "fold_lanes",
+    "take",
+]
 
 # Codes of the orders of a sum.
 SEQUENTIAL, PAIRWISE, BLOCKED, LANES, BLOCKS_ONLY = 0, 1, 2, 3, 4
@@ -94,34 +103,3 @@ def finish(order, width, n, partial, leaves, state, add):
         for depth in range(state[0] - 1, 0, -1):
             partial[depth - 1] = add_step(partial[depth - 1], partial[depth], leaves[depth], add)
     return partial[0]
-
-
-@kernel
-def sum_rows(
-    x, x_size, out, out_size, first, last, kept, outer, n_outer, n_inner, inner_memory, inner_index,
-    order, width, contexts, has_load, has_kahan,
-):  # fmt: skip  # pragma: no cover - compiled
-    """Sum rows first .. last - 1 of `kept` into `out`; contexts are those of add, load and kahan."""
-    all_contexts = view(contexts, 3 * CONTEXT, np.int64)
-    add, load = all_contexts[:CONTEXT], all_contexts[CONTEXT : 2 * CONTEXT]
-    kahan = all_contexts[2 * CONTEXT : (3 if has_kahan else 2) * CONTEXT]
-    rows, outers = view(kept, 2 * last, np.int64), view(outer, 2 * n_outer, np.int64)
-    n = n_outer * n_inner
-    room = max(LEVELS, width) if order == LANES else LEVELS
-    partial, leaves, state = np.zeros(room), np.zeros(room, np.int64), np.zeros(2, np.int64)
-    blocks = (n + width - 1) // width if order == BLOCKS_ONLY else 1
-    for row in range(first, last):
-        p = 0
-        for o in range(n_outer):
-            memory, leaf = rows[2 * row] + outers[2 * o], rows[2 * row + 1] + outers[2 * o + 1]
-            for i in range(n_inner):
-                value = read(x, x_size, memory + i * inner_memory)
-                where = leaf + i * inner_index
-                if has_load:
-                    value = load_step(value, where, load)
-                take(order, width, p, n, value, where, partial, leaves, state, add, kahan)
-                p += 1
-                if order == BLOCKS_ONLY and (p % width == 0 or p == n):
-                    write(out, out_size, row * blocks + (p - 1) // width, partial[2])
-        if order != BLOCKS_ONLY:
-            write(out, out_size, row, finish(order, width, n, partial, leaves, state, add))
