@@ -19,7 +19,7 @@ from torch import Tensor
 from normstab.errors import NormstabError
 from normstab.numerics import dispatch as backends
 from normstab.numerics.call import Call
-from normstab.numerics.execute import add_counts, carrier_dtype
+from normstab.numerics.execute import add_counts, carrier_dtype, finish
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.philox import random_fields
 from normstab.numerics.precision import Accumulation
@@ -118,7 +118,7 @@ def accumulate(
 
 
 def kernels_for(x: Tensor, call: Call, what: str = "sums") -> ModuleType | None:
-    """Return the kernels of `what` (sums, matmul) that serve the device of `x` and `call`, or None."""
+    """Return the kernels of `what` (sums, matmul, exact) that serve the device of `x` and `call`, or None."""
     if x.device.type != "cpu" or backends.kernels_for(x, call) is None:
         return None
     return _kernels_of(what)
@@ -307,11 +307,13 @@ def _fields(index: Tensor, call: Call) -> Tensor | None:
 
 def _exact(x: Tensor, reduced: Sequence[int], call: Call) -> Tensor:
     """Return the exact sums (K,) of `x`, each rounded once, its random bits by its own row-major index."""
+    rounds_down, to_odd = call.rounding.mode == "down", call.format.precision <= 51
+    dtype = carrier_dtype((x,), call.format)
+    kernels = kernels_for(x, call, "exact")
+    found = None if kernels is None else kernels.sums(x, reduced, to_odd=to_odd, rounds_down=rounds_down)
+    if found is not None:
+        return finish(found, call, dtype=dtype)
     values = terms_of(x, reduced).value
-    rounds_down = call.rounding.mode == "down"
-    total = exact_sum(values, to_odd=call.format.precision <= 51, rounds_down=rounds_down)
-    index = torch.arange(len(total), dtype=torch.int64, device=x.device)
-    if values.shape[1] == 0:
-        return encode(total, carrier_dtype((x,), call.format))
+    total = exact_sum(values, to_odd=to_odd, rounds_down=rounds_down)
     carried = Carried(total, values.isnan().any(1), values.isinf().any(1), None)
-    return encode(round_terms(carried, index, call), carrier_dtype((x,), call.format))
+    return encode(round_terms(carried, torch.arange(len(total), device=x.device), call), dtype)

@@ -26,12 +26,12 @@ from normstab.numerics.accumulate import (
 )
 from normstab.numerics.call import Call
 from normstab.numerics.dispatch import carried
-from normstab.numerics.execute import carrier_dtype
+from normstab.numerics.execute import carrier_dtype, finish
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.readable.exact_sum import exact_sum
 from normstab.numerics.readable.losses import count_losses, counts_losses
-from normstab.numerics.readable.operations import carry, widened
+from normstab.numerics.readable.operations import Carried, carry, widened
 from normstab.numerics.readable.reference import encode
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def accumulate_matmul(a: Tensor, b: Tensor, *, accumulation: Accumulation, calls
         dtype = carrier_dtype((a, b), format)
         return a.to(dtype) @ b.to(dtype)
     if accumulation.kind == "exact":
-        total = _exact(a, b, shapes, calls("", format))
-        return encode(total, carrier_dtype((a, b), format)).view(shapes.result)
+        return _exact(a, b, shapes, calls("", format)).view(shapes.result)
     assert accumulation.format is not None, "a rounded accumulation has a format"
     product = calls(".mul", accumulation.format)
     kahan = calls(".sum.kahan", accumulation.format) if accumulation.kahan else None
@@ -154,8 +153,13 @@ def _fused(a: Tensor, b: Tensor, index: Tensor, accumulation: Accumulation, prod
 
 def _exact(a: Tensor, b: Tensor, shapes: Shapes, call: Call) -> Tensor:
     """Return the exact sums over k, flattened over (B, M, N), rounded once."""
-    sums = []
     down, to_odd = call.rounding.mode == "down", call.format.precision <= 51
+    dtype = carrier_dtype((a, b), call.format)
+    kernels = kernels_for(a, call, "exact") if shapes.k else None
+    found: Carried | None = None if kernels is None else kernels.products(a, b, shapes, to_odd=to_odd, rounds_down=down)
+    if found is not None:
+        return finish(found, call, dtype=dtype)
+    sums = []
     for x, y, index in _factors(a, b, shapes):
         products = carry("mul", (x, y))
         total = exact_sum(products.value, to_odd=to_odd, rounds_down=down)
@@ -164,4 +168,5 @@ def _exact(a: Tensor, b: Tensor, shapes: Shapes, call: Call) -> Tensor:
         )
         row = index[:, 0] // shapes.k if shapes.k else torch.arange(len(total), device=a.device)
         sums.append(round_terms(operands, row, call) if shapes.k else total)
-    return torch.cat(sums) if sums else torch.zeros(0, dtype=torch.float64, device=a.device)
+    total = torch.cat(sums) if sums else torch.zeros(0, dtype=torch.float64, device=a.device)
+    return encode(total, dtype)

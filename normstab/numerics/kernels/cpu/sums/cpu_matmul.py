@@ -33,7 +33,7 @@ from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.sums.matmul import Shapes
 
-__all__ = ["matmul"]
+__all__ = ["factors", "matmul"]
 
 # Shapes: a (B, M, K), b (B, K, N), the result (B, M, N), flattened.
 PRODUCTS_A_THREAD = 1 << 15
@@ -59,9 +59,8 @@ def matmul(
     """Return the B M N sums over k of the products, or None."""
     if a.dtype not in CARRIERS or b.dtype not in CARRIERS or b.device != a.device:
         return None
-    rows, columns = a if a.dim() > 1 else a.unsqueeze(0), b.mT if b.dim() > 1 else b.unsqueeze(0)
-    left = Factor(a, _offsets(rows, shapes.batch), rows.stride(-1))
-    right = Factor(b, _offsets(columns, shapes.batch), columns.stride(-1))
+    a, b = a if a.dim() > 1 else a.unsqueeze(0), b if b.dim() > 1 else b.unsqueeze(1)
+    left, right = factors(a, b, shapes)
     out = a.new_empty((*shapes.batch, shapes.m, shapes.n), dtype=carrier_dtype((a, b), at.add.format))
     if out.numel() == 0 or shapes.k == 0:
         return out.zero_().flatten()
@@ -73,10 +72,17 @@ def matmul(
             return out.flatten()
     if left_out is None and shapes.n < shapes.m:
         turned = Shapes(shapes.batch, shapes.n, shapes.m, shapes.k, shapes.result)
-        _general(right, rows.mT, out, turned, accumulation, calls, None, is_turned=True)
+        _general(right, a.mT, out, turned, accumulation, calls, None, is_turned=True)
     else:
-        _general(left, columns.mT, out, shapes, accumulation, calls, left_out, is_turned=False)
+        _general(left, b, out, shapes, accumulation, calls, left_out, is_turned=False)
     return out.flatten()
+
+
+def factors(a: Tensor, b: Tensor, shapes: Shapes) -> tuple[Factor, Factor]:
+    """Return both operands of a product, matrices or batches of them, as rows of `a` and columns of `b`."""
+    columns = b.mT
+    left = Factor(a, _offsets(a, shapes.batch), a.stride(-1))
+    return left, Factor(b, _offsets(columns, shapes.batch), columns.stride(-1))
 
 
 Calls = tuple[Call, Call, Call | None]

@@ -1,0 +1,92 @@
+"""Which implementation serves: none of the calls beside the fast ones reaches the slow reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import normstab as ns
+from normstab.numerics import accumulate
+from normstab.numerics.readable import sums as readable_sums
+from normstab.numerics.sums import matmul
+
+pytest.importorskip("numba")
+
+SUMS = (
+    "fp16/nearest/q7.8",
+    "fp16/nearest/q3.4:wrap:sequential",
+    "fp16/nearest/e4m3fnuz:pairwise",
+    "fp16/nearest/e2m1",
+    "fp16/nearest/e8m15:blocked64",
+    "fp16/nearest/fp64",
+    "fp16/toward-zero/fp16",
+    "fp16/up/fp16:sequential",
+    "fp16/stochastic/fp16",
+    "fp16/nearest/fp16:blocked64+kahan",
+    "fp16/nearest/exact",
+    "fp16/stochastic/exact",
+)
+PRODUCTS = (
+    "fp16;matmul=fp16:blocked64",
+    "fp16/toward-zero/fp32;matmul=fp16:blocked64",
+    "fp16/stochastic/fp32;matmul=fp16:sequential",
+    "fp16;matmul=fp16:blocked64+kahan",
+    "fp16;matmul=fp16:sequential+fused",
+    "fp16;matmul=exact",
+    "q7.8/nearest/fp32;matmul=q7.8:lanes64",
+    "fp16;matmul=e6m12:pairwise",
+    "fp16;matmul=fp32:blocked64",
+)
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@pytest.fixture
+def no_reference(monkeypatch):
+    """Make what only the reference of sums calls fail."""
+
+    def refuse(*_, **__):
+        raise AssertionError("the slow reference was reached")
+
+    for module, name in (
+        (accumulate, "sum_terms"),
+        (accumulate, "_blocks"),
+        (accumulate, "exact_sum"),
+        (matmul, "_rows"),
+        (matmul, "exact_sum"),
+        (readable_sums, "_welford_reference"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
+
+
+def arithmetic(precision: str) -> ns.Arithmetic:
+    return ns.Arithmetic(precision, ledger=ns.Ledger(inexact=True, histogram=True), key=ns.Key(seed=1))
+
+
+def operand(*shape: int) -> torch.Tensor:
+    """Numbers off every narrow format, and among them what is special."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x.view(-1)[:4] = torch.tensor([torch.nan, torch.inf, 1e-30, -0.0])
+    return x
+
+
+@pytest.mark.parametrize("precision", SUMS)
+def test_no_sum_reaches_the_reference(precision, no_reference):
+    for dtype in DTYPES:
+        arithmetic(precision).sum(operand(5, 70).to(dtype), 1)
+
+
+@pytest.mark.parametrize("precision", PRODUCTS)
+def test_no_emulated_product_reaches_the_reference(precision, no_reference):
+    for dtype in DTYPES:
+        arithmetic(precision).matmul(operand(3, 70).to(dtype), operand(70, 5).to(dtype))
+
+
+@pytest.mark.parametrize("form", ["welford", "blockwise16"])
+def test_no_mean_reaches_the_reference(form, no_reference):
+    for precision in ("fp16/nearest/fp32", "fp16/stochastic/fp16", "q7.8/nearest/q7.8"):
+        arithmetic(f"{precision};mean={form}").mean(operand(5, 70), 1)
+
+
+def test_the_reference_serves_what_no_kernel_has(no_reference):
+    with pytest.raises(AssertionError, match="reference"):
+        ns.Arithmetic("fp16/nearest/u8.8").sum(operand(5, 70), 1)
