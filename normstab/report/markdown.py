@@ -19,7 +19,7 @@ from normstab.assess.causes.whatif import forecast
 from normstab.assess.judgement import GroupJudgement
 from normstab.assess.points import point_words
 from normstab.assess.verdicts import Verdict
-from normstab.experiment.records.files import write_atomically
+from normstab.experiment.records.files import read_plain_file, write_atomically
 from normstab.report import sections
 from normstab.report.escaping import inert, one_line
 from normstab.report.pictures.exponents import exponent_plot
@@ -110,10 +110,12 @@ def write_report(found: Assessment, directory: Path) -> Path:
 
 
 def cells_listed(path: Path) -> int:
-    """Return how many finished cells the report at `path` speaks of; 0 where there is no report."""
-    if not path.exists():
+    """Return how many finished cells the report at `path` speaks of; 0 where there is no report that reads."""
+    try:
+        text = read_plain_file(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError):
         return 0
-    table = path.read_text(encoding="utf-8").partition("<summary>Every cell</summary>")[2].partition("</details>")[0]
+    table = text.partition("<summary>Every cell</summary>")[2].partition("</details>")[0]
     more = re.search(r"^(\d+) more cells are in", table, re.MULTILINE)
     rows = sum(line.startswith("|") for line in table.splitlines())
     return max(0, rows - 2) + (int(more[1]) if more else 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from normstab.errors import NormstabError, RecordError
+from normstab.experiment.records.files import open_plain_file
 
 __all__ = ["hold_shared", "lock_directory"]
 
@@ -24,10 +25,10 @@ def lock_directory(directory: Path) -> IO[bytes]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / ".lock").open("ab")
+        file = open_plain_file(directory / ".lock", "wb")
     except OSError as error:
         raise RecordError(
-            f"{directory}: cannot write: {error.strerror or error}; choose another folder with --out"
+            f"{directory}/.lock: cannot write: {error.strerror or error}; choose another folder with --out"
         ) from error
     deadline = time.monotonic() + LONGEST_WAIT_S
     while True:
@@ -46,6 +47,6 @@ def lock_directory(directory: Path) -> IO[bytes]:
 
 def hold_shared(directory: Path) -> IO[bytes]:
     """Return the lock of `directory`, shared with the run that started this worker."""
-    file = (directory / ".lock").open("ab")
+    file = open_plain_file(directory / ".lock", "wb")
     fcntl.flock(file, fcntl.LOCK_SH)
     return file

@@ -7,17 +7,21 @@ least that leaves at most 65,536, in float32. Distances are those of these eleme
 from __future__ import annotations
 
 import io
+import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from normstab.errors import RecordError
 from normstab.experiment.records.cell_record import Probe
-from normstab.experiment.records.files import write_atomically
+from normstab.experiment.records.files import read_plain_file, write_atomically
 
 __all__ = ["Probes", "probe_interval"]
 
@@ -53,15 +57,28 @@ class Probes:
             content = io.BytesIO()
             np.savez(content, weights=weights, gradient=gradient)
             write_atomically(self.own / f"{step}.npz", content.getvalue())
-        if self.reference is None or not (self.reference / f"{step}.npz").exists():
+        if self.reference is None or not os.path.lexists(self.reference / f"{step}.npz"):
             return None
-        with np.load(self.reference / f"{step}.npz", allow_pickle=False) as probe:
-            if probe["weights"].shape != weights.shape:
-                return None
-            return _compared(step, weights, gradient, probe["weights"], probe["gradient"])
+        weights_ref, gradient_ref = _read(self.reference / f"{step}.npz")
+        if weights_ref.shape != weights.shape:
+            return None
+        return _compared(step, weights, gradient, weights_ref, gradient_ref)
 
 
 Sample = NDArray[np.float32]
+
+
+def _read(path: Path) -> tuple[Sample, Sample]:
+    """Return the weights and the gradient of a probe; raise RecordError, naming the file, where it does not read."""
+    try:
+        with np.load(io.BytesIO(read_plain_file(path)), allow_pickle=False) as probe:
+            weights, gradient = probe["weights"], probe["gradient"]
+        if weights.dtype != np.float32 or weights.ndim != 1 or gradient.shape != weights.shape:
+            raise ValueError(f"arrays of {weights.dtype} and shape {weights.shape}")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        message = f"not a probe of the reference: {error}; run the same command again with --fresh"
+        raise RecordError(f"{path}: {message}") from error
+    return weights, gradient
 
 
 def _sampled(tensors: Iterable[Tensor]) -> Sample:
