@@ -103,7 +103,10 @@ def _explain(error: Exception, voice: Voice) -> int:
     show_usage = getattr(error, "show", None)
     if show_usage is not None:  # a misuse of the command line: the parser has its own message
         with contextlib.suppress(OSError):
-            show_usage()
+            try:
+                show_usage()
+            except UnicodeEncodeError:  # its text has an argument in it, as it was given
+                voice.complain(f"normstab: {bounded(str(getattr(error, 'message', error)))}")
         return BAD_INPUT
     if isinstance(error, OSError) and error.filename is not None:  # a path of the user's, wherever it is met
         error = NormstabError(f"{bounded(str(error.filename), 300)}: {error.strerror or error}")
