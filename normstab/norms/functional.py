@@ -14,6 +14,7 @@ from normstab.norms.dispersion import Scheme
 from normstab.norms.op_by_op import Gradients, Saved
 from normstab.norms.reduction import Reduction
 from normstab.norms.running import update_running
+from normstab.norms.wide_norm import SavedWhole
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import kernels_for
 
@@ -44,7 +45,7 @@ class Forward(NamedTuple):
     mean: Tensor | None
     scale: Tensor | None
     stored: Tensor | None
-    saved: Saved | SavedFused
+    saved: Saved | SavedFused | SavedWhole
 
 
 def normalize_forward(
@@ -57,7 +58,7 @@ def normalize_forward(
     if scheme.spec is not None:
         scheme.spec.require_values(reduction.n)
     if ar.precision.norm == "wide":
-        return _forward(wide_norm.forward(x, (gamma, beta), None, scheme, reduction, ar))
+        return Forward(*wide_norm.forward(x, (gamma, beta), None, scheme, reduction, ar))
     if not ar.is_native and kernels_for(x) is not None:
         from normstab.norms.fused import coverage, launch
 
@@ -78,7 +79,7 @@ def normalize_with(
 ) -> Forward:
     """Return z with given `statistics`, the running mean and what is stored of the scale: evaluation."""
     if ar.precision.norm == "wide":
-        return _forward(wide_norm.forward(x, (gamma, beta), statistics, scheme, reduction, ar))
+        return Forward(*wide_norm.forward(x, (gamma, beta), statistics, scheme, reduction, ar))
     return _forward(op_by_op.evaluate(x, gamma, beta, statistics, scheme, reduction, ar))
 
 
@@ -89,16 +90,16 @@ def _forward(done: op_by_op.Forward) -> Forward:
 
 def normalize_backward(
     grad: Tensor,
-    saved: Saved | SavedFused,
+    saved: Saved | SavedFused | SavedWhole,
     scheme: Scheme,
     reduction: Reduction,
     ar: Arithmetic,
     needs: tuple[bool, bool, bool] = (True, True, True),
 ) -> Gradients:
     """Return the gradients of input, gamma and beta from that of the output; see `op_by_op.backward`."""
+    if isinstance(saved, SavedWhole) or (isinstance(saved, Saved) and ar.precision.norm == "wide"):
+        return wide_norm.backward(grad, saved, scheme, reduction, ar, needs)
     if isinstance(saved, Saved):
-        if ar.precision.norm == "wide":
-            return wide_norm.backward(grad, saved, scheme, reduction, ar, needs)
         return op_by_op.backward(grad, saved, scheme, reduction, ar, needs)
     from normstab.norms.fused import launch_backward
 

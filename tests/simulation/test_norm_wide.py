@@ -108,3 +108,25 @@ def test_float32_is_torch_s_own() -> None:
     with ns.simulate(layer, "fp32;norm=wide"):
         found = layer(x)
     assert torch.allclose(found, layer(x), rtol=2.0**-21, atol=2.0**-21)
+
+
+@pytest.mark.parametrize("shape", [(16, 5), (4, 5, 7), (4, 5, 6, 6)])
+@pytest.mark.parametrize("machine", ["half", "bfloat16"])
+def test_batch_norm_is_torchs_kernel_in_float32_with_one_rounding(machine: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    dtype = torch.float16 if machine == "half" else torch.bfloat16
+    x, g = torch.randn(shape).to(dtype).float(), torch.randn(shape).to(dtype).float()
+    layer = (nn.BatchNorm1d if len(shape) < 4 else nn.BatchNorm2d)(5)
+    with torch.no_grad():
+        layer.weight.uniform_(0.5, 2).copy_(layer.weight.to(dtype))
+    plain = copy.deepcopy(layer)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with ns.simulate(layer, machine):
+        y = layer(a)
+        y.backward(g.to(y.dtype))
+    expected = plain(b)
+    expected.backward(g)
+    assert torch.equal(y.float(), expected.detach().to(dtype).float())
+    assert torch.equal(a.grad, b.grad.to(dtype).float())
+    assert torch.equal(layer.weight.grad, plain.weight.grad.to(dtype).float())
+    assert torch.equal(layer.running_var, plain.running_var.to(dtype).float())
