@@ -71,6 +71,8 @@ def lookup(table: Mapping[str, Value], name: str, *, what: str) -> Value:
 
     `what` is the noun in the message: "unknown norm 'linff'; did you mean 'linf'? (l1, l2, linf)".
     """
+    if not isinstance(name, str):
+        raise NormstabError(f"a {what} is given by its name, found {type(name).__name__}: {name!r:.60}")
     if name in table:
         return table[name]
     allowed = ", ".join(table)

@@ -18,6 +18,7 @@ from normstab.norms import modules
 from normstab.norms.catalogue import NormSpec, parse_norm
 from normstab.norms.foreign import recognise, with_mixin
 from normstab.numerics.rules import DEFAULT, Rules
+from normstab.numerics.spelling.arguments import check_instance
 
 __all__ = ["Replacement", "replace_norms_"]
 
@@ -59,6 +60,7 @@ def replace_norms_(
 
     Raises NormstabError for an unknown norm, and for an exact name or a pattern that meets no such layer.
     """
+    check_instance(model, nn.Module, "replace_norms_: model", "a torch.nn.Module")
     wanted = to if isinstance(to, Mapping) else {DEFAULT: to}
     norms = {rule: None if norm is None else parse_norm(norm) for rule, norm in wanted.items()}
     layers = {name: layer for name, layer in model.named_modules() if is_norm(layer)}

@@ -21,6 +21,7 @@ from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
+from normstab.numerics.spelling.arguments import whole
 
 __all__ = ["ScaleRange", "scale_range"]
 
@@ -57,6 +58,7 @@ def scale_range(norm: str | NormSpec, precision: str | Precision, n: int, *, see
     spec, spec_of_precision = parse_norm(norm), Precision.parse(precision)
     if spec_of_precision.is_native:
         raise NormstabError("scale_range needs a number format; 'native' rounds nothing (fp32 is float32, rounded)")
+    n = whole(n, "scale_range: n")
     if n < 1:
         raise NormstabError(f"scale_range needs at least one value per channel, found n = {n}")
     spec.require_values(n)

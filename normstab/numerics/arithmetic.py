@@ -20,21 +20,23 @@ from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Row, site_of
-from normstab.numerics.philox import Draw, Key, key_word
-from normstab.numerics.precision import NEAREST, Accumulation, Precision, Rounding
+from normstab.numerics.philox import Draw, Key, key_word, signed_step
+from normstab.numerics.precision import FORMAT_ROLES, NEAREST, Accumulation, Precision, Rounding
 from normstab.numerics.readable import native
 from normstab.numerics.readable.event_counts import Counts, count
 from normstab.numerics.readable.exact_operations import ExactOperations
-from normstab.numerics.readable.operations import Carried, Operand, carry_function, exact_root
+from normstab.numerics.readable.operations import Carried, Operand, carry_function
+from normstab.numerics.readable.powers import Powers
 from normstab.numerics.readable.reference import round_reference
 from normstab.numerics.readable.sums import SUMS
 from normstab.numerics.scaled.scale_history import ScaleHistory
+from normstab.numerics.spelling.arguments import axes, check_name, check_optional, check_out, check_tensors, number
 from normstab.numerics.steps.clock import Clock
 
 __all__ = ["Arithmetic"]
 
 
-class Arithmetic(ExactOperations):
+class Arithmetic(ExactOperations, Powers):
     """Operations whose every result is rounded once, counted and keyed, as a Precision says.
 
     `accumulate` and `rounding` override the spec's parts. Operands are floating tensors that broadcast, or
@@ -58,6 +60,8 @@ class Arithmetic(ExactOperations):
             spec = replace(spec, accumulation=Accumulation.parse(accumulate))
         if rounding is not None:
             spec = replace(spec, rounding=Rounding.parse(rounding))
+        check_optional(ledger, Ledger, "Arithmetic: ledger", "a normstab.Ledger")
+        check_optional(key, Key, "Arithmetic: key", "a normstab.Key, as Key(seed=0)")
         self.precision = spec
         self.ledger = ledger
         self.key = key
@@ -96,6 +100,7 @@ class Arithmetic(ExactOperations):
 
     def at(self, name: str) -> Arithmetic:
         """Return this arithmetic at the site `old.name`."""
+        check_name(name, "Arithmetic.at")
         return self._variant(f"{self.site}.{name}" if self.site else name, self.direction, self.role)
 
     def towards(self, direction: str) -> Arithmetic:
@@ -104,6 +109,8 @@ class Arithmetic(ExactOperations):
 
     def in_format(self, role: str | None) -> Arithmetic:
         """Return this arithmetic with results in the format of `role` (square, sum, variance, ...)."""
+        if role is not None and role not in FORMAT_ROLES:
+            raise NormstabError(f"unknown role {role!r} ({', '.join(FORMAT_ROLES)})")
         return self._variant(self.site, self.direction, role)
 
     def _variant(self, site: str, direction: str, role: str | None) -> Arithmetic:
@@ -144,7 +151,7 @@ class Arithmetic(ExactOperations):
         is_recomputed = self.clock.replay.follow()
         known = self._sites.get(operation)
         if known is None:
-            site = site_of(self.site, operation, self.direction)
+            site = site_of(self.site, check_name(operation, "operation"), self.direction)
             row = self.ledger.row(site) if self.ledger is not None else None
             known = self._sites[operation] = row, str(site), self.format
         row, site_name, own_format = known
@@ -152,10 +159,10 @@ class Arithmetic(ExactOperations):
         rounding = self.precision.rounding if rounding is None else rounding
         draw = self._draw(site_name) if rounding.mode == "stochastic" else None
         if ledger is None:
-            return Call(target, rounding, None, 0, self.clock.step, draw)
+            return Call(target, rounding, None, 0, 0, draw)
         if is_recomputed:
             row = ledger.recomputed.row(site_of(self.site, operation, self.direction))
-        return Call(target, rounding, row, ledger.stamp(), self.clock.step, draw, ledger.counts_inexact)
+        return Call(target, rounding, row, ledger.stamp(), signed_step(self.clock.step), draw, ledger.counts_inexact)
 
     def calls(self, operation: str) -> Callable[[str, AnyFormat], Call]:
         """Return the function from a suffix (".load", ".kahan") and a format to the Call that rounds there."""
@@ -174,6 +181,9 @@ class Arithmetic(ExactOperations):
         if self.is_native:
             return x
         carrier = plain(x).to(carrier_dtype((x,), self.format))
+        if out is not None and (out.dtype != carrier.dtype or out.shape != x.shape):
+            check_out(out, x.shape, self.format, operation)
+            return out.copy_(round_tensor(carrier, self.call(operation)))
         return round_tensor(carrier, self.call(operation), out=out)
 
     @opaque
@@ -181,6 +191,7 @@ class Arithmetic(ExactOperations):
         """Return `value` rounded to nearest-even in the compute format, counted at `operation.const`."""
         if self.is_native:
             return value
+        value = number(value, operation)
         rounded, counts = _rounded_constant(value, self.for_operation(operation).precision.format())
         call = self.call(f"{operation}.const")
         if call.row is not None:
@@ -216,30 +227,10 @@ class Arithmetic(ExactOperations):
         """Compute one of the six operations."""
         if self.is_native:
             return native.operate(name, operands, out)
+        if out is not None:
+            shapes = [x.shape for x in operands if isinstance(x, Tensor)]
+            check_out(out, torch.broadcast_shapes(*shapes), self.for_operation(operation).format, operation)
         return compute(name, operands, self.call(operation), out=out)
-
-    def power(self, a: Tensor, n: float, *, operation: str = "power") -> Tensor:
-        """Return a^n: for whole n >= 1 as (a a) a ..., each product rounded; else one rounding of float64 pow."""
-        if self.is_native:
-            return torch.pow(a, n)
-        if n != int(n) or n < 1:
-            return self.apply(lambda x: torch.pow(x, n), a, operation=operation)
-        result = a
-        for _ in range(int(n) - 1):
-            result = self.mul(result, a, operation=operation)
-        return result
-
-    def root(self, a: Tensor, p: float, *, operation: str = "root") -> Tensor:
-        """Return the p-th root, the real root rounded once for whole p >= 1, else one rounding of float64 pow."""
-        if self.is_native:
-            return torch.sqrt(a) if p == 2 else torch.pow(a.double(), 1.0 / p).to(a.dtype)  # float32's varies by CPU
-        if p == 1:
-            return a
-        if p == 2:
-            return self.sqrt(a, operation=operation)
-        if p == int(p) and p > 0:
-            return self.apply(lambda x: exact_root(x, int(p)), a, operation=operation)
-        return self.apply(lambda x: torch.pow(x, 1.0 / p), a, operation=operation)
 
     @opaque
     def apply(self, function: Callable[..., Tensor], *operands: Operand, operation: str) -> Tensor:
@@ -249,8 +240,9 @@ class Arithmetic(ExactOperations):
         """
         if self.is_native:
             return function(*operands)
+        check_tensors(operation, operands)
         call = self.call(operation)
-        operands = tuple(plain(x) if isinstance(x, Tensor) else x for x in operands)
+        operands = tuple(plain(x) if isinstance(x, Tensor) else number(x, operation) for x in operands)
         carried: Carried = carry_function(function, operands)
         return finish(carried, call, dtype=carrier_dtype(operands, call.format))
 
@@ -262,6 +254,7 @@ class Arithmetic(ExactOperations):
 
         An exact or native sum is rounded once, to the format of results. An empty sum is +0.
         """
+        dim = axes(dim, operation)
         if (ruled := self.for_operation(operation)) is not self:
             return ruled.sum(x, dim, keepdim=keepdim, operation=operation)
         if self.is_native:
@@ -277,6 +270,7 @@ class Arithmetic(ExactOperations):
         self, x: Tensor, dim: int | tuple[int, ...] | None = None, *, keepdim: bool = False, operation: str = "mean"
     ) -> Tensor:
         """Return the mean over `dim` (None: all) in the Precision's form: sum, blockwiseK or welford."""
+        dim = axes(dim, operation)
         if (ruled := self.for_operation(operation)) is not self:
             return ruled.mean(x, dim, keepdim=keepdim, operation=operation)
         if self.is_native:

@@ -17,6 +17,8 @@ from normstab.numerics.readable.event_counts import count
 from normstab.numerics.readable.losses import SUMMING, count_losses, counts_losses
 from normstab.numerics.readable.operations import Carried, Operand, carry
 from normstab.numerics.readable.reference import Rounded, encode, round_reference
+from normstab.numerics.spelling.arguments import check_tensors, number
+from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["add_counts", "carrier_dtype", "compute", "fields_of", "finish", "round_tensor"]
 
@@ -52,8 +54,9 @@ def compute(operation: str, operands: tuple[Operand, ...], call: Call, *, out: T
 
 def _rounded_once(operation: str, operands: tuple[Operand, ...], call: Call, out: Tensor | None) -> Tensor:
     """Compute by a kernel, or else by the reference."""
+    check_tensors(operation, operands)
     dtype = carrier_dtype(operands, call.format)
-    operands = tuple(backends.carried(x) if isinstance(x, Tensor) else x for x in operands)
+    operands = tuple(backends.carried(x) if isinstance(x, Tensor) else number(x, operation) for x in operands)
     first = next(x for x in operands if isinstance(x, Tensor))
     kernels = backends.kernels_for(first, call)
     if kernels is not None:
@@ -111,4 +114,5 @@ def add_counts(call: Call, carried: Carried, rounded: Rounded) -> None:
         counts.counts[-1] = 0
     call.row.add(counts.counts, counts.largest, counts.smallest, stamp=call.stamp, step=call.step)
     if call.row.histogram is not None:
-        call.row.histogram += counts.histogram
+        with COUNTING:
+            call.row.histogram += counts.histogram

@@ -104,6 +104,8 @@ class Ledger(Mapping[Site, Tally]):
     def __getitem__(self, site: Site | str) -> Tally:
         if isinstance(site, Site):
             return self._rows[site].tally(with_inexact=self.counts_inexact)
+        if not isinstance(site, str):
+            raise KeyError(f"a ledger's key is a Site or a dotted name, found {type(site).__name__}: {site!r:.60}")
         dotted = site.replace("::", ".")  # as the key of a rule has it: module::operation
         tallies = [self[s] for s in self._rows if _is_under(s, dotted)]
         if not tallies:

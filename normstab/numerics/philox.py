@@ -7,6 +7,7 @@ share bits. The layout is documented at `random_fields`.
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from normstab.errors import NormstabError
+from normstab.errors import DtypeError, NormstabError
 
-__all__ = ["Draw", "Key", "philox", "random_fields"]
+__all__ = ["Draw", "Key", "philox", "random_fields", "signed_step"]
 
 # Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, table 2 and
 # the Random123 distribution (philox.h).
@@ -40,8 +41,15 @@ class Key:
 
     def __post_init__(self) -> None:
         for name, value in (("seed", self.seed), ("step", self.step)):
-            if not isinstance(value, int) or not 0 <= value <= LARGEST_WORD:
+            try:
+                found = operator.index(value)  # numpy's whole numbers are whole numbers too
+            except TypeError:
+                found = -1
+            if not 0 <= found <= LARGEST_WORD:
                 raise NormstabError(f"Key: {name} is a whole number in 0 .. 2^64 - 1, found {value!r}")
+            object.__setattr__(self, name, found)
+        if not isinstance(self.site, str):
+            raise DtypeError(f"Key: site is a name, found {type(self.site).__name__}: {self.site!r:.60}")
 
     def at(self, site: str) -> Key:
         """Return the key of another site, with the same seed and step."""
@@ -64,6 +72,11 @@ class Draw(NamedTuple):
     word: int
     step: int
     first_index: int = 0
+
+
+def signed_step(step: int) -> int:
+    """Return the int64 of the same bits as a step in 0 .. 2^64 - 1."""
+    return step - 2**64 if step >= 2**63 else step
 
 
 @lru_cache(maxsize=65536)

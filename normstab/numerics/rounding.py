@@ -16,9 +16,10 @@ from normstab.numerics.dispatch import is_traced
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.formats import AnyFormat, parse_format
 from normstab.numerics.ledger import Ledger, Site
-from normstab.numerics.philox import Key
+from normstab.numerics.philox import Key, signed_step
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import LAYOUTS, contains, holds
+from normstab.numerics.spelling.arguments import check_name, check_optional
 
 __all__ = ["cast", "check_operand"]
 
@@ -67,6 +68,9 @@ def _cast(x: Tensor, how: _How, out: Tensor | None) -> Tensor:
         return torch.compiler.disable(_cast)(x, how, out)  # type: ignore[no-any-return]
     key = how.key
     check_operand(x, how.format)
+    check_optional(key, Key, "cast: key", "a normstab.Key, as Key(seed=0)")
+    check_optional(how.ledger, Ledger, "cast: ledger", "a normstab.Ledger")
+    check_name(how.site, "cast: site")
     if how.rounding.is_stochastic and key is None:
         raise NormstabError(
             f"rounding {how.rounding} needs a key: cast(..., key=normstab.Key(seed=0, site='bn1', step=0))"
@@ -87,8 +91,7 @@ def _as_one_operation(x: Tensor, format: str | AnyFormat, rounding: str | Roundi
     if key is None:
         return compiled_cast(x, str(format), str(rounding), "", "", 0)  # type: ignore[no-any-return]
     # An operation's whole numbers are signed: the upper half of 0 .. 2^64 - 1 becomes negative.
-    step = key.step - 2**64 if key.step >= 2**63 else key.step
-    return compiled_cast(x, str(format), str(rounding), str(key.seed), key.site, step)  # type: ignore[no-any-return]
+    return compiled_cast(x, str(format), str(rounding), str(key.seed), key.site, signed_step(key.step))  # type: ignore[no-any-return]
 
 
 class _How(NamedTuple):
@@ -116,7 +119,7 @@ class _How(NamedTuple):
         if self.ledger is None:
             return Call(self.format, self.rounding, draw=draw)
         row = self.ledger.row(Site(self.site, "cast" + self.suffix, self.direction))
-        step = self.key.step if self.key is not None else 0
+        step = signed_step(self.key.step) if self.key is not None else 0
         return Call(self.format, self.rounding, row, self.ledger.stamp(), step, draw, self.ledger.counts_inexact)
 
 

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from normstab.errors import NormstabError, near
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import Precision
+from normstab.numerics.spelling.arguments import check_name
 
 __all__ = ["DEFAULT", "OUTSIDE", "Rules", "plain_operation", "precision_rules"]
 
@@ -135,7 +136,7 @@ def precision_rules(
     rules: Mapping[str, str | Precision | AnyFormat] | None, precision: str | Precision | AnyFormat
 ) -> Rules[Precision]:
     """Return rules of precisions, parsed; `precision` is for what no rule names."""
-    parsed = {key: Precision.parse(value) for key, value in (rules or {}).items()}
+    parsed = {check_name(key, "a rule's key"): Precision.parse(value) for key, value in (rules or {}).items()}
     return Rules(parsed, Precision.parse(precision))
 
 

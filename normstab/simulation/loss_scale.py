@@ -34,7 +34,8 @@ class LossScaler:
             raise NormstabError(f"the interval of a loss scale is a number of steps >= 1; found {interval!r}")
         if isinstance(loss_scale, str) and loss_scale != "dynamic":
             raise NormstabError(f"loss_scale: unknown {loss_scale!r} (None, a number > 0, 'dynamic')")
-        if not isinstance(loss_scale, str) and loss_scale is not None and not loss_scale > 0:
+        is_number = isinstance(loss_scale, int | float)
+        if not isinstance(loss_scale, str) and loss_scale is not None and not (is_number and loss_scale > 0):
             raise NormstabError(f"loss_scale is a number > 0, None or 'dynamic'; found {loss_scale!r}")
         self.is_dynamic = loss_scale == "dynamic"
         self.scale_factor: float | None = INITIAL_SCALE if self.is_dynamic else _optional(loss_scale)

@@ -17,6 +17,7 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.rules import OUTSIDE
+from normstab.numerics.spelling.arguments import check_instance
 from normstab.simulation.around.compilation import keep_uncompiled
 from normstab.simulation.around.hooks import hook_modules, hook_optimizers
 from normstab.simulation.around.mode_stack import check_order, close_mode, drop_ended_modes
@@ -39,6 +40,7 @@ def record(model: nn.Module, *, every: int = 1) -> Iterator[Log]:
     root; step 0 is recorded, then `every`, 2 `every`, ... The inside of torch's norm operations is recorded
     at the sites of norms/, forward. Operations inside an optimizer step are not recorded.
     """
+    check_instance(model, nn.Module, "record: model", "a torch.nn.Module")
     if not isinstance(every, int) or every < 1:
         raise NormstabError(f"record: every is a whole number >= 1, found {every!r}")
     arithmetic = Arithmetic("fp32", ledger=Ledger(histogram=True))

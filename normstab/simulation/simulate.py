@@ -17,6 +17,7 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import Rules, precision_rules
+from normstab.numerics.spelling.arguments import check_instance, check_optional
 from normstab.numerics.spelling.cautions import cautions
 from normstab.simulation.around.mode_stack import check_order
 from normstab.simulation.around.session import Session
@@ -59,6 +60,9 @@ def simulate(
     loss scale that does not exist, and where the context is not closed innermost first by the thread that opened
     it: whatever happens, nothing is rounded after its end. A result that is not finite never raises.
     """
+    check_instance(model, nn.Module, "simulate: model", "a torch.nn.Module")
+    check_optional(ledger, Ledger, "simulate: ledger", "a normstab.Ledger")
+    check_optional(rules, Mapping, "simulate: rules", "a mapping from names to precisions")
     chosen = precision_rules(rules, precision)
     refuse_what_is_not_simulated(chosen)
     if ledger is not None and losses and not ledger.counts_losses:

@@ -17,7 +17,7 @@ from normstab.numerics.dispatch import kernels_for
 from normstab.numerics.execute import fields_of
 from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat, Format
 from normstab.numerics.ledger import COUNTERS, Ledger, Row, Site
-from normstab.numerics.philox import Key
+from normstab.numerics.philox import Key, signed_step
 from normstab.numerics.precision import Precision
 from normstab.numerics.readable.event_counts import count
 from normstab.numerics.readable.operations import Carried, carry, widened
@@ -29,6 +29,8 @@ from normstab.numerics.scaled.granule_counts import GranuleCounts, Squares
 from normstab.numerics.scaled.granules import amax_of, extents_of, spread
 from normstab.numerics.scaled.scaled_format import IntegerElement, Scaled
 from normstab.numerics.scaled.scales import Scales, affine_scales, scales_of
+from normstab.numerics.spelling.arguments import check_name, check_optional, whole
+from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = [
     "Quantized",
@@ -83,13 +85,16 @@ def quantize(
         raise DtypeError(f"quantize takes a float16, bfloat16, float32 or float64 tensor, found {found}")
     if scaled.granule == "delayed":
         raise NormstabError(f"{scaled}: a scale from earlier steps needs their history; quantize has one tensor")
+    check_optional(key, Key, "quantize: key", "a normstab.Key, as Key(seed=0)")
+    check_optional(ledger, Ledger, "quantize: ledger", "a normstab.Ledger")
+    site, axis = check_name(site, "quantize: site"), whole(axis, "quantize: axis")
     mode = Rounding.parse(rounding) if scaled.rounding is None else scaled.rounding
     if mode.is_stochastic and key is None:
         raise NormstabError(f"rounding {mode} needs a key: quantize(..., key=normstab.Key(seed=0, site='fc1', step=0))")
     draw = key.draw if key is not None and mode.is_stochastic else None
     call = Call(FORMATS["fp32"], mode, draw=draw)
     if ledger is not None:
-        row, step = ledger.row(Site(site, "quantize")), key.step if key is not None else 0
+        row, step = ledger.row(Site(site, "quantize")), signed_step(key.step) if key is not None else 0
         call = Call(FORMATS["fp32"], mode, row, ledger.stamp(), step, draw, ledger.counts_inexact)
     return quantize_operand(x.detach(), scaled, call, axis=axis)
 
@@ -216,7 +221,8 @@ def _count(call: Call, rounded: Rounded, carried: Carried, saturated_scales: int
         found.counts[-1] = 0
     call.row.add(found.counts, found.largest, found.smallest, stamp=call.stamp, step=call.step)
     if call.row.histogram is not None:
-        call.row.histogram += found.histogram
+        with COUNTING:
+            call.row.histogram += found.histogram
 
 
 class _Losses(NamedTuple):

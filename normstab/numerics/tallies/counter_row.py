@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from normstab.numerics.tallies.tally import COUNTERS, LOSSES, Tally
 
 __all__ = [
     "BINADES",
+    "COUNTING",
     "GREATEST_BINADE",
     "HISTOGRAM_BINS",
     "INF_BIN",
@@ -26,6 +28,10 @@ __all__ = [
 LEAST_BINADE, GREATEST_BINADE = -1074, 1023
 BINADES = GREATEST_BINADE - LEAST_BINADE + 1
 ZERO_BIN, INF_BIN, NAN_BIN, HISTOGRAM_BINS = BINADES, BINADES + 1, BINADES + 2, BINADES + 3
+
+
+# Held by whoever adds to a row: kernels run without Python's lock, and threads may share a ledger.
+COUNTING = RLock()
 
 
 class Row:
@@ -83,12 +89,13 @@ class Row:
 
     def add(self, counts: NDArray[np.int64], largest: float, smallest: float, *, stamp: int, step: int) -> None:
         """Add the ten `counts` and the two magnitudes of one call, and mark what is a first offence."""
-        self.counts += counts
-        self.extremes[0] = max(self.extremes[0], largest)
-        self.extremes[1] = min(self.extremes[1], smallest)
-        fresh = (counts > 0) & (self.first_stamp < 0)
-        self.first_stamp[fresh] = stamp
-        self.first_step[fresh] = step
+        with COUNTING:
+            self.counts += counts
+            self.extremes[0] = max(self.extremes[0], largest)
+            self.extremes[1] = min(self.extremes[1], smallest)
+            fresh = (counts > 0) & (self.first_stamp < 0)
+            self.first_stamp[fresh] = stamp
+            self.first_step[fresh] = step
 
     def lose(self, counter: str, count: int, *, stamp: int, step: int) -> None:
         """Add `count` events of one of LOSSES, and mark the first."""
@@ -105,9 +112,11 @@ class Row:
         """Return the stamp and the step of the first of `counter`, -1 where there was none."""
         if counter in LOSSES:
             i = LOSSES.index(counter)
-            return int(self.losses[1, i]), int(self.losses[2, i])
-        i = COUNTERS.index(counter)
-        return int(self.first_stamp[i]), int(self.first_step[i])
+            stamp, step = int(self.losses[1, i]), int(self.losses[2, i])
+        else:
+            i = COUNTERS.index(counter)
+            stamp, step = int(self.first_stamp[i]), int(self.first_step[i])
+        return (stamp, step % 2**64) if stamp >= 0 else (-1, -1)
 
     def tally(self, *, with_inexact: bool) -> Tally:
         """Return the counts so far as plain data."""

@@ -152,7 +152,7 @@ class Emulation(TorchDispatchMode):
         if expands(place, plan.name, self.expands) and (steps := steps_of(func, plan.name)) is not None:
             with self:
                 return steps(*args, **kwargs)
-        out = args[0] if plan.is_in_place and place.around is None else None
+        out = args[0] if plan.is_in_place and place.around is None and place.arithmetic.format.fits_float32 else None
         read, named = self._read_only(plan, seen)
         op = Operation(plan.name, plan.function, loaded(read, place, plan.name), named, place.arithmetic, out, roles)
         result = cast_back(plan.handler(op), place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.kernels.format_table import LANE64, MAGIC, PLAN, plan
 from normstab.numerics.kernels.strides import Axes, align, flat, is_dense, is_flat, overlaps, result_like
+from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["pointwise"]
 
@@ -106,8 +108,12 @@ def _run(task: NDArray[np.int64], n: int, call: Call) -> None:
         start, length = pieces[i]
         kernel(task, table, counts + 8 * SCRATCH * i, start, length)
 
-    run_chunks(compute, len(pieces))
-    if row is not None:
+    if row is None:
+        run_chunks(compute, len(pieces))
+        return
+    with COUNTING if row.histogram is not None else nullcontext():
+        run_chunks(compute, len(pieces))
+    with COUNTING:
         settle(counts, len(pieces), row.address, call.stamp, call.step, call.inexact)
 
 

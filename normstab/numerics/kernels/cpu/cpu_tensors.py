@@ -6,6 +6,8 @@ settles counts; the arithmetic is in cpu_round and cpu_pointwise. Importing it n
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ from normstab.numerics.kernels.cpu.layout import BFLOAT16, FLOAT16, FLOAT32, FLO
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.kernels.format_table import GENERIC, INTEGER, LANE32, LANE64, MAGIC, PLAN, contains_dtype, plan
 from normstab.numerics.kernels.strides import is_dense
+from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["pointwise", "round_into"]
 
@@ -81,11 +84,13 @@ def _round_dense(x: Tensor, out: Tensor, source: int, target: int, n: int, call:
         _copy_counted(x, out, source, n, table, call)
         return
     if row.histogram is not None:
-        histogram(source, dtype, n, row.histogram.ctypes.data)
+        with COUNTING:
+            histogram(source, dtype, n, row.histogram.ctypes.data)
     scratch, pieces = _round_counted(source, 0 if copies else target, n, dtype, table, style, call)
     if copies:
         out.copy_(x)
-    settle(scratch.ctypes.data, pieces, row.address, call.stamp, call.step, call.inexact)
+    with COUNTING:
+        settle(scratch.ctypes.data, pieces, row.address, call.stamp, call.step, call.inexact)
 
 
 def _copy_counted(x: Tensor, out: Tensor, source: int, n: int, table: NDArray[np.int64], call: Call) -> None:
@@ -101,10 +106,12 @@ def _copy_counted(x: Tensor, out: Tensor, source: int, n: int, table: NDArray[np
         start, length = pieces[i]
         copied32_counted(source + 4 * start, length, table, counts + 8 * SCRATCH * i, bins)
 
-    run_chunks(work, len(pieces))
+    with COUNTING if bins else nullcontext():
+        run_chunks(work, len(pieces))
     if x is not out:
         out.copy_(x)
-    settle(counts, len(pieces), row.address, call.stamp, call.step, call.inexact)
+    with COUNTING:
+        settle(counts, len(pieces), row.address, call.stamp, call.step, call.inexact)
 
 
 def _round_uncounted(source: int, target: int, n: int, table: NDArray[np.int64]) -> None:

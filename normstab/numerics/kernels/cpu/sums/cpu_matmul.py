@@ -32,6 +32,7 @@ from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.sums.matmul import Shapes
+from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["factors", "matmul"]
 
@@ -167,7 +168,8 @@ def _fast(
     run_chunks(run, pieces)
     for call, scratch in zip((product, add), scratches, strict=True):
         if call.row is not None:
-            settle(scratch.ctypes.data, pieces, call.row.address, call.stamp, call.step, call.inexact)
+            with COUNTING:
+                settle(scratch.ctypes.data, pieces, call.row.address, call.stamp, call.step, call.inexact)
     return failed
 
 

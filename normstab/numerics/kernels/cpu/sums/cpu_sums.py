@@ -6,6 +6,7 @@ None means that no kernel covers the case and the torch reference serves.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.format_table import contains_dtype
 from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.precision import Accumulation
+from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["CARRIERS", "accumulate", "block_sums", "counted", "welford"]
 
@@ -133,7 +135,8 @@ def counted(
     pieces = max(1, min(most, rows, rows * additions // ADDITIONS_A_THREAD))
     made = contexts(calls, pieces)
     bounds = [first + rows * i // pieces for i in range(pieces + 1)]
-    run_chunks(lambda i: run(bounds[i], bounds[i + 1], made[i].ctypes.data), pieces)
+    with COUNTING if has_histogram else nullcontext():
+        run_chunks(lambda i: run(bounds[i], bounds[i + 1], made[i].ctypes.data), pieces)
     settle_all(made, calls)
 
 
@@ -213,7 +216,8 @@ def _fast(x: Tensor, out: Tensor, where: Geometry, order: int, width: int, at: S
     for i, call in enumerate((at.add, at.load)):
         if call is not None and call.row is not None:
             at_counts = counts_at + i * pieces * COUNTS
-            settle(at_counts, pieces, call.row.address, call.stamp, call.step, call.inexact)
+            with COUNTING:
+                settle(at_counts, pieces, call.row.address, call.stamp, call.step, call.inexact)
     if any(failures):
         left = np.flatnonzero(memory[failed_at - memory.ctypes.data :][:rows])
         again = out.new_empty((len(left), out.numel() // rows))

@@ -21,6 +21,7 @@ from normstab.numerics.kernels.cpu.counting import SCRATCH, histogram_bin, round
 from normstab.numerics.kernels.cpu.philox_cpu import field_of
 from normstab.numerics.kernels.format_table import LANE64, PLAN, plan
 from normstab.numerics.precision import Rounding
+from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = [
     "CONTEXT",
@@ -86,7 +87,8 @@ def rows_of(calls: Sequence[Call | None]) -> NDArray[np.int64]:
 def settle_all(made: NDArray[np.int64], calls: Sequence[Call | None], rows: NDArray[np.int64] | None = None) -> None:
     """Add what the contexts counted to the rows of the calls; `rows` where `rows_of` them is at hand."""
     rows = rows_of(calls) if rows is None else rows
-    settle_contexts(made.ctypes.data, len(made), len(calls), rows.ctypes.data)
+    with COUNTING:
+        settle_contexts(made.ctypes.data, len(made), len(calls), rows.ctypes.data)
 
 
 @kernel
