@@ -158,6 +158,9 @@ class Caster:
         format = self.arithmetic.format
         if not x.is_floating_point():
             return x
+        if x.layout != torch.strided or x.is_nested:
+            self.run.note("an input that is no dense tensor was cast by torch to the network's dtype, uncounted")
+            return x if self.shown is None else x.to(self.shown)
         if self.shown is not None:
             shown: Tensor = _InDtype.apply(x, self.arithmetic, self.shown)
             return shown
@@ -180,7 +183,8 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep nothing."""
+        """Keep nothing; no gradient stays none (that of a count, say), and does not become zeros."""
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, arithmetic: Any) -> tuple[Tensor, Any]:
@@ -205,6 +209,7 @@ class _InDtype(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         """Keep the dtype of the input."""
         ctx.dtype = inputs[0].dtype
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, arithmetic: Arithmetic, dtype: torch.dtype) -> tuple[Tensor, Any]:
@@ -214,7 +219,7 @@ class _InDtype(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         with _disable_current_modes():
-            return grads[0].to(ctx.dtype), None, None
+            return None if grads[0] is None else grads[0].to(ctx.dtype), None, None
 
 
 def hook_crossing(module: nn.Module, inside: Place, outside: Place, stack: ExitStack, *, casts_back: bool) -> None:

@@ -6,6 +6,7 @@ directions see the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -71,7 +72,9 @@ def batch_norm(
     tracks = training and running[1] is not None
     scheme = Scheme(L2, eps=eps, tracks=tracks)
     if not training:
-        return _remember(normalize_with(x, *affine, running, scheme, reduction, op.ar), scheme, reduction, x)
+        done = normalize_with(x, *affine, running, scheme, reduction, op.ar)
+        output, mean, statistic = _remember(done, scheme, reduction, x)
+        return output, mean[:0], statistic[:0]  # torch saves none; what hangs on the storage stays
     done = normalize_forward(x, *affine, scheme, reduction, op.ar)
     for buffer, new, name in zip(running, (done.mean, done.stored), ("running_mean", "running_var"), strict=True):
         if buffer is not None and new is not None:
@@ -100,7 +103,8 @@ def cudnn_batch_norm_backward(op: Operation) -> Result:
 def native_layer_norm(op: Operation) -> Result:
     """Arguments: input, normalized_shape, weight, bias, eps."""
     x, normalized_shape, gamma, beta, eps = op.args
-    return _of_rows(op.ar, x, (gamma, beta), Scheme(L2, eps=eps), Reduction.of_layer(x.shape, normalized_shape))
+    found = _of_rows(op.ar, x, (gamma, beta), Scheme(L2, eps=eps), Reduction.of_layer(x.shape, normalized_shape))
+    return _shown_in(_rows_of_layer(x, normalized_shape), *found)
 
 
 def native_layer_norm_backward(op: Operation) -> Result:
@@ -116,7 +120,8 @@ def native_layer_norm_backward(op: Operation) -> Result:
 def native_group_norm(op: Operation) -> Result:
     """Arguments: input, weight, bias, N, C, HxW, group, eps."""
     x, gamma, beta, n, c, area, groups, eps = op.args
-    return _of_rows(op.ar, x, (gamma, beta), Scheme(L2, eps=eps), Reduction.of_group((n, c, area), groups))
+    found = _of_rows(op.ar, x, (gamma, beta), Scheme(L2, eps=eps), Reduction.of_group((n, c, area), groups))
+    return _shown_in((n, groups), *found)
 
 
 def native_group_norm_backward(op: Operation) -> Result:
@@ -133,7 +138,8 @@ def fused_rms_norm(op: Operation) -> Result:
     """Arguments: input, normalized_shape, weight, eps; results: output, rstd."""
     x, normalized_shape, gamma, eps = op.args
     scheme = Scheme(L2, eps=torch.finfo(x.dtype).eps if eps is None else eps, centres=False)
-    output, _, statistic = _of_rows(op.ar, x, (gamma, None), scheme, Reduction.of_layer(x.shape, normalized_shape))
+    found = _of_rows(op.ar, x, (gamma, None), scheme, Reduction.of_layer(x.shape, normalized_shape))
+    output, _, statistic = _shown_in(_rows_of_layer(x, normalized_shape), *found)
     return output, statistic
 
 
@@ -153,6 +159,19 @@ def _of_rows(
     return _remember(normalize_forward(x, *affine, scheme, reduction, ar), scheme, reduction, x)
 
 
+def _rows_of_layer(x: Tensor, normalized_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of torch's statistics of the last axes."""
+    k = len(normalized_shape)
+    return (*x.shape[: x.dim() - k], *[1] * k)
+
+
+def _shown_in(shape: tuple[int, ...], output: Tensor, mean: Tensor, statistic: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two statistics in the shape that torch gives them."""
+    if mean.numel() != math.prod(shape):
+        return output, mean, statistic
+    return output, mean.view(shape), statistic.view(shape)
+
+
 # ---------------------------------------------------------------------------------- what torch saves for us
 
 
@@ -165,7 +184,7 @@ class Remembered(NamedTuple):
 
 
 def _remember(done: Forward, scheme: Scheme, reduction: Reduction, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output and the two statistics that torch saves, mean and 1 / s, one value per row.
+    """Return the output and the two statistics that torch saves, mean and 1 / s, one value per row, in one axis.
 
     What our gradient needs hangs on the storage of the second one: it lives and dies with the graph.
     """
