@@ -6,6 +6,8 @@ counters. What a format, a rounding or a counter means is in formats, precision,
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -13,10 +15,11 @@ from normstab.numerics import dispatch as backends
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.philox import random_fields
+from normstab.numerics.readable.carriers import carried_for
 from normstab.numerics.readable.event_counts import count
 from normstab.numerics.readable.losses import SUMMING, count_losses, counts_losses
-from normstab.numerics.readable.operations import Carried, Operand, carry
-from normstab.numerics.readable.reference import Rounded, encode, round_reference
+from normstab.numerics.readable.operations import Carried, Operand
+from normstab.numerics.readable.reference import Rounded, decode, encode, round_reference
 from normstab.numerics.spelling.arguments import check_tensors, number
 from normstab.numerics.tallies.counter_row import COUNTING
 
@@ -63,15 +66,19 @@ def _rounded_once(operation: str, operands: tuple[Operand, ...], call: Call, out
         result = kernels.pointwise(operation, operands, call, dtype, out)
         if result is not None:
             return result
-    rounds_down = call.rounding.mode == "down"
-    carried = carry(operation, operands, rounds_down=rounds_down, is_rounded=call.format.precision <= 51)
-    return finish(carried, call, dtype=dtype, out=out)
+    carried, shown = carried_for(operation, operands, call)
+    return finish(carried, call, dtype=dtype, out=out, shown=shown)
 
 
-def finish(carried: Carried, call: Call, *, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """Round a result that is still in float64, once, count it, and return it as `dtype`."""
+def finish(
+    carried: Carried, call: Call, *, dtype: torch.dtype, out: Tensor | None = None, shown: Tensor | None = None
+) -> Tensor:
+    """Round a result that is still in float64, once, count it, and return it as `dtype`.
+
+    `shown` is what the magnitudes are counted of where the carrier has been reduced modulo a range that wraps.
+    """
     value = carried.value
-    kernels = backends.kernels_for(value, call)
+    kernels = backends.kernels_for(value, call) if shown is None else None
     # With nothing infinite or NaN, what the operands were does not matter, and a plain cast counts right.
     if kernels is not None and value.numel() and bool(torch.isfinite(value).all()):
         result = torch.empty_like(value)
@@ -80,7 +87,7 @@ def finish(carried: Carried, call: Call, *, dtype: torch.dtype, out: Tensor | No
             return narrowed if out is None else out.copy_(narrowed)
     fields = fields_of(value.shape, call, value.device)
     rounded = round_reference(value, call.format, call.rounding, fields=fields)
-    add_counts(call, carried, rounded)
+    add_counts(call, carried, rounded if shown is None else replace(rounded, exact=decode(shown)))
     narrowed = encode(rounded.value, dtype).view(value.shape)
     return narrowed if out is None else out.copy_(narrowed)
 

@@ -20,13 +20,16 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 class Operands(NamedTuple):
-    """The arguments as the operation is to see them, whether any is floating, and the first dtype of 16 bits."""
+    """The arguments as the operation is to see them, whether any is floating, and the first dtype of 16 bits.
+
+    `other` is a dtype or layout that is not computed with here.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     is_floating: bool
     half: torch.dtype | None
-    other: torch.dtype | None
+    other: torch.dtype | torch.layout | None
 
 
 def read_operands(
@@ -51,13 +54,15 @@ class _Reader:
         self.find = parameters.find
         self.is_floating = False
         self.half: torch.dtype | None = None
-        self.other: torch.dtype | None = None
+        self.other: torch.dtype | torch.layout | None = None
 
     def read(self, x: Any) -> Any:
         """Return `x`, or the rounded copy of it."""
         if isinstance(x, Tensor):
             dtype = x.dtype
-            if dtype in FLOATING or dtype in HALVES:
+            if x.layout is not torch.strided and dtype.is_floating_point:
+                self.is_floating, self.other = True, x.layout
+            elif dtype in FLOATING or dtype in HALVES:
                 self.is_floating = True
                 if dtype in HALVES:
                     self.half = dtype

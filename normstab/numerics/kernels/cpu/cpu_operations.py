@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.numerics.call import Call
-from normstab.numerics.kernels.cpu.counting import SCRATCH, settle
-from normstab.numerics.kernels.cpu.cpu_pointwise import CODES, SCALAR, pointwise_chunk, pointwise_nearest
+from normstab.numerics.kernels.cpu.counting import OVERFLOW, SCRATCH, settle
+from normstab.numerics.kernels.cpu.cpu_pointwise import CODES, SCALAR, UNSAFE, pointwise_chunk, pointwise_nearest
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.kernels.format_table import LANE64, MAGIC, PLAN, plan
 from normstab.numerics.kernels.strides import Axes, align, flat, is_dense, is_flat, overlaps, result_like
+from normstab.numerics.readable.carriers import WIDEST_FOLDED, are_wide, is_ieee, wraps
 from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["pointwise"]
@@ -24,7 +25,6 @@ __all__ = ["pointwise"]
 KINDS = {torch.float32: FLOAT32, torch.float64: FLOAT64}
 MOST_OPERANDS, NO_OPERAND = 3, [0, SCALAR, 0, 0, 0]
 STYLE = PLAN.index("style")
-WIDEST_FOLDED = 51  # beyond, the result is IEEE's own sum: there is no second rounding to prepare
 WORK = 10  # of an operation, in roundings to nearest
 Operand = Tensor | float
 
@@ -36,11 +36,21 @@ def pointwise(
     tensors = [x for x in operands if isinstance(x, Tensor)]
     if not all(x.dtype in KINDS and x.is_cpu for x in tensors):
         return None
+    if call.format.precision > WIDEST_FOLDED and not (is_ieee(operation, call) or call.rounding.is_stochastic):
+        return None
+    may_fail = are_wide(operands) or wraps(call.format)
+    if out is not None and may_fail:  # what it may have to be computed from again is not written over
+        fresh = pointwise(operation, operands, call, dtype, None)
+        return None if fresh is None else out.copy_(fresh)
     result = result_like(tensors, dtype) if out is None else out.detach()
     if is_flat(tensors, result, dtype):
-        _run(_task(operation, operands, tensors, flat(tensors, result), call, result), result.numel(), call)
+        task = _task(operation, operands, tensors, flat(tensors, result), call, result)
+        is_done = _run(task, result.numel(), call)
     else:
-        _aligned(operation, operands, [x.resolve_neg() for x in tensors], call, dtype, result, is_fresh=out is None)
+        tensors = [x.resolve_neg() for x in tensors]
+        is_done = _aligned(operation, operands, tensors, call, dtype, result, is_fresh=out is None)
+    if not is_done:
+        return None
     if out is not None:
         torch.autograd.graph.increment_version(out)
         return out
@@ -56,7 +66,7 @@ def _aligned(
     result: Tensor,
     *,
     is_fresh: bool,
-) -> None:
+) -> bool:
     """Compute where operands broadcast or are strided, or `result` is not a dense place of its own."""
     target, axes = result, None
     is_own = is_fresh or (is_dense(result) and not any(overlaps(x, result) for x in tensors))
@@ -66,9 +76,10 @@ def _aligned(
         target = torch.empty(result.shape, dtype=dtype, device="cpu")
         tensors = [x.expand(result.shape).contiguous() for x in tensors]
         axes = flat(tensors, target)
-    _run(_task(operation, operands, tensors, axes, call, target), target.numel(), call)
+    is_done = _run(_task(operation, operands, tensors, axes, call, target), target.numel(), call)
     if target is not result:
         result.copy_(target)
+    return is_done
 
 
 def _task(
@@ -82,6 +93,7 @@ def _task(
     rounds_down = call.rounding.mode == "down"
     fields = [CODES[operation], target.data_ptr(), is_wide, folds, rounds_down]
     fields += [_signed(word), _signed(step), first, bins, row is not None, axes.sizes[1], axes.sizes[2]]
+    fields += [folds and are_wide(operands), 0]
     placed = zip(tensors, axes.strides, strict=True)
     for operand in operands:
         if isinstance(operand, Tensor):
@@ -93,10 +105,14 @@ def _task(
     return np.array(fields, np.int64)
 
 
-def _run(task: NDArray[np.int64], n: int, call: Call) -> None:
-    """Run a task of `n` elements in pieces, and settle what they counted."""
+def _run(task: NDArray[np.int64], n: int, call: Call) -> bool:
+    """Run a task of `n` elements in pieces, and settle what they counted; False: the result does not hold.
+
+    That is where an element needs more than its float64 and an error: it left what Dekker's product allows, or a range
+    that wraps. Nothing is counted then.
+    """
     if n == 0:
-        return
+        return True
     row = call.row
     table = plan(call.format, call.rounding, LANE64)
     kernel = pointwise_nearest if table.item(STYLE) == MAGIC else pointwise_chunk
@@ -110,11 +126,24 @@ def _run(task: NDArray[np.int64], n: int, call: Call) -> None:
 
     if row is None:
         run_chunks(compute, len(pieces))
-        return
+        return _holds(task, scratch, call)
     with COUNTING if row.histogram is not None else nullcontext():
+        kept = None if row.histogram is None else row.histogram.copy()
         run_chunks(compute, len(pieces))
+        if not _holds(task, scratch, call):
+            if kept is not None:
+                row.histogram[:] = kept  # type: ignore[index]
+            return False
     with COUNTING:
         settle(counts, len(pieces), row.address, call.stamp, call.step, call.inexact)
+    return True
+
+
+def _holds(task: NDArray[np.int64], scratch: NDArray[np.int64], call: Call) -> bool:
+    """Whether every carrier was exact enough for its rounding."""
+    if task[UNSAFE]:
+        return False
+    return not wraps(call.format) or not scratch.reshape(-1, SCRATCH)[:, OVERFLOW].any()
 
 
 def _bits(scalar: float) -> int:

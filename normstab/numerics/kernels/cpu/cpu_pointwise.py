@@ -18,7 +18,7 @@ from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, SCRATCH, clea
 from normstab.numerics.kernels.cpu.layout import FLOAT32, copy_block
 from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
 
-__all__ = ["CODES", "SCALAR", "TASK", "pointwise_chunk", "pointwise_nearest"]
+__all__ = ["CODES", "SCALAR", "TASK", "UNSAFE", "pointwise_chunk", "pointwise_nearest"]
 
 u32 = np.uint32
 ADD, SUB, MUL, DIV, SQRT, FMA = 0, 1, 2, 3, 4, 5
@@ -28,13 +28,16 @@ CODES = {"add": ADD, "sub": SUB, "mul": MUL, "div": DIV, "sqrt": SQRT, "fma": FM
 # and the strides, in elements, along the three axes of the result; its last two sizes are given here.
 TASK = (
     *("code", "target", "is_wide", "folds", "rounds_down", "word", "step", "first"),
-    *("bins", "is_counted", "rows", "columns"),
+    *("bins", "is_counted", "rows", "columns", "are_wide", "unsafe"),
 )
-CODE, TARGET, IS_WIDE, FOLDS, ROUNDS_DOWN, WORD, STEP, FIRST, BINS, IS_COUNTED, ROWS, COLUMNS = range(len(TASK))
+CODE, TARGET, IS_WIDE, FOLDS, ROUNDS_DOWN, WORD, STEP, FIRST, BINS, IS_COUNTED, ROWS, COLUMNS, ARE_WIDE, UNSAFE = range(
+    len(TASK)
+)
 OPERANDS, PER_OPERAND = len(TASK), 5
 # Stride that marks a Python scalar.
 SCALAR = -1
 MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
+LEAST, GREATEST, SPLIT = 2.0**-480, 2.0**480, 2.0**27 + 1
 WORDS = BLOCK + 8
 
 
@@ -152,7 +155,9 @@ def widen(x):
 def compute(value, a, b, c, task, n):
     """Fill `value` with the exact result in the float64 carrier: correctly rounded, or rounded to odd."""
     code, folds, rounds_down = task[CODE], task[FOLDS] != 0, task[ROUNDS_DOWN] != 0
-    if code == MUL:
+    if task[ARE_WIDE] != 0:
+        compute_wide(value, a, b, c, task, n)
+    elif code == MUL:
         for i in range(n):
             value[i] = a[i] * b[i]
     elif code == DIV:
@@ -170,6 +175,82 @@ def compute(value, a, b, c, task, n):
     else:
         for i in range(n):
             value[i] = sum_to_odd(a[i] * b[i], c[i], folds, rounds_down)
+
+
+@outside
+def compute_wide(value, a, b, c, task, n):
+    """Fill `value` from operands of more than 24 bits, rounded to odd; see readable.wide_operands.
+
+    Where an error could overflow or vanish the task is marked `unsafe`: whole numbers compute it then.
+    """
+    code, rounds_down, is_safe = task[CODE], task[ROUNDS_DOWN] != 0, True
+    for i in range(n):
+        x, y, z = a[i], b[i], c[i]
+        if code == MUL:
+            s = x * y
+            value[i] = folded(s, product_error(x, y, s))
+        elif code == DIV:
+            s = x / y
+            p = s * y
+            rest = (x - p) - product_error(s, y, p)
+            value[i] = folded(s, -rest if y < 0 else rest)
+        elif code == SQRT:
+            s = math.sqrt(x)
+            p = s * s
+            value[i] = folded(s, (x - p) - product_error(s, s, p))
+        elif code == ADD:
+            value[i] = sum_to_odd(x, y, True, rounds_down)
+        elif code == SUB:
+            value[i] = sum_to_odd(x, -y, True, rounds_down)
+        else:
+            value[i] = fma_to_odd(x, y, z, rounds_down)
+        is_finite = (abs(x) < np.inf) & (abs(y) < np.inf) & (abs(z) < np.inf)
+        is_special = (value[i] != value[i]) | ((code == DIV) & (y == 0))
+        is_safe &= (not is_finite) | (
+            is_moderate(x) & is_moderate(y) & is_moderate(z) & (is_moderate(value[i]) | is_special)
+        )
+    if not is_safe:
+        task[UNSAFE] = 1
+
+
+@device
+def is_moderate(x):
+    """Whether x is 0, or the last bits of its products are numbers of float64."""
+    return (x == 0) | ((abs(x) >= LEAST) & (abs(x) <= GREATEST))
+
+
+@device
+def product_error(a, b, p):
+    """Return a b - p, exactly. Source: Dekker 1971; Veltkamp's splitting."""
+    lifted_a, lifted_b = SPLIT * a, SPLIT * b
+    a_high, b_high = lifted_a - (lifted_a - a), lifted_b - (lifted_b - b)
+    a_low, b_low = a - a_high, b - b_high
+    return ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+@device
+def folded(s, error):
+    """Return s rounded to odd, given its exact error."""
+    bits = as_int64(s)
+    is_off = ((error > 0) | (error < 0)) & ((bits & MAGNITUDE64) < INF64) & ((bits & 1) == 0)
+    away = 1 if (error > 0) == (bits >= 0) else -1
+    return as_float64(bits + away if is_off else bits)
+
+
+@device
+def fma_to_odd(a, b, c, rounds_down):
+    """Return a b + c rounded to odd. Source: Boldo and Melquiond 2008."""
+    p = a * b
+    error = product_error(a, b, p)
+    if not (((error > 0) | (error < 0)) & (abs(error) < np.inf) & (abs(c) < np.inf)):
+        return sum_to_odd(p, c, True, rounds_down)
+    t = c + error
+    error_seen = t - c
+    t_error = (c - (t - error_seen)) + (error - error_seen)
+    v = p + t
+    t_seen = v - p
+    v_error = (p - (v - t_seen)) + (t - t_seen)
+    return sum_to_odd(v, sum_to_odd(t_error, v_error, True, False), True, rounds_down)
 
 
 @device

@@ -1,0 +1,181 @@
+"""Operands of up to 53 bits, float64 tensors and Python scalars: the exact result rounded once, by fractions.
+
+The law that would have caught what was wrong: for every finite float64 operand, not only for those of 24 bits.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from fractions import Fraction
+
+import pytest
+import torch
+
+from normstab import Arithmetic, FixedFormat, Key, Ledger, parse_format
+from normstab.numerics import execute
+from normstab.numerics.ledger import COUNTERS
+
+OPERANDS = {"add": 2, "sub": 2, "mul": 2, "div": 2, "fma": 3, "sqrt": 1}
+FORMATS = ["fp16", "bf16", "e4m3fn", "fp32", "e9m20", "fp64", "e5m2:saturate", "q7.8", "q7.8:wrap", "q15.12:wrap"]
+MODES = ["nearest", "nearest-away", "toward-zero", "up", "down", "to-odd", "half-up"]
+
+
+def exact(operation: str, numbers: list[float]) -> Fraction:
+    """Return the exact result; of a root a number on the same side of every multiple of 2^-2000."""
+    a, *rest = map(Fraction, numbers)
+    match operation:
+        case "add":
+            return a + rest[0]
+        case "sub":
+            return a - rest[0]
+        case "mul":
+            return a * rest[0]
+        case "div":
+            return a / rest[0]
+        case "fma":
+            return a * rest[0] + rest[1]
+    root = math.isqrt((a.numerator << 4000) // a.denominator)
+    return Fraction(root, 2**2000) + (0 if Fraction(root, 2**2000) ** 2 == a else Fraction(1, 2**2001))
+
+
+def rounded(x: Fraction, format, mode: str) -> float:
+    """Return x rounded once to the format, by definition."""
+    if isinstance(format, FixedFormat):
+        quantum = Fraction(2) ** -format.fraction_bits
+    else:
+        exponent = abs(x).numerator.bit_length() - abs(x).denominator.bit_length()
+        exponent -= Fraction(2) ** exponent > abs(x)
+        quantum = Fraction(2) ** (max(exponent, format.emin) - format.precision + 1)
+    whole, rest = divmod(abs(x) / quantum, 1)
+    is_negative, half = x < 0, Fraction(1, 2)
+    away = {
+        "nearest": rest > half or (rest == half and whole % 2 == 1),
+        "nearest-away": rest >= half,
+        "half-up": rest > half or (rest == half and not is_negative),
+        "toward-zero": False,
+        "up": rest > 0 and not is_negative,
+        "down": rest > 0 and is_negative,
+        "to-odd": rest > 0 and whole % 2 == 0,
+    }[mode]
+    y = (whole + away) * quantum * (-1 if is_negative else 1)
+    top = Fraction(format.max)
+    least = Fraction(format.min) if isinstance(format, FixedFormat) else -top
+    if least <= y <= top:
+        return float(y)
+    if format.overflow == "wrap":
+        span = Fraction(2) ** (format.integer_bits + 1)
+        return float((y - least) % span + least)
+    if format.overflow == "saturate":
+        return float(least if is_negative else top)
+    stops = {"toward-zero": True, "to-odd": True, "up": is_negative, "down": not is_negative}.get(mode, False)
+    return float(least if is_negative else top) if stops else math.nan if format.overflow == "nan" else math.inf
+
+
+def number(chance: random.Random, kind: str) -> float:
+    """Return a number: any, next to a tie, in the corners of float64, or of 24 bits."""
+    sign = chance.choice([-1, 1])
+    if kind == "tie":
+        fraction = 1 + chance.choice([0, 1, 2, 3, 5, 7]) * 2.0 ** -chance.choice([3, 4, 8, 9, 11, 12, 24])
+        return sign * math.ldexp(fraction + chance.choice([0, 1, -1]) * 2.0**-52, chance.randint(-20, 14))
+    if kind == "corner":
+        return sign * math.ldexp(chance.uniform(1, 2), chance.randint(-1060, 1022))
+    wide = sign * math.ldexp(chance.uniform(0.5, 1), chance.randint(-30, 30))
+    return wide if kind == "any" else float(torch.tensor(wide, dtype=torch.float32))
+
+
+def rows(operation: str, n: int, seed: str) -> list[list[float]]:
+    chance = random.Random(seed)
+    kinds = ["any", "tie", "tie", "corner", "narrow"]
+    made = [[number(chance, chance.choice(kinds)) for _ in range(n)] for _ in range(OPERANDS[operation])]
+    if operation == "mul":  # products within an ulp of float64 of a tie
+        made[0][: n // 3] = [number(chance, "any") for _ in range(n // 3)]
+        made[1][: n // 3] = [math.nextafter((1 + 2.0**-11) / x, chance.choice([0, 9.0])) for x in made[0][: n // 3]]
+    return [[abs(x) for x in row] for row in made] if operation == "sqrt" else made
+
+
+def check(operation: str, name: str, mode: str, n: int, seed: str) -> None:
+    format, numbers = parse_format(name), rows(operation, n, seed)
+    found = getattr(Arithmetic(f"{name}/{mode}"), operation)(*(torch.tensor(x, dtype=torch.float64) for x in numbers))
+    for i, y in enumerate(found.tolist()):
+        x = exact(operation, [row[i] for row in numbers])
+        if x == 0:
+            assert y == 0
+            continue
+        expected = rounded(x, format, mode)
+        expected = -expected if math.isinf(expected) and x < 0 else expected
+        same = y == expected or (math.isnan(y) and math.isnan(expected))
+        assert same, (operation, name, mode, [row[i].hex() for row in numbers], y.hex(), expected.hex())
+
+
+@pytest.mark.parametrize("operation", OPERANDS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_exact_result_of_float64_operands_is_rounded_once(name: str, operation: str) -> None:
+    for mode in MODES:
+        check(operation, name, mode, 12, f"{name}{mode}{operation}")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("operation", OPERANDS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_so_it_is_of_many(name: str, operation: str) -> None:
+    for mode in MODES:
+        check(operation, name, mode, 1000, f"many{name}{mode}{operation}")
+
+
+@pytest.mark.parametrize("mode", ["nearest", "down", "to-odd", "stochastic"])
+@pytest.mark.parametrize("name", ["fp16", "fp32", "q7.8:wrap"])
+@pytest.mark.parametrize("operation", OPERANDS)
+@pytest.mark.parametrize("kinds", [("any", "narrow"), ("corner", "tie")])
+def test_the_kernel_gives_the_bits_and_counts_of_the_reference(
+    operation: str, name: str, mode: str, kinds: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(f"{operation}{name}{mode}")
+    numbers = [[number(chance, chance.choice(kinds)) for _ in range(120)] for _ in range(OPERANDS[operation])]
+    tensors = [torch.tensor(row, dtype=torch.float64) for row in numbers]
+    tensors = [x.abs() for x in tensors] if operation == "sqrt" else tensors
+    given = [*tensors[:-1], 0.1] if operation != "sqrt" else tensors
+    outcomes = []
+    for uses_kernels in (True, False):
+        if not uses_kernels:
+            monkeypatch.setattr(execute.backends, "kernels_for", lambda *_: None)
+        ledger = Ledger(inexact=True, histogram=True)
+        ar = Arithmetic(f"{name}/{mode}", ledger=ledger, key=Key(1))
+        found = [getattr(ar, operation)(*tensors), getattr(ar, operation)(*given)]
+        target = tensors[0].clone()
+        same = [target, *tensors[1:]]
+        found.append(getattr(ar, operation)(*same, out=target))
+        outcomes.append(([x.double().view(torch.int64) for x in found], ledger[operation]))
+    assert all(torch.equal(a, b) for a, b in zip(outcomes[0][0], outcomes[1][0], strict=True))
+    for counter in (*COUNTERS, "histogram", "largest", "smallest"):
+        assert getattr(outcomes[0][1], counter) == getattr(outcomes[1][1], counter), counter
+
+
+@pytest.mark.parametrize("scalar", [0.1, 1 / 3, 1e-300, 1e300, math.pi])
+def test_a_python_scalar_is_used_with_all_of_its_bits(scalar: float) -> None:
+    chance = random.Random(3)
+    x = torch.tensor([number(chance, "narrow") for _ in range(200)])
+    for name in ("fp16", "bf16", "fp32"):
+        for mode in MODES:
+            ar, format = Arithmetic(f"{name}/{mode}"), parse_format(name)
+            for operation in ("add", "mul", "div"):
+                for a, y in zip(x.tolist(), getattr(ar, operation)(x, scalar).tolist(), strict=True):
+                    expected = rounded(exact(operation, [a, scalar]), format, mode)
+                    assert abs(y) == abs(expected), (name, mode, operation, a)
+
+
+def test_fma_in_fp64_is_rounded_once() -> None:
+    a, b = torch.tensor(1 + 2.0**-30, dtype=torch.float64), 1 - 2.0**-30
+    # 1 - 2^-60: the product alone would be 1.
+    assert float(Arithmetic("fp64").fma(a, b, -1.0)) == -(2.0**-60)
+
+
+def test_products_beyond_float64_overflow_as_the_direction_says() -> None:
+    x = torch.tensor([1e200, -1e200], dtype=torch.float64)
+    ledger = Ledger()
+    assert Arithmetic("fp16/toward-zero", ledger=ledger).mul(x, 1e200).tolist() == [65504.0, -65504.0]
+    assert Arithmetic("fp16/nearest", ledger=ledger).mul(x, 1e200).tolist() == [math.inf, -math.inf]
+    assert ledger["mul"].overflow == 4 and ledger["mul"].inf_propagated == 0
+    small = torch.tensor([1e-200, -1e-200], dtype=torch.float64)
+    assert Arithmetic("fp16/up", ledger=ledger).mul(small, 1e-200).tolist() == [2.0**-24, -0.0]
+    assert ledger["mul"].underflow == 1
