@@ -18,8 +18,8 @@ from normstab.numerics.readable.operations import add, exact_sqrt, fold_error
 
 __all__ = ["carry_wide", "is_wide_scalar", "nearest_of", "to_odd"]
 
-# Between these, products of halves of operands neither overflow nor lose their last bit below 2^-1074.
-LEAST, GREATEST = 2.0**-480, 2.0**480
+# Within these, products of halves of operands neither overflow nor lose their last bit below 2^-1074.
+LEAST, LARGEST_FACTOR, LARGEST_RESULT = 2.0**-960, 1.1e300, 2.0**1020
 SPLIT = 2.0**27 + 1
 
 
@@ -33,14 +33,8 @@ def is_wide_scalar(x: float) -> bool:
 def carry_wide(operation: str, operands: tuple[Tensor, ...]) -> Tensor:
     """Return the result of `operation` of float64 tensors of one shape, rounded to odd."""
     value = OPERATIONS[operation](*operands)
-    unsafe = torch.zeros_like(value, dtype=torch.bool)
-    is_finite = torch.ones_like(unsafe)
-    for x in (*operands, value):
-        size = x.abs()
-        unsafe |= (size != 0) & ((size < LEAST) | (size > GREATEST))
-    for x in operands:
-        is_finite &= x.isfinite()
-    where = (unsafe & is_finite).flatten().nonzero().flatten().tolist()
+    is_finite = torch.stack([x.isfinite() for x in operands]).all(0) & ~value.isnan()
+    where = (is_finite & ~_has_exact_error(operation, operands, value)).flatten().nonzero().flatten().tolist()
     if not where:
         return value
     result, rows = value.flatten().clone(), [x.flatten() for x in operands]
@@ -49,6 +43,25 @@ def carry_wide(operation: str, operands: tuple[Tensor, ...]) -> Tensor:
         if found is not None:
             result[i] = found
     return result.view(value.shape)
+
+
+def _has_exact_error(operation: str, operands: tuple[Tensor, ...], value: Tensor) -> Tensor:
+    """Return where the error of finite operands' result was found exactly."""
+    x, size = operands[0].abs(), value.abs()
+    is_low = size <= LARGEST_RESULT
+    if operation in ("add", "sub"):
+        return is_low
+    if operation == "sqrt":
+        return (x == 0) | ((x >= LEAST) & (x <= LARGEST_FACTOR))
+    y = operands[1].abs()
+    is_low &= (x <= LARGEST_FACTOR) & (y <= LARGEST_FACTOR)
+    if operation == "div":
+        return (y == 0) | (x == 0) | (is_low & (x >= LEAST) & (size >= LEAST) & (size <= LARGEST_FACTOR))
+    product = x * y
+    is_low &= product <= LARGEST_RESULT
+    if operation == "fma":
+        is_low &= operands[2].abs() <= LARGEST_RESULT
+    return is_low & ((x == 0) | (y == 0) | (product >= LEAST))
 
 
 def exactly(operation: str, operands: list[float], finish: Callable[[Fraction], float] | None = None) -> float | None:

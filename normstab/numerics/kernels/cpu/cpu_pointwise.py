@@ -37,7 +37,7 @@ OPERANDS, PER_OPERAND = len(TASK), 5
 # Stride that marks a Python scalar.
 SCALAR = -1
 MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
-LEAST, GREATEST, SPLIT = 2.0**-480, 2.0**480, 2.0**27 + 1
+LEAST, LARGEST_FACTOR, LARGEST_RESULT, SPLIT = 2.0**-960, 1.1e300, 2.0**1020, 2.0**27 + 1
 WORDS = BLOCK + 8
 
 
@@ -205,18 +205,25 @@ def compute_wide(value, a, b, c, task, n):
         else:
             value[i] = fma_to_odd(x, y, z, rounds_down)
         is_finite = (abs(x) < np.inf) & (abs(y) < np.inf) & (abs(z) < np.inf)
-        is_special = (value[i] != value[i]) | ((code == DIV) & (y == 0))
-        is_safe &= (not is_finite) | (
-            is_moderate(x) & is_moderate(y) & is_moderate(z) & (is_moderate(value[i]) | is_special)
-        )
+        is_safe &= (not is_finite) | (value[i] != value[i]) | is_exact_error(code, x, y, z, value[i])
     if not is_safe:
         task[UNSAFE] = 1
 
 
 @device
-def is_moderate(x):
-    """Whether x is 0, or the last bits of its products are numbers of float64."""
-    return (x == 0) | ((abs(x) >= LEAST) & (abs(x) <= GREATEST))
+def is_exact_error(code, x, y, z, s):
+    """Whether the error of finite operands' result s was found exactly; see readable.wide_operands."""
+    is_sum = (code == ADD) | (code == SUB)
+    is_low = (abs(s) <= LARGEST_RESULT) & (abs(z) <= LARGEST_RESULT)
+    is_low &= is_sum | ((abs(x) <= LARGEST_FACTOR) & (abs(y) <= LARGEST_FACTOR))
+    is_low &= (code == DIV) | is_sum | (abs(x * y) <= LARGEST_RESULT)
+    if is_sum:
+        return is_low
+    if code == DIV:
+        return (y == 0) | (x == 0) | (is_low & (abs(x) >= LEAST) & (abs(s) >= LEAST) & (abs(s) <= LARGEST_FACTOR))
+    if code == SQRT:
+        return (x == 0) | (is_low & (x >= LEAST))
+    return is_low & ((x == 0) | (y == 0) | (abs(x * y) >= LEAST))
 
 
 @device
