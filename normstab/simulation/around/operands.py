@@ -68,7 +68,7 @@ class _Reader:
                     self.half = dtype
                 held = self.find(x)
                 return x if held is None else held.of_view(x)
-            if dtype.is_floating_point or dtype.is_complex:
+            elif dtype.is_floating_point or dtype.is_complex:
                 self.is_floating, self.other = True, dtype
         elif type(x) in (list, tuple) and x and isinstance(x[0], Tensor | None):
             return [self.read(element) for element in x]
