@@ -73,13 +73,20 @@ def _mlp(task: Task, width: int, stem: str) -> nn.Module:
     return mlp(task, width=width)
 
 
+def _residual_mlp(task: Task, width: int, stem: str) -> nn.Module:
+    from normstab.experiment.network.networks import residual_mlp
+
+    return residual_mlp(task, width=width)
+
+
 def _lenet(task: Task, width: int, stem: str) -> nn.Module:
     from normstab.experiment.network.networks import lenet
 
     return lenet(task, width=width)
 
 
-# Sources: He et al. 2016 (resnet), Simonyan and Zisserman 2015 (vgg11), Gupta et al. 2015, section 3.1 (mlp, lenet).
+# Sources: He et al. 2016 (resnet), Simonyan and Zisserman 2015 (vgg11), Gupta et al. 2015, section 3.1 (mlp, lenet),
+# Xiong et al. 2020 (residual-mlp).
 MODELS: dict[str, ModelRow] = {
     "resnet18": ModelRow("ResNet-18, four stages of two basic blocks", 64, True, _resnet18),
     "resnet50": ModelRow("ResNet-50, four stages of 3, 4, 6 and 3 bottlenecks", 64, True, _resnet50),
@@ -87,6 +94,7 @@ MODELS: dict[str, ModelRow] = {
     "resnet56": ModelRow("ResNet of depth 56 for small images, three stages", 16, True, _resnet56),
     "vgg11": ModelRow("VGG-11, a norm after each of eight convolutions", 64, False, _vgg11),
     "mlp": ModelRow("two hidden layers, a norm in each", 1000, False, _mlp),
+    "residual-mlp": ModelRow("four residual layers with layer norms before them", 128, False, _residual_mlp),
     "lenet": ModelRow("two 5x5 convolutions and a hidden layer, a norm in each", 8, False, _lenet),
 }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-__all__ = ["Task", "lenet", "mlp", "resnet_bottleneck", "resnet_cifar", "resnet_imagenet", "vgg11"]
+__all__ = ["Task", "lenet", "mlp", "residual_mlp", "resnet_bottleneck", "resnet_cifar", "resnet_imagenet", "vgg11"]
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,27 @@ def mlp(task: Task, *, width: int) -> nn.Module:
             ]
         )
     )
+
+
+class ResidualLayer(nn.Module):
+    """A layer norm and two linear layers beside the identity, as between the attentions of a transformer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + fc2(gelu(fc1(norm(x))))."""
+        return x + self.fc2(nn.functional.gelu(self.fc1(self.norm(x))))  # type: ignore[no-any-return]
+
+
+def residual_mlp(task: Task, *, width: int) -> nn.Module:
+    """Return four residual layers with layer norms before them and one after (Xiong et al. 2020, figure 1b)."""
+    blocks = [(f"block{i + 1}", ResidualLayer(width)) for i in range(4)]
+    ends = [("norm", nn.LayerNorm(width)), ("head", nn.Linear(width, task.classes))]
+    stem = [("flatten", nn.Flatten()), ("stem", nn.Linear(task.channels * task.side**2, width))]
+    return nn.Sequential(OrderedDict[str, nn.Module]([*stem, *blocks, *ends]))
 
 
 def lenet(task: Task, *, width: int) -> nn.Module:
