@@ -41,7 +41,7 @@ from tests.experiment.test_datasets import write_cifar10, write_idx
 from tests.report.made import made_scenario, write_runs
 from tests.report.test_damaged_runs import SMALL, STORY
 
-RIGHT, TOLD, ERROR = "right result", "told", "error"
+RIGHT, TOLD, ERROR, OTHER = "right result", "told", "error", "another id"
 Damage = Callable[[Path], object]
 
 
@@ -85,6 +85,8 @@ class Case:
 
     make: Callable[[Path], Path]
     act: Callable[[Path], tuple[object, str]]
+    is_hashed: bool = False
+    """What is read has a hash, which enters the ids of cells: other bytes are another cell's."""
 
 
 def told(command: list[str]) -> tuple[object, str]:
@@ -200,11 +202,10 @@ def image_set(name: str, write: Callable[[Path], None]) -> Callable[[Path], Path
 
 
 def read_with(read: Callable[[Path], object]) -> Callable[[Path], tuple[object, str]]:
-    """Return what reads a set of images, and gives its arrays as bytes."""
+    """Return what reads a set of images, and gives its hash."""
 
     def act(folder: Path) -> tuple[object, str]:
-        source = read(folder)
-        return [np.asarray(part).tobytes() for part in vars(source).values() if isinstance(part, np.ndarray)], ""
+        return read(folder).sha256, ""  # type: ignore[attr-defined]
 
     return act
 
@@ -225,16 +226,18 @@ CASES: dict[str, Case] = {
     "digests.json": Case(digests, lambda folder: (read_digests(folder), "")),
     "compiled code": Case(cached, rounded),
     "images of Fashion-MNIST": Case(
-        image_set("train-images-idx3-ubyte.gz", lambda folder: write_idx(folder, 20)), read_with(read_fashion_mnist)
+        image_set("train-images-idx3-ubyte.gz", lambda folder: write_idx(folder, 20)),
+        read_with(read_fashion_mnist),
+        True,
     ),
     "labels of Fashion-MNIST": Case(
-        image_set("t10k-labels-idx1-ubyte", lambda folder: write_idx(folder, 20)), read_with(read_fashion_mnist)
+        image_set("t10k-labels-idx1-ubyte", lambda folder: write_idx(folder, 20)), read_with(read_fashion_mnist), True
     ),
     "a python batch of CIFAR-10": Case(
-        image_set("data_batch_3", lambda folder: write_cifar10(folder, "python")), read_with(read_cifar10)
+        image_set("data_batch_3", lambda folder: write_cifar10(folder, "python")), read_with(read_cifar10), True
     ),
     "a binary batch of CIFAR-10": Case(
-        image_set("data_batch_3.bin", lambda folder: write_cifar10(folder, "binary")), read_with(read_cifar10)
+        image_set("data_batch_3.bin", lambda folder: write_cifar10(folder, "binary")), read_with(read_cifar10), True
     ),
 }
 
@@ -270,8 +273,8 @@ def outcome(whole: Whole, damage: Damage, folder: Path) -> str:
         return ERROR if path.name in str(error) or path.parent.name in str(error) else f"silent about the file: {error}"
     except Exception as error:
         return f"traceback: {type(error).__name__}: {error}"
-    if found == whole.right:
-        return RIGHT
+    if found == whole.right or case.is_hashed:
+        return RIGHT if found == whole.right else OTHER
     code, answer = found if isinstance(found, tuple) else (0, "")
     names_it = any(name in f"{said}{answer}" for name in (path.name, path.parent.name, "no record: "))
     if code in (2, 3) and names_it:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from normstab.errors import NormstabError
 from normstab.experiment.data.pickled_batches import read_batch
+from normstab.experiment.records.files import open_plain_file, read_plain_file
 
 __all__ = [
     "Images",
@@ -89,9 +90,8 @@ def _read_idx(path: Path, *, rank: int) -> Pixels:
 
     No more is unpacked than the header says, so that a small file cannot become a large one in memory.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rb") as file:
+        with open_plain_file(path, "rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             head = file.read(4 + 4 * rank)
             if head[:4] != bytes((0, 0, 8, rank)) or len(head) < 4 + 4 * rank:
                 raise NormstabError(f"{path}: not an IDX file of bytes with {rank} axes")
@@ -157,7 +157,7 @@ class _BinaryBatches:
         """Return the images and labels of one file."""
         path = self.place / f"{name}.bin"
         try:
-            content = np.frombuffer(path.read_bytes(), np.uint8)
+            content = np.frombuffer(read_plain_file(path), np.uint8)
         except OSError as error:
             raise NormstabError(f"{path}: cannot read: {error.strerror or error}") from error
         record = self.label_bytes + PIXELS

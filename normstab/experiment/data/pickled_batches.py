@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normstab.errors import NormstabError
+from normstab.experiment.records.files import read_plain_file
 
 __all__ = ["read_batch"]
 
@@ -36,7 +37,7 @@ def read_batch(path: Path, label_key: bytes, *, pixels: int) -> tuple[NDArray[np
     try:
         if path.stat().st_size > MOST_BYTES:
             raise NormstabError(f"{path}: larger than {MOST_BYTES} bytes; not a python batch of CIFAR")
-        content = path.read_bytes()
+        content = read_plain_file(path)
         _check_program(content)
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except OSError as error:
