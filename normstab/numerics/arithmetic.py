@@ -30,7 +30,8 @@ from normstab.numerics.readable.powers import Powers
 from normstab.numerics.readable.reference import round_reference
 from normstab.numerics.readable.sums import SUMS
 from normstab.numerics.scaled.scale_history import ScaleHistory
-from normstab.numerics.spelling.arguments import axes, check_name, check_optional, check_out, check_tensors, number
+from normstab.numerics.spelling.arguments import axes, check_optional, check_out, check_tensors, number
+from normstab.numerics.spelling.names import check_name
 from normstab.numerics.steps.clock import Clock
 
 __all__ = ["Arithmetic"]

@@ -19,7 +19,8 @@ from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.philox import Key, signed_step
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import LAYOUTS, contains, holds
-from normstab.numerics.spelling.arguments import check_name, check_optional
+from normstab.numerics.spelling.arguments import check_optional
+from normstab.numerics.spelling.names import check_name
 
 __all__ = ["cast", "check_operand"]
 

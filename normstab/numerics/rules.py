@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from normstab.errors import NormstabError, near
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import Precision
-from normstab.numerics.spelling.arguments import check_name
+from normstab.numerics.spelling.names import check_name
 
 __all__ = ["DEFAULT", "OUTSIDE", "Rules", "plain_operation", "precision_rules"]
 

@@ -29,7 +29,8 @@ from normstab.numerics.scaled.granule_counts import GranuleCounts, Squares
 from normstab.numerics.scaled.granules import amax_of, extents_of, spread
 from normstab.numerics.scaled.scaled_format import IntegerElement, Scaled
 from normstab.numerics.scaled.scales import Scales, affine_scales, scales_of
-from normstab.numerics.spelling.arguments import check_name, check_optional, whole
+from normstab.numerics.spelling.arguments import check_optional, whole
+from normstab.numerics.spelling.names import check_name
 from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = [

@@ -18,7 +18,6 @@ from normstab.numerics.readable.reference import LAYOUTS, holds
 __all__ = [
     "axes",
     "check_instance",
-    "check_name",
     "check_optional",
     "check_out",
     "check_tensors",
@@ -94,13 +93,6 @@ def whole(x: Any, what: str) -> int:
         return operator.index(x)
     except TypeError:
         raise DtypeError(f"{what} is a whole number, found {type(x).__name__}: {x!r:.60}") from None
-
-
-def check_name(x: Any, what: str) -> str:
-    """Return a name; raise for what is not text."""
-    if not isinstance(x, str):
-        raise DtypeError(f"{what} is a name, found {type(x).__name__}: {x!r:.60}")
-    return x
 
 
 def check_instance(x: Any, kind: type, what: str, advice: str) -> None:

@@ -59,6 +59,10 @@ class Beginning(NamedTuple):
     place: Any
 
 
+def nowhere() -> None:
+    """Return no place: nobody has asked for one. A function with a name, for clocks are pickled."""
+
+
 class Replay:
     """Sets a clock back while a checkpoint's forward is recomputed, and forward again afterwards.
 
@@ -68,7 +72,7 @@ class Replay:
 
     def __init__(self, clock: Dial) -> None:
         self.clock = clock
-        self.where: Callable[[], Any] = lambda: None
+        self.where: Callable[[], Any] = nowhere
         self.is_in_module = False
         self.beginning: Beginning | None = None
         self._source: Any = None
@@ -78,6 +82,13 @@ class Replay:
         self._of_frame: WeakKeyDictionary[Any, Beginning] = WeakKeyDictionary()
         self._numbers: list[int] = []  # ascending, and beside it what began there
         self._of_numbers: list[Beginning] = []
+
+    def __getstate__(self) -> dict[str, Dial]:
+        # What is being replayed belongs to the graphs of this process; a copy begins with none.
+        return {"clock": self.clock}
+
+    def __setstate__(self, state: dict[str, Dial]) -> None:
+        self.__init__(state["clock"])  # type: ignore[misc]
 
     def follow(self) -> bool:
         """Notice where autograd is; return whether what is computed now was computed before."""
