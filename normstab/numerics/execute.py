@@ -49,10 +49,20 @@ def compute(operation: str, operands: tuple[Operand, ...], call: Call, *, out: T
     """
     if not counts_losses(call) or operation not in SUMMING:
         return _rounded_once(operation, operands, call, out)
-    before = tuple(x.clone() if x is out else x for x in operands)
+    before = _kept(operands, out)
     result = _rounded_once(operation, operands, call, out)
     count_losses(operation, before, result, call)
     return result
+
+
+def _kept(operands: tuple[Operand, ...], out: Tensor | None) -> tuple[Operand, ...]:
+    """Return the operands, with copies of those whose memory the result is written to; one given twice stays one."""
+    if out is None:
+        return operands
+    memory = out.untyped_storage().data_ptr()
+    tensors = {id(x): x for x in operands if isinstance(x, Tensor)}
+    copies = {key: x.clone() if x.untyped_storage().data_ptr() == memory else x for key, x in tensors.items()}
+    return tuple(copies.get(id(x), x) for x in operands)
 
 
 def _rounded_once(operation: str, operands: tuple[Operand, ...], call: Call, out: Tensor | None) -> Tensor:

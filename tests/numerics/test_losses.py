@@ -113,6 +113,16 @@ def test_in_place_results_are_compared_with_what_was_there() -> None:
     assert ledger["add"].absorbed == 1
 
 
+def test_a_result_written_over_its_operands_is_compared_with_all_of_them() -> None:
+    ledger = ns.Ledger(losses=True)
+    ar, x = ns.Arithmetic("fp16", ledger=ledger), torch.tensor([2048.0, 3.0])
+    ar.add(x, 1.0, out=x.view(2))  # another tensor on the same memory
+    assert ledger["add"].absorbed == 1
+    x = torch.ones(3)
+    ar.sub(x, x, out=x, operation="itself")
+    assert ledger["itself"].cancelled == 0
+
+
 def test_losses_are_kept_in_copies_drained_and_have_a_first() -> None:
     ledger = ns.Ledger(losses=True)
     ar = ns.Arithmetic("fp16", ledger=ledger)

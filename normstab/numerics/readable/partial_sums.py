@@ -12,9 +12,9 @@ from torch import Tensor
 from normstab.numerics.call import Call
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.precision import NEAREST
+from normstab.numerics.readable.losses import counts_losses
 
 __all__ = ["are_known", "loses_unknown", "partial_sums"]
-from normstab.numerics.readable.losses import counts_losses
 
 FP32 = FORMATS["fp32"]
 SUBNORMAL = np.float32(2.0**-149)

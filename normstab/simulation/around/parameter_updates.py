@@ -53,7 +53,7 @@ def update(
 def _moved(plan: Plan, args: Arguments, kwargs: Named) -> Tensor | None:
     """Return which elements the update means to change; None where that cannot be told."""
     tensors = [x for x in args if isinstance(x, Tensor)]
-    if any(x.layout != torch.strided or x.is_complex() for x in tensors):
+    if any(x.layout != torch.strided or x.is_complex() or x.is_meta or x.device != tensors[0].device for x in tensors):
         return None
     if plan.name in MOVES:
         return _step(plan.name, args, kwargs) != 0
