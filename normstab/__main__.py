@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from normstab.terminal.exit_codes import INTERRUPTED
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -22,7 +24,6 @@ __all__ = ["main"]
 
 LONGEST_MESSAGE = 20_000  # characters; a scenario may have many problems at once
 STOPPED = "normstab: interrupted; the same command goes on from what is finished"
-INTERRUPTED = 130  # as in `terminal.exit_codes`, which loads with the commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,9 +11,10 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from tests.experiment.test_datasets import write_cifar10, write_idx
 from tests.report.made import made_scenario, write_runs
 from tests.report.test_damaged_runs import SMALL, STORY
 
+LONGEST_S = 60  # of reading one file
 RIGHT, TOLD, ERROR, OTHER = "right result", "told", "error", "another id"
 Damage = Callable[[Path], object]
 
@@ -261,6 +263,26 @@ def made(case: Case, folder: Path) -> Whole:
     return Whole(case, folder / "made", name, right)
 
 
+class Late(BaseException):
+    """Nothing that code which guards against errors takes for one."""
+
+
+@contextlib.contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Raise Late after so long."""
+
+    def ring(number: int, frame: object) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def outcome(whole: Whole, damage: Damage, folder: Path) -> str:
     """Damage a copy of the file, act on it in `folder`, and return the outcome, or what is wrong with it."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -268,7 +290,10 @@ def outcome(whole: Whole, damage: Damage, folder: Path) -> str:
     path, case = folder / whole.name, whole.case
     damage(path)
     try:
-        found, said = case.act(folder)
+        with within(LONGEST_S):
+            found, said = case.act(folder)
+    except Late:
+        return "a wait without end"
     except NormstabError as error:
         return ERROR if path.name in str(error) or path.parent.name in str(error) else f"silent about the file: {error}"
     except Exception as error:

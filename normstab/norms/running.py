@@ -17,6 +17,7 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import kernels_for, opaque
 from normstab.numerics.formats import format_of_dtype
 from normstab.numerics.precision import Precision
+from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["update_running"]
 
@@ -68,7 +69,8 @@ def _by_kernel(running: Tensor, new: Tensor, momentum: float, ar: Arithmetic, op
     call, x = ar.call(operation), new.detach().contiguous()
     row = 0 if call.row is None else call.row.address
     weights = np.float32(1.0 - momentum), np.float32(momentum)
-    done: bool = move_average(running.data_ptr(), x.data_ptr(), len(running), *weights, row, call.stamp, call.step)
+    with COUNTING:
+        done: bool = move_average(running.data_ptr(), x.data_ptr(), len(running), *weights, row, call.stamp, call.step)
     return done
 
 

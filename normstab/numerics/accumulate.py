@@ -261,7 +261,8 @@ def _rows_added(terms: Terms, width: int, call: Call) -> Terms:
     """Return the sums of consecutive rows of `width` terms, one row added after another."""
     k, n = len(terms.value), terms.m // width
     x, leaf = (part.reshape(k, n, width) for part in terms)
-    if not (counts_losses(call) and are_known(call, x.device)):
+    is_of_losses = call.row is not None and call.row.counts_losses_alone
+    if not (is_of_losses and are_known(call, x.device)):
         total = Terms(x[:, 0], leaf[:, 0])
         for i in range(1, n):
             total = add_terms(total, Terms(x[:, i], leaf[:, i]), call)

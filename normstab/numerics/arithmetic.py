@@ -180,9 +180,9 @@ class Arithmetic(ExactOperations, Powers):
     def cast(self, x: Tensor, operation: str = "cast", *, out: Tensor | None = None) -> Tensor:
         """Round `x`, in the carrier dtype; a tensor that is already in the format is unchanged."""
         if self.is_native:
-            return x
+            return x if out is None else out.copy_(x)
         carrier = plain(x).to(carrier_dtype((x,), self.format))
-        if out is not None and (out.dtype != carrier.dtype or out.shape != x.shape):
+        if out is not None and not (isinstance(out, Tensor) and out.dtype == carrier.dtype and out.shape == x.shape):
             check_out(out, x.shape, self.format, operation)
             return out.copy_(round_tensor(carrier, self.call(operation)))
         return round_tensor(carrier, self.call(operation), out=out)

@@ -92,8 +92,9 @@ class Ledger(Mapping[Site, Tally]):
         """Return the live row of `site`, made on first use."""
         row = self._rows.get(site)
         if row is None:
-            row = self._rows[site] = Row(with_histogram=self.counts_histogram)
+            row = Row(with_histogram=self.counts_histogram)
             row.counts_squares, row.counts_losses = self.counts_squares, self.counts_losses
+            row = self._rows.setdefault(site, row)  # another thread may have been first
         return row
 
     def stamp(self) -> int:

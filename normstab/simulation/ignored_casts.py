@@ -21,7 +21,7 @@ __all__ = ["IgnoredCasts", "counted"]
 
 WIDE = (torch.float32, torch.float64)
 OF_NAME = {Tensor.float: torch.float32, Tensor.double: torch.float64}
-TAKING_DTYPE = (Tensor.to, Tensor.type)
+LIKE_ANOTHER = (Tensor.to, Tensor.type_as)
 TYPE_NAMES = {"torch.FloatTensor": torch.float32, "torch.DoubleTensor": torch.float64}
 
 
@@ -55,11 +55,13 @@ def _wanted(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     """Return the dtype that a call asks for: `.float()`, `.to(torch.float32)`, `softmax(..., dtype=torch.float32)`."""
     if func in OF_NAME:
         return OF_NAME[func]
-    given = kwargs.get("dtype")
-    if given is not None or func not in TAKING_DTYPE:
-        return given
-    named = (TYPE_NAMES.get(x, x) if isinstance(x, str) else x for x in args[1:])
-    return next((x.dtype if isinstance(x, Tensor) else x for x in named if isinstance(x, torch.dtype | Tensor)), None)
+    if func in LIKE_ANOTHER and isinstance(other := kwargs.get("other", args[1] if len(args) > 1 else None), Tensor):
+        return other.dtype
+    name = getattr(func, "__name__", "")
+    if name.endswith("_like") or name.startswith("new_"):
+        return None  # a tensor of its own is made, none is cast
+    given = (kwargs.get("dtype"), *(TYPE_NAMES.get(x, x) if isinstance(x, str) else x for x in args[1:]))
+    return next((x for x in given if isinstance(x, torch.dtype)), None)
 
 
 @contextmanager

@@ -123,7 +123,8 @@ class Run:
             first = self.first(counter)
             if found is not None and first is not None:
                 site, tally = found
-                share = f"{getattr(tally, counter)} of {tally.count}"
+                lost = getattr(tally, counter)
+                share = f"{lost} elements" if counter == "lost_updates" else f"{lost} of {tally.count}"
                 rows.append((counter, str(getattr(self.ledger.total(), counter)), str(site), share, str(first.step)))
         return [*in_columns(rows), ""] if len(rows) > 1 else []
 
@@ -145,8 +146,12 @@ class Run:
 
 
 def worst_site(ledger: Ledger, counter: str) -> tuple[Site, Tally] | None:
-    """Return the site with the greatest share of results that `counter` counted, and its tally."""
-    counted = [(getattr(tally, counter) / max(tally.count, 1), site, tally) for site, tally in ledger.items()]
+    """Return the site with the greatest share of results that `counter` counted, and its tally.
+
+    Of `lost_updates` with the most: what a master weight holds is no rounded result, and not among them.
+    """
+    totals = {site: 1 if counter == "lost_updates" else max(tally.count, 1) for site, tally in ledger.items()}
+    counted = [(getattr(tally, counter) / totals[site], site, tally) for site, tally in ledger.items()]
     share, site, tally = max(counted, key=lambda entry: entry[0], default=(0.0, None, None))
     return None if share == 0 or site is None or tally is None else (site, tally)
 

@@ -70,7 +70,8 @@ def simulate(
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(losses=losses), seed)
     if master_weights is None:
         master_weights = chosen.default.master == "on"
-    run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=cautions(chosen.values()))
+    notes = [*cautions(chosen.values()), *masters_of_rules(chosen)]
+    run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=notes)
     session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
     with ExitStack() as stack:
         session.mode.observer = session.mode.stored.observer = observer
@@ -87,6 +88,13 @@ def refuse_what_is_not_simulated(rules: Rules[Precision]) -> None:
         refuse_keys(precision)
         if precision.autocast not in ("none", rules.default.autocast):
             raise NormstabError(f"rules: {key!r}: {precision}: autocast is the whole network's, not a rule's")
+
+
+def masters_of_rules(rules: Rules[Precision]) -> list[str]:
+    """Return a note for every rule with another `master` than the network's, which is the optimizer's matter."""
+    ours = rules.default.master
+    others = {key: p.master for key, p in rules.by_key.items() if p.master != ours}
+    return [f"rules: {key!r}: master={master} is not a rule's; it is {ours} for all" for key, master in others.items()]
 
 
 def refuse_keys(precision: Precision) -> None:

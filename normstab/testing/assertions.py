@@ -86,7 +86,7 @@ def assert_stable(
     module: nn.Module,
     x: Any,
     *,
-    precision: Spec = "fp16",
+    precision: Spec | None = None,
     against: Spec = "fp64",
     rtol: float | None = None,
     atol: float | None = None,
@@ -98,12 +98,12 @@ def assert_stable(
 ) -> None:
     """Fail unless `module(x)` in `precision` is close to itself in `against`, gradients included.
 
-    `x` is a tensor, a tuple of arguments or a mapping of keyword arguments. The gradients are those of the
-    inner product of the outputs with fixed N(0, 1) tensors, for floating inputs and parameters. `rules` are those of
-    `simulate`, for `precision`; `recipe`, the name of a machine such as "amp-bf16", takes its place. `rtol` and
-    `atol` go together, as in torch.testing.assert_close; without them the tolerance is derived from the
-    format and the number of roundings (`normstab.testing.tolerances`), and an error above a tenth of a tensor's
-    spread, or a tensor that became constant, fails whatever it allows. Raises
+    `precision` is fp16 where nothing is said. `x` is a tensor, a tuple of arguments or a mapping of keyword
+    arguments. The gradients are those of the inner product of the outputs with fixed N(0, 1) tensors, for floating
+    inputs and parameters. `rules` are those of `simulate`, for `precision`; `recipe`, the name of a machine such as
+    "amp-bf16", takes its place. `rtol` and `atol` go together, as in torch.testing.assert_close; without them the
+    tolerance is derived from the format and the number of roundings (`normstab.testing.tolerances`), and an error
+    above a tenth of a tensor's spread, or a tensor that became constant, fails whatever it allows. Raises
     AssertionError with the largest error, its index, ulps and bits, and the site where it was made; `msg` replaces
     that text.
     """
@@ -130,7 +130,7 @@ def check_stable(
     module: nn.Module,
     x: Any,
     *,
-    precision: Spec = "fp16",
+    precision: Spec | None = None,
     against: Spec = "fp64",
     rtol: float | None = None,
     atol: float | None = None,
@@ -142,7 +142,7 @@ def check_stable(
     """Return how `module(x)` in `precision` differs from itself in `against`; see `assert_stable`."""
     if (rtol is None) != (atol is None):
         raise NormstabError("rtol and atol go together: give both, or neither for the derived tolerance")
-    narrow, wide = Precision.parse(_recipe(recipe) if recipe is not None else precision), Precision.parse(against)
+    narrow, wide = _machine(precision, recipe), Precision.parse(against)
     if narrow.is_native:
         raise NormstabError("precision 'native' rounds nothing; name a format to test, such as fp16")
     ledger = Ledger(losses=counts_losses_cheaply(narrow))
@@ -175,12 +175,16 @@ def check_stable(
     return stability
 
 
-def _recipe(name: str) -> str:
-    """Return the name of a recipe, with keys after it or without; raise NormstabError for one that does not exist."""
-    head = name.partition(";")[0]
+def _machine(precision: Spec | None, recipe: str | None) -> Precision:
+    """Return the precision given, that of a recipe (keys may follow its name), or fp16 where neither is."""
+    if recipe is None:
+        return Precision.parse("fp16" if precision is None else precision)
+    if precision is not None:
+        raise NormstabError(f"precision={str(precision)!r} and recipe={recipe!r}: give one of them")
+    head = recipe.partition(";")[0]
     if not head.startswith("uniform:"):
         lookup(RECIPES, head, what="recipe")
-    return name
+    return Precision.parse(recipe)
 
 
 def _compared(

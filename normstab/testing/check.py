@@ -60,7 +60,7 @@ class Answer:
     """What `check` found. `first` has the first site and step of each kind of offence, with the user's line of code.
 
     `own` names those of them that the float32 run has too: the network's own. `lost` has for every kind of precision
-    lost the site where most of the results had it, how many, and of how many.
+    lost the site where most of the results had it, how many, and of how many (0 for updates, which are no results).
     `error` is the largest error of an output and `allowed` the derived bound, as shares of its spread in fp64.
     `evidence` is the ledger as the record of a run.
     """
@@ -218,7 +218,7 @@ def _lost(ledger: Ledger) -> dict[str, tuple[str, int, int]]:
     """Return for every kind of precision lost the site where most of the results had it."""
     found = {counter: worst_site(ledger, counter) for counter in LOSSES}
     return {
-        counter: (str(worst[0]), getattr(worst[1], counter), worst[1].count)
+        counter: (str(worst[0]), getattr(worst[1], counter), 0 if counter == "lost_updates" else worst[1].count)
         for counter, worst in found.items()
         if worst is not None
     }

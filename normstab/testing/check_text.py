@@ -119,7 +119,8 @@ def _lost(answer: Answer) -> str:
     if not answer.lost:
         return ""
     rows = [
-        (LOST[counter], _short(site, 36), f"{count:,} of {of:,}") for counter, (site, count, of) in answer.lost.items()
+        (LOST[counter], _short(site, 36), f"{count:,} of {of:,}" if of else f"{count:,}")
+        for counter, (site, count, of) in answer.lost.items()
     ]
     return "precision lost\n" + _table(rows, ["what", "most at", "results there"])
 

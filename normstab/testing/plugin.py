@@ -7,7 +7,7 @@ torch is imported when a test first uses the fixture, never when pytest starts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Document the marker, and collect results where they arrive: in the controller, also under xdist."""
-    config.addinivalue_line(
-        "markers", "normstab(precision, against, rtol, atol, grad, seed): settings of the stability fixture"
-    )
+    config.addinivalue_line("markers", f"normstab({', '.join(SETTINGS)}): settings of the stability fixture")
     path = _setting(config, "baseline")
     try:
         config.stash[BASELINE] = read_baseline(Path(path)) if path and Path(path).exists() else Baseline({})
@@ -114,20 +112,27 @@ class StabilityFixture:
         if unknown or (marker and marker.args):
             raise pytest.UsageError(f"the normstab marker takes keywords {', '.join(SETTINGS)}; found {marker}")
         self.settings: dict[str, Any] = {name: _setting(request.config, name) for name in DEFAULTS}
-        self.settings.update(marker.kwargs if marker else {})
+        self.settings = merged(self.settings, marker.kwargs if marker else {})
 
     def check(self, module: Any, x: Any, **overrides: Any) -> Stability:
         """Return how `module(x)` differs from itself in the wide precision."""
         from normstab.testing.assertions import check_stable
 
-        return check_stable(module, x, **{**self.settings, **overrides})
+        return check_stable(module, x, **merged(self.settings, overrides))
 
     def assert_stable(self, module: Any, x: Any, **overrides: Any) -> None:
         """Fail unless `module(x)` is close to itself in the wide precision."""
         __tracebackhide__ = True
         from normstab.testing.assertions import assert_stable
 
-        assert_stable(module, x, **{**self.settings, **overrides})
+        assert_stable(module, x, **merged(self.settings, overrides))
+
+
+def merged(settings: Mapping[str, Any], nearer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those said nearer to the test; a recipe and a precision take each other's place."""
+    others = {"precision": "recipe", "recipe": "precision"}
+    dropped = {others[name] for name in nearer if name in others} - nearer.keys()
+    return {**{name: value for name, value in settings.items() if name not in dropped}, **nearer}
 
 
 @pytest.fixture

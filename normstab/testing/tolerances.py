@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from normstab.numerics.bounds import NEAREST_MODES, confidence, unit_roundoff
 from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
 from normstab.numerics.precision import Precision
-from normstab.numerics.scaled.scaled_format import IntegerElement
+from normstab.numerics.scaled.scaled_format import IntegerElement, Scaled
 
 __all__ = ["Tolerance", "derive_tolerance", "result_format"]
 
@@ -47,7 +47,8 @@ def derive_tolerance(
     quantum = roundings * format.min_subnormal / 2
     if isinstance(format, FixedFormat):
         atol = growth * max(1.0, scale)
-        return Tolerance(0.0, atol, f"{likely:.1f} sqrt({roundings}) half quanta of {format}")
+        of_operands = f", and {operands} operands of {coarse:.3g}" if coarse else ""
+        return Tolerance(0.0, atol, f"{likely:.1f} sqrt({roundings}) half quanta of {format}{of_operands}")
     rtol = math.expm1(growth)
     units = f"sqrt({roundings}) u" if not coarse else f"sqrt({roundings} u^2 + {operands} {coarse:.3g}^2)"
     derivation = (
@@ -65,13 +66,36 @@ def result_format(precision: Precision) -> AnyFormat:
 def operand_unit(precision: Precision) -> float:
     """Return the largest error of an operand's element relative to the largest of its granule; 0 where none is scaled.
 
-    Of N-bit integers half a step of their 2^(N-1) - 1; of any rounding but to nearest twice that.
+    Of any rounding but to nearest twice that of the nearest one.
     """
     units = [0.0]
     for scaled in (precision.operand_input, precision.operand_weight, precision.operand_grad):
         if scaled is not None:
-            element = scaled.element
-            unit = 0.5 / element.max if isinstance(element, IntegerElement) else unit_roundoff(element)
             rounding = scaled.rounding or precision.rounding
-            units.append(unit * (1 if rounding.mode in NEAREST_MODES else 2))
+            units.append(_element_unit(scaled) * (1 if rounding.mode in NEAREST_MODES else 2))
     return max(units)
+
+
+def _element_unit(scaled: Scaled) -> float:
+    """Return the largest error of one nearest rounding to `scaled`, relative to the granule's largest magnitude.
+
+    Of a floating-point element its unit roundoff; of whole numbers and fixed point half a quantum, relative to the
+    least that the largest magnitude can be once divided by its scale. Where a scale leaves it above the element's
+    largest value (floor of a power of two, OCP MX 1.0, 6.3), what is cut off.
+    """
+    element, top = scaled.element, 2.0**scaled.emax
+    below_tie = 1 - 2.0 ** -(element.precision + 1)  # from where on even's rounding takes the next power of two
+    least, greatest = {
+        "max": (scaled.largest, scaled.largest),
+        "floor": (top, 2 * top),
+        "even": (top * below_tie, 2 * top * below_tie),
+        "ceil": (scaled.largest / 2, scaled.largest),
+        "rceil": (scaled.largest / 2, scaled.largest),
+    }[scaled.rule]
+    if isinstance(element, IntegerElement):
+        rounded = 2.0**-scaled.fraction_bits / 2 / least
+    elif isinstance(element, FixedFormat):
+        rounded = element.min_subnormal / 2 / least
+    else:
+        rounded = unit_roundoff(element)
+    return max(rounded, 1 - scaled.largest / greatest)

@@ -18,7 +18,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +51,7 @@ CELLS = (
 )
 MODULES = "modules"
 MOST_IN_A_ROW = 3
+LONGEST_S = 120  # of one run; a wait without end is a failure too
 
 
 class Here:
@@ -186,6 +186,7 @@ def forked(out: Path, operations: Operations, *, kill_after_s: float | None = No
     if pid == 0:
         try:
             os.close(reader)
+            signal.alarm(LONGEST_S)
             operations.watch()
             run(out)
             if out.name == "warm":
@@ -236,7 +237,7 @@ class Harness:
     """Kills runs in a folder and compares what comes of them with a run that was left alone."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.tallies = folder, Counter[str]()
+        self.folder = folder
         self.found: dict[str, Tally] = {}
         self.forked_whole("warm")  # kernels compile once
         preload(folder / "warm")

@@ -60,6 +60,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "cast to out= too narrow": (lambda: ar.cast(x, out=torch.empty(4, 5, dtype=torch.int32)), "out= is int32"),
     "out= of another shape": (lambda: ar.add(x, x, out=torch.empty(5)), "out= has shape (5,); allowed: that of the"),
+    "cast to no tensor": (lambda: ar.cast(x, out=3), "out= takes a tensor, found int: 3"),  # type: ignore[arg-type]
     "out= no tensor": (lambda: ar.add(x, x, out=3), "out= takes a tensor, found int: 3"),  # type: ignore[arg-type]
     "a key that is a number": (lambda: Arithmetic("fp16", key=3), "key is a normstab.Key"),  # type: ignore[arg-type]
     "a ledger that is a dict": (lambda: Arithmetic("fp16", ledger={}), "ledger is a normstab.Ledger"),  # type: ignore[arg-type]
@@ -118,6 +119,7 @@ def test_out_of_a_dtype_that_holds_the_format_gets_the_same_numbers(dtype: torch
     for out in (torch.empty(4, 5, dtype=dtype), torch.empty(5, 4, dtype=dtype).T):
         assert plain.add(x, 1.5, out=out) is out and torch.equal(out.float(), plain.add(x, 1.5))
         assert plain.cast(x, out=out) is out and torch.equal(out.float(), plain.cast(x))
+        assert Arithmetic("native").cast(x, out=out) is out and torch.equal(out, x.to(dtype))
 
 
 @pytest.mark.parametrize("step", [2**63 - 1, 2**63, 2**63 + 5, LAST])

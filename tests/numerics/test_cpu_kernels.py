@@ -135,7 +135,10 @@ def test_bits_and_counters_do_not_depend_on_threads(name, text, threads):
         cpu.round_into(x, uncounted, call_of(ALL_FORMATS[name], Rounding.parse(text)))
         product = cpu.pointwise("mul", (x, x), call_of(ALL_FORMATS[name], Rounding.parse(text)), dtype, None)
         results.append((bits_of(found).numpy().tobytes(), bits_of(uncounted).numpy().tobytes(), contents(row)))
-        results[-1] += (bits_of(product).numpy().tobytes(),)
+        if (name, text) == ("fp64", "up"):
+            assert product is None  # of operations, directed roundings to 53 bits are the readable code's alone
+        else:
+            results[-1] += (bits_of(product).numpy().tobytes(),)
     assert results[0] == results[1] == results[2]
 
 

@@ -90,7 +90,7 @@ def test_counting_losses_changes_no_bit_and_no_other_counter() -> None:
         "fp16/stochastic/fp16:blocked4",
         "fp16/nearest/fp16:sequential+kahan",
     ):
-        for matmul in ("", ";matmul=fp16:blocked8", ";matmul=fp16:sequential+fused"):
+        for matmul in ("", ";matmul=fp32:blocked8", ";matmul=fp16:blocked8", ";matmul=fp16:sequential+fused"):
             spec = Precision.parse(precision + matmul)
             results, tallies = [], []
             for losses in (False, True):
@@ -129,11 +129,14 @@ def test_losses_are_kept_in_copies_drained_and_have_a_first() -> None:
     ar.advance()
     ar.at("ema").add(torch.tensor([2048.0]), 1.0)
     site = ns.Site("ema", "add")
-    for copy in (ledger, pickle.loads(pickle.dumps(ledger))):
+    again = pickle.loads(pickle.dumps(ledger))
+    for copy in (ledger, again):
         assert copy.first("absorbed") == ns.First(site, 1)
         assert copy.first_step(site, "absorbed") == 1
         assert copy.first("cancelled") is None
         assert copy.first("absorbed", besides=[("absorbed", site)]) is None
+    ns.Arithmetic("fp16", ledger=again).at("ema").add(torch.tensor([2048.0]), 1.0)
+    assert again[site].absorbed == 2  # a copy counts on as it was asked to
     assert ledger.drain()[site].absorbed == 1
     assert ledger[site].absorbed == 0 and ledger.first("absorbed") is not None
     assert (ns.Tally(absorbed=1, lost_updates=2) + ns.Tally(absorbed=2, cancelled=1)) == ns.Tally(

@@ -24,7 +24,7 @@ def no_reference(monkeypatch):
 
     monkeypatch.setattr(accumulate, "terms_of", reached)
     monkeypatch.setattr(matmul, "_factors", reached)
-    monkeypatch.setattr(execute, "carry", reached)
+    monkeypatch.setattr(execute, "carried_for", reached)
 
 
 @pytest.mark.parametrize("accumulation", ("fp32", "fp16:sequential", "fp16:pairwise", "bf16:blocked8", "fp32:lanes16"))

@@ -26,11 +26,21 @@ def test_every_cast_to_a_wider_type_is_counted_at_its_site() -> None:
         for _ in range(2):
             model(torch.randn(3, 4))
             torch.ones(2).double()
-    # `.to(x.dtype)` asks for float32 too: that is the dtype which numbers have here.
-    assert run.ignored_upcasts == {"1.to[forward]": 4, "1.softmax[forward]": 2, "(outside).double[forward]": 2}
+    # Casts back, `.to(x.dtype)` and `.type_as(x)`, ask for float32 too: that is the dtype which numbers have here.
+    expected = {"1.to[forward]": 4, "1.type_as[forward]": 2, "1.softmax[forward]": 2, "(outside).double[forward]": 2}
+    assert run.ignored_upcasts == expected
     sentence = next(note for note in run.notes if note.startswith("casts=ignore"))
-    assert "8 casts" in sentence and "1.softmax[forward] (2)" in sentence
+    assert "10 casts" in sentence and "1.softmax[forward] (2)" in sentence
     assert sentence in run.report()
+
+
+def test_what_is_a_cast_and_what_makes_a_tensor() -> None:
+    with ns.simulate(net(), "uniform:fp16") as run:
+        x = torch.ones(2)
+        torch.zeros_like(x, dtype=torch.float64), x.new_ones(1, dtype=torch.float32)
+        assert run.ignored_upcasts == {}
+        torch.softmax(x, 0, torch.float32), x.to(other=torch.ones(1)), x.type("torch.DoubleTensor")
+    assert run.ignored_upcasts == {f"(outside).{name}[forward]": 1 for name in ("softmax", "to", "type")}
 
 
 @pytest.mark.parametrize("machine", ["fp16", "half", "amp-bf16", "native"])

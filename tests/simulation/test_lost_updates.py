@@ -115,3 +115,22 @@ def test_masters_follow_the_precision_unless_said_otherwise() -> None:
         with ns.simulate(model, machine, master_weights=given):
             model(torch.ones(1, 4))
         assert bool((model.weight != 1).all()) is expected
+
+
+def test_counting_a_lost_update_draws_no_random_bits() -> None:
+    """What the second parameter becomes does not depend on whether the first one's update was lost."""
+
+    def second(step_of_first: float) -> tuple[torch.Tensor, int]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+        first, other = model.parameters()
+        torch.nn.init.ones_(first)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, foreach=False)
+        with ns.simulate(model, "bf16/stochastic;optimizer=bf16", optimizer=optimizer) as run:
+            for _ in range(3):
+                first.grad, other.grad = torch.full_like(first, step_of_first), torch.ones_like(other)
+                optimizer.step()
+        return other.detach().clone(), run.ledger.total().lost_updates
+
+    (lost, count), (moved, none) = second(1e-12), second(50.0)
+    assert count > none and torch.equal(lost, moved)

@@ -5,6 +5,7 @@ Knows nothing of records; every file of a run that must survive `kill -9` passes
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -82,8 +83,9 @@ def remove_unfinished(directory: Path, *, least_age_s: float = 0.0) -> None:
     latest_s = time.time() - least_age_s
     for folder in (directory, directory / "plots", *directory.glob("records/*"), *directory.glob("records/*/probes")):
         for path in folder.glob(".*"):
-            if _UNFINISHED.fullmatch(path.name) and not path.is_dir() and path.lstat().st_mtime <= latest_s:
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # somebody else has finished it meanwhile
+                if _UNFINISHED.fullmatch(path.name) and not path.is_dir() and path.lstat().st_mtime <= latest_s:
+                    path.unlink(missing_ok=True)
 
 
 # As `write_atomically` names what is not whole yet.

@@ -30,7 +30,8 @@ class Tallies:
     def collect(self, ledger: Ledger) -> None:
         """Move the ledger's counts here, and note its first offences where none was noted before."""
         for site, tally in ledger.drain().items():
-            if tally.count or tally.overflow or tally.underflow or tally.nan_propagated or tally.inf_propagated:
+            passed_on = tally.nan_propagated or tally.inf_propagated
+            if tally.count or tally.lost_updates or tally.overflow or tally.underflow or passed_on:
                 name = str(site)
                 known = self.sites.get(name)
                 self.sites[name] = tally if known is None else known + tally

@@ -186,7 +186,9 @@ class NumericsSpec:
     rules: Annotated[dict[str, str], Field(description="Module name, `re:` pattern or `_default`: precision.")] = field(
         default_factory=dict
     )
-    master_weights: Annotated[bool, Field(description="Keep wide parameters and use rounded copies.")] = True
+    master_weights: Annotated[
+        bool, Field(description="False: parameters are rounded in place. True: as the precision's `master` says.")
+    ] = True
     round_optimizer: Annotated[bool, Field(description="Round the optimizer's operations too.")] = False
     expand: Annotated[bool, Field(description="Expand softmax, losses and attention.")] = False
     histogram: Annotated[bool, Field(description="Record exponent histograms per site.")] = False

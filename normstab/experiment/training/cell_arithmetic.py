@@ -23,9 +23,6 @@ from normstab.simulation.simulate import simulate
 __all__ = ["Simulated", "simulated"]
 
 
-MOST_PLACES = 3  # of ignored casts, named in a record
-
-
 class Simulated:
     """What runs around the network: `run` is the simulation, or the recording of exponents (`is_recording`).
 
@@ -95,8 +92,8 @@ class Simulated:
         """What the simulation says of itself."""
         if self.run is None or self.is_recording:
             return ()
-        ignored = sorted(self.run.ignored_upcasts)[:MOST_PLACES]
-        said = [f"casts=ignore: casts to a wider type change nothing, as at {', '.join(ignored)}"] if ignored else []
+        # In a record a note stands once: how many there were, the run itself says at its end.
+        said = ("casts=ignore: casts to a wider type changed nothing",) if self.run.ignored_upcasts else ()
         return (*self.run.notes, *said)
 
 

@@ -38,7 +38,7 @@ def losses_apart(calls: Iterable[Call | None]) -> Iterator[list[Call | None]]:
     own, apart = list(calls), list[Call | None]()
     for call in own:
         row = Row(with_histogram=False)
-        row.counts_losses = True
+        row.counts_losses = row.counts_losses_alone = True
         apart.append(None if call is None else call._replace(row=row))
     yield apart
     for call, other in zip(own, apart, strict=True):

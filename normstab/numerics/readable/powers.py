@@ -14,6 +14,9 @@ from normstab.numerics.spelling.arguments import check_tensors, number
 
 __all__ = ["Powers"]
 
+MOST_PRODUCTS = 4096
+"""Of a power: a thousand times what networks have, and still an answer in seconds."""
+
 
 class _Arithmetic(Protocol):
     """What powers and roots are made of."""
@@ -36,12 +39,12 @@ class Powers:
     """The two operations whose exponent decides how many roundings there are."""
 
     def power(self: _Arithmetic, a: Tensor, n: float, *, operation: str = "power") -> Tensor:
-        """Return a^n: for whole n >= 1 as (a a) a ..., each product rounded; else one rounding of float64 pow."""
+        """Return a^n: for whole n in 1 .. MOST_PRODUCTS as (a a) a ..., each rounded; else pow, rounded once."""
         if self.is_native:
             return torch.pow(a, n)
         check_tensors("power", (a,))
         n = number(n, "power: the exponent")
-        if n != int(n) or n < 1:
+        if not (1 <= n <= MOST_PRODUCTS and n.is_integer()):
             return self.apply(lambda x: torch.pow(x, n), a, operation=operation)
         result = a
         for _ in range(int(n) - 1):
@@ -49,16 +52,17 @@ class Powers:
         return result
 
     def root(self: _Arithmetic, a: Tensor, p: float, *, operation: str = "root") -> Tensor:
-        """Return the p-th root, the real root rounded once for whole p >= 1, else one rounding of float64 pow."""
+        """Return the p-th root, the real root rounded once for p in 1 .. MOST_PRODUCTS, else pow, rounded once."""
         if self.is_native:
             return torch.sqrt(a) if p == 2 else torch.pow(a.double(), 1.0 / p).to(a.dtype)  # float32's varies by CPU
         check_tensors("root", (a,))
-        if number(p, "root: the degree") == 0:
+        p = number(p, "root: the degree")
+        if p == 0:
             raise NormstabError("root: the degree is 0; allowed: any other number")
         if p == 1:
             return a
         if p == 2:
             return self.sqrt(a, operation=operation)
-        if p == int(p) and p > 0:
+        if p.is_integer() and 0 < p <= MOST_PRODUCTS:
             return self.apply(lambda x: exact_root(x, int(p)), a, operation=operation)
         return self.apply(lambda x: torch.pow(x, 1.0 / p), a, operation=operation)

@@ -255,4 +255,5 @@ def _count_granules(row: Row, losses: _Losses) -> None:
         smallest_scale=float(used.min()) if used.numel() else float("inf"),
         squares=squares,
     )
-    row.granules = found if row.granules is None else row.granules + found
+    with COUNTING:
+        row.granules = found if row.granules is None else row.granules + found

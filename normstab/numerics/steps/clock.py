@@ -19,7 +19,6 @@ class Clock:
         self.step = step
         self.is_set = False
         self._calls: Counter[str] = Counter()
-        self._sites: list[str] = []
         self.replay = Replay(self)
 
     def advance(self) -> None:
@@ -35,20 +34,16 @@ class Clock:
         """Return how often `site` was called before in this step, and count this call."""
         n = self._calls[site]
         self._calls[site] = n + 1
-        self._sites.append(site)
         return n
 
     def moment(self) -> Moment:
         """Return what `turn_to` goes back to."""
-        return Moment(self.step, self._sites, len(self._sites))
+        return Moment(self.step, Counter(self._calls))
 
     def turn_to(self, moment: Moment) -> None:
         """Go on as from `moment`."""
-        self.step = moment.step
-        self._sites = moment.sites[: moment.length]
-        self._calls = Counter(self._sites)
+        self.step, self._calls = moment.step, Counter(moment.calls)
 
     def _begin(self, step: int) -> None:
         self.step = step
         self._calls = Counter()
-        self._sites = []

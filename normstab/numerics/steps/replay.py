@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -29,21 +29,20 @@ CHECKPOINT, RECOMPUTATION = (
 )
 # Of forwards without gradient, among which reentrant checkpoints are, so many beginnings are remembered.
 MOST_BEGINNINGS = 4096
+OLDEST_STEPS = 64  # micro-batches are forwards of one step, or steps of their own where no optimizer counts them
 
 
 class Moment(NamedTuple):
-    """A step, the sites called in it and since, and how many of these calls were before this moment.
-
-    The list is the clock's own, so that a moment costs nothing.
-    """
+    """A step, and how often each site had been called in it before this moment."""
 
     step: int
-    sites: list[str]
-    length: int
+    calls: Mapping[str, int]
 
 
 class Dial(Protocol):
     """A clock that can be set back."""
+
+    step: int
 
     def moment(self) -> Moment:
         """Return what `turn_to` goes back to."""
@@ -154,6 +153,9 @@ class Replay:
                 if len(self._numbers) > MOST_BEGINNINGS:
                     half = MOST_BEGINNINGS // 2
                     del self._numbers[:half], self._of_numbers[:half]
+                # Of forwards so many steps ago the backward pass has long been.
+                while self._of_numbers[0].moment.step + OLDEST_STEPS < self.clock.step:
+                    del self._numbers[0], self._of_numbers[0]
 
 
 def _name(function: Any) -> str:

@@ -39,7 +39,8 @@ class Row:
 
     `buffer` holds 31 int64: the ten COUNTERS; for each the stamp of its first offence (-1: none); for each
     the step of it; then the float32 pair (largest, smallest). `histogram` has HISTOGRAM_BINS int64, or is None.
-    `losses` has for each of LOSSES its count, the stamp of its first and the step of it, which no kernel writes.
+    `losses` has for each of LOSSES its count, the stamp of its first and the step of it, which no kernel writes;
+    `counts_losses_alone` says that nothing else of the row is read.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Row:
         "buffer",
         "counts",
         "counts_losses",
+        "counts_losses_alone",
         "counts_squares",
         "extremes",
         "first_stamp",
@@ -58,7 +60,7 @@ class Row:
 
     def __init__(self, *, with_histogram: bool) -> None:
         self.granules: GranuleCounts | None = None
-        self.counts_squares = self.counts_losses = False
+        self.counts_squares = self.counts_losses = self.counts_losses_alone = False
         self.losses: NDArray[np.int64] = np.zeros((3, len(LOSSES)), np.int64)
         self.losses[1:] = -1
         n = len(COUNTERS)
@@ -75,17 +77,20 @@ class Row:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # `address` is that of this very buffer, so a copy must be built, never restored field by field.
-        histogram = None if self.histogram is None else self.histogram.copy()
-        return _copied_row, (self.buffer.copy(), histogram, self.granules, self.losses.copy())
+        asked = self.counts_squares, self.counts_losses, self.counts_losses_alone
+        with COUNTING:
+            histogram = None if self.histogram is None else self.histogram.copy()
+            return _copied_row, (self.buffer.copy(), histogram, self.granules, self.losses.copy(), asked)
 
     def reset(self) -> None:
         """Set every count to zero; the first offences stay."""
-        self.counts[:] = 0
-        self.losses[0] = 0
-        self.extremes[:] = (0.0, np.inf)
-        self.granules = None
-        if self.histogram is not None:
-            self.histogram[:] = 0
+        with COUNTING:
+            self.counts[:] = 0
+            self.losses[0] = 0
+            self.extremes[:] = (0.0, np.inf)
+            self.granules = None
+            if self.histogram is not None:
+                self.histogram[:] = 0
 
     def add(self, counts: NDArray[np.int64], largest: float, smallest: float, *, stamp: int, step: int) -> None:
         """Add the ten `counts` and the two magnitudes of one call, and mark what is a first offence."""
@@ -100,9 +105,10 @@ class Row:
     def lose(self, counter: str, count: int, *, stamp: int, step: int) -> None:
         """Add `count` events of one of LOSSES, and mark the first."""
         i = LOSSES.index(counter)
-        self.losses[0, i] += count
-        if count and self.losses[1, i] < 0:
-            self.losses[1:, i] = stamp, step
+        with COUNTING:
+            self.losses[0, i] += count
+            if count and self.losses[1, i] < 0:
+                self.losses[1:, i] = stamp, step
 
     def count_of(self, counter: str) -> int:
         """Return how often one of LOSSES was counted."""
@@ -134,10 +140,12 @@ def _copied_row(
     histogram: NDArray[np.int64] | None,
     granules: GranuleCounts | None,
     losses: NDArray[np.int64],
+    asked: tuple[bool, bool, bool],
 ) -> Row:
-    """Return a row of its own memory with these counts."""
+    """Return a row of its own memory with these counts, that counts on as `asked`."""
     row = Row(with_histogram=histogram is not None)
     row.granules, row.losses = granules, losses
+    row.counts_squares, row.counts_losses, row.counts_losses_alone = asked
     row.buffer[:] = buffer
     if row.histogram is not None and histogram is not None:
         row.histogram[:] = histogram

@@ -1,7 +1,7 @@
 """A write to a parameter: done as torch does it, stored as the machine does, and looked at for what it lost.
 
-A master weight stays wide; a parameter without one is rounded as it is stored. Counted always, for training that
-stands still and a parameter that broke are seen nowhere else.
+A master weight stays wide; a parameter without one is rounded as it is stored. Counted always, write by write, for
+training that stands still and a parameter that broke are seen nowhere else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from normstab.numerics.call import Call
 from normstab.numerics.ledger import COUNTERS
+from normstab.numerics.precision import NEAREST
 from normstab.simulation.around.parameters import Held
 from normstab.simulation.around.places import Place
 from normstab.simulation.aten.overloads import Plan
@@ -70,18 +72,21 @@ def _step(name: str, args: Arguments, kwargs: Named) -> Tensor:
     like = wide[0]
     if name in ("add", "sub"):
         factor = kwargs.get("alpha", wide[2] if len(wide) > 2 else 1)
-        addend = kwargs.get("other", wide[1] if len(wide) > 1 else 0)
-        whole: Tensor = torch.as_tensor(addend, dtype=torch.float64, device=like.device).expand_as(like)
+        whole: Tensor = torch.as_tensor(wide[1], dtype=torch.float64, device=like.device).expand_as(like)
         return whole if factor != 0 else torch.zeros_like(whole)
-    factor = kwargs.get("value", wide[3] if len(wide) > 3 else 1)
-    step: Tensor = (wide[1] * wide[2] if name == "addcmul" else wide[1] / wide[2]) * float(factor)
+    step: Tensor = (wide[1] * wide[2] if name == "addcmul" else wide[1] / wide[2]) * float(kwargs.get("value", 1))
     return step
+
+
+def _call(place: Place, operation: str) -> Call:
+    """Return where to count; nothing is rounded, and so no random bits are drawn."""
+    return place.arithmetic.call(operation, rounding=NEAREST)
 
 
 def _count_lost(place: Place, operation: str, count: int) -> None:
     """Count steps that were not zero and left the stored value as it was."""
     if count:
-        call = place.arithmetic.call(operation)
+        call = _call(place, operation)
         if call.row is not None:
             call.row.lose("lost_updates", count, stamp=call.stamp, step=call.step)
 
@@ -92,7 +97,7 @@ def _count_broken(place: Place, held: Held, operation: str, operands: Arguments)
         return
     held.is_broken = True
     with _disable_current_modes():
-        call, x = place.arithmetic.call(operation), held.tensor.detach()
+        call, x = _call(place, operation), held.tensor.detach()
         others = [y for y in operands if isinstance(y, Tensor) and y.is_floating_point() and y is not held.tensor]
         is_new = not any(bool((~y.isfinite()).any()) for y in others)
         if call.row is not None:

@@ -52,7 +52,8 @@ class Session:
         machine = Machine(model, rules, arithmetics)
         self.machine = machine
         self.places = machine.places({module for module in model.modules() if rounds_itself(module)})
-        self.whereabouts = Whereabouts(machine.outside(), machine.optimizer(passes=optimizer is None))
+        of_optimizer = machine.optimizer(passes=optimizer is None, master_weights=master_weights)
+        self.whereabouts = Whereabouts(machine.outside(), of_optimizer)
         for note in machine.notes:
             run.note(note)
         run.outside = self.whereabouts.outside

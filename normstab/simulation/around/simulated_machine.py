@@ -75,10 +75,10 @@ class Machine:
         """Return the place of code outside every module."""
         return self._place(OUTSIDE, passes=False)
 
-    def optimizer(self, *, passes: bool) -> Place:
+    def optimizer(self, *, passes: bool, master_weights: bool) -> Place:
         """Return the place of an optimizer's steps: float32 on machines with wide norms and master weights."""
         precision = self._rules.of(OUTSIDE)
-        if precision.norm == "wide" and precision.master == "on" and precision.optimizer is None:
+        if precision.norm == "wide" and master_weights and precision.optimizer is None:
             precision = FLOAT32
         return Place(OUTSIDE, self._arithmetics.of(precision), direction="optimizer", passes=passes)
 

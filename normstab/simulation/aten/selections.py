@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from normstab.simulation.aten.operation import Handler, Operation, Result
+from normstab.simulation.aten.round_and_attribute import narrow, settle
 from normstab.simulation.aten.wide import wide
 
 __all__ = ["COMPARED", "SELECTIONS", "equal"]
@@ -71,7 +72,8 @@ def equal(a: Tensor, b: Any) -> Tensor:
 
 def _settled(op: Operation, gradient: Tensor) -> Result:
     """Return a gradient that torch's kernel summed, rounded once."""
-    return wide(op._replace(function=lambda: gradient, args=(), kwargs={}))
+    call = op.call()
+    return narrow(settle(gradient, call, op.args), op.dtype, call.format)
 
 
 def _is_infinite(order: Any) -> bool:

@@ -28,7 +28,6 @@ __all__ = [
     "ROW",
     "add_step",
     "contexts",
-    "fma_step",
     "load_step",
     "read",
     "round_step",
@@ -179,17 +178,6 @@ def add_step(a, b, leaf, context):
     if s == 0.0 and context[DOWN] != 0 and (as_int64(a) ^ as_int64(b)) < 0:
         s = -0.0
     return round_step(s, leaf, a != a or b != b, abs(a) == np.inf or abs(b) == np.inf, context)
-
-
-@outside
-def fma_step(a, b, c, leaf, context):
-    """Return a b + c, rounded once and counted; the product is exact in float64 for p <= 24."""
-    product = a * b
-    s = sum_folded(product, c) if context[FOLDS] != 0 else product + c
-    if s == 0.0 and context[DOWN] != 0 and (as_int64(product) ^ as_int64(c)) < 0:
-        s = -0.0
-    has_nan = a != a or b != b or c != c
-    return round_step(s, leaf, has_nan, abs(a) == np.inf or abs(b) == np.inf or abs(c) == np.inf, context)
 
 
 @outside
