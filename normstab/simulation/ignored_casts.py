@@ -55,8 +55,10 @@ def _wanted(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     """Return the dtype that a call asks for: `.float()`, `.to(torch.float32)`, `softmax(..., dtype=torch.float32)`."""
     if func in OF_NAME:
         return OF_NAME[func]
-    if func in LIKE_ANOTHER and isinstance(other := kwargs.get("other", args[1] if len(args) > 1 else None), Tensor):
-        return other.dtype
+    if func in LIKE_ANOTHER:
+        others = [x for x in (*args[1:], *kwargs.values()) if isinstance(x, Tensor)]
+        if others:
+            return others[0].dtype
     name = getattr(func, "__name__", "")
     if name.endswith("_like") or name.startswith("new_"):
         return None  # a tensor of its own is made, none is cast

@@ -70,8 +70,7 @@ def simulate(
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(losses=losses), seed)
     if master_weights is None:
         master_weights = chosen.default.master == "on"
-    notes = [*cautions(chosen.values()), *masters_of_rules(chosen)]
-    run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=notes)
+    run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=notes_of(chosen))
     session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
     with ExitStack() as stack:
         session.mode.observer = session.mode.stored.observer = observer
@@ -90,11 +89,12 @@ def refuse_what_is_not_simulated(rules: Rules[Precision]) -> None:
             raise NormstabError(f"rules: {key!r}: {precision}: autocast is the whole network's, not a rule's")
 
 
-def masters_of_rules(rules: Rules[Precision]) -> list[str]:
-    """Return a note for every rule with another `master` than the network's, which is the optimizer's matter."""
+def notes_of(rules: Rules[Precision]) -> list[str]:
+    """Return what to know of the precisions; a rule's `master` is not asked, for it is the optimizer's matter."""
     ours = rules.default.master
     others = {key: p.master for key, p in rules.by_key.items() if p.master != ours}
-    return [f"rules: {key!r}: master={master} is not a rule's; it is {ours} for all" for key, master in others.items()]
+    masters = [f"rules: {key!r}: master={own} is not a rule's; it is {ours} for all" for key, own in others.items()]
+    return [*cautions(rules.values()), *masters]
 
 
 def refuse_keys(precision: Precision) -> None:

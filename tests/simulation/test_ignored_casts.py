@@ -39,7 +39,7 @@ def test_what_is_a_cast_and_what_makes_a_tensor() -> None:
         x = torch.ones(2)
         torch.zeros_like(x, dtype=torch.float64), x.new_ones(1, dtype=torch.float32)
         assert run.ignored_upcasts == {}
-        torch.softmax(x, 0, torch.float32), x.to(other=torch.ones(1)), x.type("torch.DoubleTensor")
+        torch.softmax(x, 0, torch.float32), x.to(tensor=torch.ones(1)), x.type("torch.DoubleTensor")
     assert run.ignored_upcasts == {f"(outside).{name}[forward]": 1 for name in ("softmax", "to", "type")}
 
 
