@@ -43,6 +43,9 @@ def carried_for(operation: str, operands: tuple[Operand, ...], call: Call) -> tu
     rounds_down = call.rounding.mode == "down"
     is_narrow = call.format.precision <= WIDEST_FOLDED
     carried = carry(operation, operands, rounds_down=rounds_down, is_rounded=is_narrow)
+    is_enough = is_narrow and not are_wide(operands) and not wraps(call.format)
+    if is_enough or carried.value.is_meta:  # a tensor of that device has a shape and no numbers
+        return carried, None
     wide = torch.broadcast_tensors(*_float64(operands, carried.value))  # type: ignore[no-untyped-call]
     if not is_narrow:
         if is_ieee(operation, call) or call.rounding.is_stochastic:
