@@ -36,11 +36,15 @@ def probe_interval(every: int, steps: int) -> int:
 
 @dataclass(frozen=True)
 class Probes:
-    """Where a cell leaves its probes (`own`) and where its reference's are (`reference`), None for neither."""
+    """Where a cell leaves its probes (`own`) and where its reference's are (`reference`), None for neither.
+
+    The reference has left one for every step that is due among its first `reference_steps`.
+    """
 
     interval: int
     own: Path | None
     reference: Path | None
+    reference_steps: int = 0
 
     def is_due(self, step: int) -> bool:
         """Whether `step` is probed."""
@@ -57,9 +61,10 @@ class Probes:
             content = io.BytesIO()
             np.savez(content, weights=weights, gradient=gradient)
             write_atomically(self.own / f"{step}.npz", content.getvalue())
-        if self.reference is None or not os.path.lexists(self.reference / f"{step}.npz"):
+        path = None if self.reference is None else self.reference / f"{step}.npz"
+        if path is None or not (step < self.reference_steps or os.path.lexists(path)):
             return None
-        weights_ref, gradient_ref = _read(self.reference / f"{step}.npz")
+        weights_ref, gradient_ref = _read(path)
         if weights_ref.shape != weights.shape:
             return None
         return _compared(step, weights, gradient, weights_ref, gradient_ref)

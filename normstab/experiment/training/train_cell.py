@@ -167,7 +167,11 @@ class _Running:
         cell = self.cell
         reference = None if cell.reference_id is None else self.directory.parent / cell.reference_id / "probes"
         own = self.directory / "probes" if cell.is_reference else None
-        return Probes(probe_interval(cell.train.probe_every, span.steps), own, reference)
+        steps = 0
+        if reference is not None and (reference.parent / "record.json").exists():
+            record = read_record(reference.parent)
+            steps = record.steps - (record.status == "nonfinite")  # the step that became so is not probed
+        return Probes(probe_interval(cell.train.probe_every, span.steps), own, reference, steps)
 
     def _resume(self, session: Session, checkpoints: Checkpoints, problem: str | None) -> int:
         """Put the session where its checkpoint left it, and return how many steps of the log to keep.
