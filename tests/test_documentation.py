@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from normstab.cli import app
+from normstab.report.glossary import as_list
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "normstab").rglob("*.md"))]
@@ -30,6 +31,10 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_on_reports_says_what_their_words_mean_in_the_same_words():
+    assert as_list() in (ROOT / "normstab/docs/reading-a-report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -18,7 +18,10 @@ MOST_NAMED = 3  # of each kind of setting; the matrix has the others
 
 
 def answer(found: Assessment) -> str:
-    """Return the answer: settings that fail with verdict, site and step, those that train, those not decided."""
+    """Return the answer: settings that fail with verdict, site and step, those that train, those not decided, remedies.
+
+    A remedy is named where a setting of the grid that differs in it alone was run and is STABLE.
+    """
     judged = found.judged
     if not judged:
         return ""
@@ -30,6 +33,8 @@ def answer(found: Assessment) -> str:
         ("Not decided", [_named(g, axes) for g in judged if g.verdict is Verdict.INCONCLUSIVE]),
     )
     told = [f"{kind} in {len(names)} of {len(judged)} settings: {_listed(names)}." for kind, names in kinds if names]
+    helped = dict.fromkeys(r.advice for group in failing for r in group.remedies if r.tested == "STABLE")
+    told += [f"Tried here, and stable: {_listed(list(helped))}."] if helped else []
     return " ".join(told)
 
 

@@ -20,6 +20,7 @@ from normstab.assess.runs import SEED_AXES
 from normstab.assess.verdicts import Verdict
 from normstab.experiment.records.files import jsonable, write_atomically
 from normstab.report import sections
+from normstab.report.glossary import GLOSSARY
 from normstab.report.markdown import fill_template
 from normstab.report.pictures.exponents import exponent_plot
 from normstab.report.pictures.plots import Panel, gravest_of, panels_of
@@ -60,6 +61,8 @@ def render_html(found: Assessment) -> str:
         "images": [(title, _embedded(svg)) for title, svg in images if svg],
         "curves": _script_safe({"panels": panels, "colours": COLOURS}),
         "has_curves": bool(panels),
+        "meanings": {term: _plain(meaning) for term, meaning in GLOSSARY.items()},
+        "glossary": [(term, _plain(meaning)) for term, meaning in GLOSSARY.items()],
     }
     return fill_template("report.html.j2", values)
 

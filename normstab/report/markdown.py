@@ -22,6 +22,7 @@ from normstab.assess.verdicts import Verdict
 from normstab.experiment.records.files import read_plain_file, write_atomically
 from normstab.report import sections
 from normstab.report.escaping import inert, one_line
+from normstab.report.glossary import as_list
 from normstab.report.pictures.exponents import exponent_plot
 from normstab.report.pictures.plots import MOST_PANELS, accuracy_plots, gravest_of, loss_plots, panels_of
 from normstab.report.pictures.site_maps import site_maps
@@ -93,6 +94,7 @@ def render_report(found: Assessment) -> Rendered:
         "undecided": sections.undecided_table(found) if Verdict.INCONCLUSIVE in found.tally() else "",
         "plots": plots,
         "panels_left": max(0, len(panels) - MOST_PANELS),
+        "glossary": as_list(),
         **_details(found),
     }
     return Rendered(fill_template("report.md.j2", values), files)
@@ -175,22 +177,22 @@ def _facts(group: GroupJudgement) -> list[str]:
     if metrics["accuracy_gap_sd"] is not None:
         far = abs(metrics["accuracy_gap_sd"]) > 100
         deviations = "over 100" if far else number(metrics["accuracy_gap_sd"])
-        facts.append(f"distance from the reference: {deviations} standard deviations of its seeds")
+        facts.append(f"accuracy below the reference: {deviations} standard deviations of its seeds")
     if metrics["first_divergence"] is not None:
         facts.append(
             f"left the reference's loss band in step {metrics['first_divergence']:.0f} of {cell.run.record.steps}"
         )
     if metrics["gradient_cosine"] is not None:
-        distance = number(metrics["weight_distance"])
-        facts.append(
-            f"least cosine to the reference's gradient {number(metrics['gradient_cosine'])}, weights {distance} away"
-        )
+        cosine, distance = number(metrics["gradient_cosine"]), number(metrics["weight_distance"])
+        facts.append(f"cosine of its gradient with the reference's: {cosine} at worst (1 is the same direction)")
+        facts.append(f"distance of its weights from the reference's: {distance} of their norm")
     if metrics["collapsed_channels"]:
         facts.append(f"{100 * metrics['collapsed_channels']:.0f} % of the channels are normalised by inf, NaN or zero")
     if metrics["zero_updates"] is not None and metrics["zero_updates"] >= 1e-3:
         facts.append(f"{100 * metrics['zero_updates']:.1f} % of the weight updates changed nothing")
     if metrics["headroom_up"] is not None:
-        facts.append(f"headroom of the tightest norm layer: {metrics['headroom_up']:+.1f} binades")
+        exceeded = ", exceeded" if metrics["headroom_up"] < 0 else ""
+        facts.append(f"headroom of the tightest norm layer: {metrics['headroom_up']:+.1f} binades{exceeded}")
     return facts
 
 

@@ -68,9 +68,9 @@ class Run:
         """The current step: of the optimizer, or of root forwards where there is none."""
         return self.arithmetic.step
 
-    def first(self, counter: str) -> First | None:
-        """Return the first site and step where `counter` rose from zero, or None."""
-        return self.ledger.first(counter)
+    def first(self, counter: str, *others: str) -> First | None:
+        """Return the first site and step where `counter`, or one of the `others`, rose from zero, or None."""
+        return self.ledger.first(counter, *others)
 
     def note(self, text: str) -> None:
         """Say `text` once."""
