@@ -140,6 +140,27 @@ def test_a_delayed_scale_follows_the_largest_magnitude_of_the_steps_before() -> 
     assert list(state["operand.input[forward]"]) == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("precision", "expand"),
+    [("mxfp8", False), ("fp8-rowwise", True), ("bf16;matmul=fp32:sequential", True), ("uniform:fp16", True)],
+)
+def test_queries_that_share_keys_are_those_of_keys_written_out(precision: str, expand: bool) -> None:
+    """Where attention is taken apart: in one operation the gradients of a shared key are added up unrounded."""
+    torch.manual_seed(0)
+    dtype = torch.float32 if precision.startswith("uniform") else torch.bfloat16
+    q, g = torch.randn(2, 4, 6, 8).to(dtype), torch.randn(2, 4, 6, 8).to(dtype)
+    k, v = (torch.randn(2, 2, 6, 8).to(dtype) for _ in range(2))
+    found = []
+    for is_shared in (True, False):
+        leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+        with ns.simulate(nn.Identity(), precision, expand=expand):
+            a, b, c = leaves if is_shared else (leaves[0], *(t.repeat_interleave(2, 1) for t in leaves[1:]))
+            y = F.scaled_dot_product_attention(a, b, c, is_causal=True, enable_gqa=is_shared)
+            y.backward(g.to(y.dtype))
+        found.append([y, *(t.grad for t in leaves)])
+    assert all(torch.equal(shared, written) for shared, written in zip(*found, strict=True))
+
+
 def test_the_last_layer_keeps_its_operands_where_the_recipe_says_so() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     with ns.simulate(model, "fp8-rowwise") as run:

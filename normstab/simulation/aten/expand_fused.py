@@ -56,6 +56,7 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Return softmax(scale Q K^T + mask) V, and the logarithm of the softmax's sum, as the fused kernel does."""
     assert dropout_p == 0.0, "torch's fused kernel of the CPU has no dropout"
+    key, value = (_for_every_query(x, query) for x in (key, value))
     scores = _scores(query, key, is_causal, attn_mask, scale)
     return scores.softmax(-1) @ value, scores.logsumexp(-1)
 
@@ -74,13 +75,25 @@ def attention_backward(
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of Q, K, V: dS = P (dP - sum(dP P)), dP = dO V^T."""
-    root = _root_of_scale(query, scale)
+    heads, root = key.shape[1], _root_of_scale(query, scale)
+    key, value = (_for_every_query(x, query) for x in (key, value))
     weights = mark_activation(_scores(query, key, is_causal, attn_mask, scale).softmax(-1))
     d_weights = grad @ value.mT
     d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True))
     d_query = (d_scores @ mark_activation(key * root)) * root
     d_key = (d_scores.mT @ mark_activation(query * root)) * root
-    return d_query, d_key, weights.mT @ grad
+    return d_query, _over_queries(d_key, heads), _over_queries(weights.mT @ grad, heads)
+
+
+def _for_every_query(x: Tensor, query: Tensor) -> Tensor:
+    """Return keys or values (N, heads, L, E) once for each head of the queries, where several share one."""
+    sharing = query.shape[1] // x.shape[1] if x.shape[1] else 1
+    return x if sharing == 1 else mark_activation(x.repeat_interleave(sharing, 1))
+
+
+def _over_queries(gradient: Tensor, heads: int) -> Tensor:
+    """Return the gradient of keys or values, summed over the queries' heads that share one."""
+    return gradient if gradient.shape[1] == heads else gradient.unflatten(1, (heads, -1)).sum(2)
 
 
 def _root_of_scale(query: Tensor, scale: float | None) -> float:
