@@ -58,10 +58,14 @@ class Outcome:
 def run_subject(
     subject: Subject, seed: int, training: Training, optimizer: torch.optim.Optimizer | None = None
 ) -> Outcome:
-    """Run forward and backward, and the optimizer between steps; stop at the first loss that is not finite."""
+    """Run forward and backward, and the optimizer between steps; stop at the first loss that is not finite.
+
+    A buffer that was finite and is no more, such as a running variance, breaks the evaluation that reads it.
+    """
     optimizer = optimizer if optimizer is not None else training.optimizer_of(subject.module)
     outputs: list[Tensor] = []
     losses: list[float] = []
+    buffers = {name: x for name, x in subject.module.named_buffers() if x.is_floating_point() and _is_finite(x)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for step in range(max(1, training.steps)):
@@ -74,13 +78,19 @@ def run_subject(
             if loss.requires_grad:
                 loss.backward()
             gradients = [p.grad for p in subject.module.parameters() if p.grad is not None]
-            if not all(bool(g.isfinite().all()) for g in gradients):
+            if not all(_is_finite(g) for g in gradients):
                 return Outcome(outputs, tuple(losses), "a gradient")
             if optimizer is not None and training.steps > 1:
                 optimizer.step()
                 optimizer.zero_grad()
-    is_finite = all(bool(x.isfinite().all()) for x in outputs)
-    return Outcome(outputs, tuple(losses), None if is_finite else "an output")
+    broken = "an output" if not all(_is_finite(x) for x in outputs) else None
+    broken = broken or next((f"the buffer {name}" for name, x in buffers.items() if not _is_finite(x)), None)
+    return Outcome(outputs, tuple(losses), broken)
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Whether no element is inf or NaN."""
+    return bool(x.isfinite().all())
 
 
 def run_plainly(subject: Subject, seed: int) -> None:

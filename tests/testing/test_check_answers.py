@@ -190,3 +190,12 @@ def test_a_useless_bound_is_inconclusive_and_a_small_error_below_a_small_bound_s
     assert verdict_without_training([spread_error("output", far, wide, 1.3)], format)[0] == "DEGRADED"
     assert verdict_without_training([spread_error("output", 0 * wide, wide, 1.3)], format)[0] == "COLLAPSED"
     assert verdict_without_training([spread_error("output", near + 500, wide + 500, 0.05)], format)[0] == "STABLE"
+
+
+def test_a_running_variance_beyond_the_format_breaks_the_model_as_in_torch_s_own_half():
+    layer, x = nn.BatchNorm1d(4), 3000 * torch.randn(64, 4)
+    answer = check((layer, (x,), None), precision="half")
+    assert answer.verdict == "NONFINITE" and "the buffer running_var" in answer.reason
+    real = nn.BatchNorm1d(4).half()
+    assert real(x.half()).isfinite().all() and real.running_var.isinf().all()
+    assert check((nn.BatchNorm1d(4), (x,), None), precision="bfloat16").passed

@@ -1,83 +1,81 @@
 """Models that nobody here wrote, with random weights: understood to the last operation, or said not to be."""
 
 import copy
+import importlib
+import json
 
 import pytest
 import torch
 from torch import nn
 
 import normstab as ns
+from normstab.__main__ import main
 from normstab.testing.check import check
 
 pytestmark = pytest.mark.models
 
-IDS = torch.randint(0, 90, (2, 12), generator=torch.Generator().manual_seed(0))
+# Factory, machine -> verdict, exit code, first overflow, by the defaults of `check`.
+NONE, STEM = "none", "resnet.embedder.embedder.normalization"
+TEN = [
+    ("llama", "half", "STABLE", 0, NONE),
+    ("qwen2", "half", "STABLE", 0, NONE),
+    ("gemma3", "half", "STABLE", 0, NONE),
+    ("t5", "half", "STABLE", 0, NONE),
+    ("bert", "half", "STABLE", 0, NONE),
+    ("gpt2", "half", "STABLE", 0, NONE),
+    ("vit", "half", "STABLE", 0, NONE),
+    ("swin", "half", "STABLE", 0, NONE),
+    ("convnext", "half", "STABLE", 0, NONE),
+    ("resnet", "half", "STABLE", 0, NONE),
+    # A machine without float32 inside norms: 1 / s^3 of a small s, and squares of large images.
+    ("llama", "uniform:fp16", "NONFINITE", 1, "model.norm.pow[backward]"),
+    ("resnet_of_large_images", "uniform:fp16", "NONFINITE", 1, f"{STEM}.square[forward]"),
+    # Half precision holds the images and their norms, but not their variance, which evaluation reads.
+    ("resnet_of_large_images", "half", "NONFINITE", 1, f"{STEM}.running_var[forward]"),
+    # Eight bits an operand cannot answer by one pass.
+    ("qwen2", "mxfp8", "INCONCLUSIVE", 0, "model.layers.0.self_attn.q_proj.operand.input[forward]"),
+]
 
 
-def llama(transformers):
-    config = transformers.LlamaConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
-    )
-    return transformers.LlamaForCausalLM(config), {"input_ids": IDS, "labels": IDS}
+@pytest.fixture(scope="module")
+def third_party():
+    """The factories; they need transformers."""
+    pytest.importorskip("transformers")
+    return importlib.import_module("tests.testing.third_party")
 
 
-def bert(transformers):
-    config = transformers.BertConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
-    )
-    return transformers.BertForMaskedLM(config).eval(), {"input_ids": IDS, "labels": IDS}
+@pytest.mark.parametrize(("name", "machine", "verdict", "code", "first"), TEN, ids=lambda x: str(x)[:40])
+def test_ten_models_and_their_faults(third_party, capsys, name, machine, verdict, code, first):
+    arguments = ["check", f"tests.testing.third_party:{name}", "--precision", machine, "--format", "json"]
+    assert main(arguments) == code
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == verdict and found["unrecognised"] == {}
+    assert found["first"].get("overflow", {"site": NONE})["site"] == first
 
 
-def gpt2(transformers):
-    config = transformers.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=32)
-    return transformers.GPT2LMHeadModel(config).eval(), {"input_ids": IDS, "labels": IDS}
-
-
-def vit(transformers):
-    config = transformers.ViTConfig(
-        image_size=16, patch_size=4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
-    )
-    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return transformers.ViTForImageClassification(config).eval(), {
-        "pixel_values": pixels,
-        "labels": torch.tensor([0, 1]),
-    }
-
-
-@pytest.mark.parametrize("build", [llama, bert, gpt2, vit], ids=lambda build: build.__name__)
-def test_a_transformer_is_understood_and_survives_bf16(build):
-    torch.manual_seed(0)
-    model, batch = build(pytest.importorskip("transformers"))
-    answer = check((model, batch, None), precision="bf16")
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2", "vit"])
+def test_a_transformer_is_understood_and_survives_bf16(third_party, name):
+    answer = check(getattr(third_party, name)(), precision="bf16")
     assert answer.unrecognised == {}
     assert answer.passed, answer.reason  # INCONCLUSIVE: so many roundings to eight bits may by themselves make a tenth
-    assert answer.headroom or build is llama  # Llama's RMSNorm is made of plain operations
+    assert answer.headroom or name == "llama"  # Llama's RMSNorm is made of plain operations
 
 
-def a_llama_of_large_embeddings():
-    torch.manual_seed(0)
-    model, batch = llama(pytest.importorskip("transformers"))
-    with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(1e5)
-    return model, batch
-
-
-def test_an_rms_norm_that_derives_from_module_is_blamed_by_its_name():
-    answer = check((*a_llama_of_large_embeddings(), None), precision="fp16;casts=ignore")
+def test_an_rms_norm_that_derives_from_module_is_blamed_by_its_name(third_party):
+    answer = check(third_party.llama_of_large_embeddings(), precision="fp16;casts=ignore")
     assert answer.blame.site == "model.embed_tokens.weight[forward]" or "layernorm" in answer.blame.site
     assert not answer.passed
 
 
-def test_an_rms_norm_that_casts_to_float32_survives_as_it_does_in_torch_s_own_half():
-    model, batch = a_llama_of_large_embeddings()
+def test_an_rms_norm_that_casts_to_float32_survives_as_it_does_in_torch_s_own_half(third_party):
+    model, batch, _ = third_party.llama_of_large_embeddings()
     assert check((model, batch, None), precision="fp16").passed
     real = copy.deepcopy(model).half()(**batch)
     assert real.logits.isfinite().all()
 
 
-def test_tied_weights_stay_tied_and_are_cast_alike():
-    torch.manual_seed(0)
-    model, batch = gpt2(pytest.importorskip("transformers"))
+def test_tied_weights_stay_tied_and_are_cast_alike(third_party):
+    model, batch, _ = third_party.gpt2()
     assert model.lm_head.weight is model.transformer.wte.weight
     with ns.simulate(model, "fp16") as run:
         model(**batch).loss.backward()
@@ -85,12 +83,11 @@ def test_tied_weights_stay_tied_and_are_cast_alike():
     assert model.lm_head.weight.grad.isfinite().all() and not run.unrecognised
 
 
-def test_hugging_face_s_trainer_runs_inside_a_simulation(tmp_path):
+def test_hugging_face_s_trainer_runs_inside_a_simulation(third_party, tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    torch.manual_seed(0)
-    model, _ = llama(transformers)
-    rows = [{"input_ids": IDS[i % 2], "labels": IDS[i % 2]} for i in range(8)]
+    model, batch, _ = third_party.llama()
+    rows = [{name: tokens[i % 2] for name, tokens in batch.items()} for i in range(8)]
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path),
         max_steps=3,
