@@ -41,20 +41,41 @@ class Kernels(Protocol):
 
 def kernels_for(x: Tensor, *calls: Call | None) -> Kernels | None:
     """Return the kernels that serve the device of `x` and every one of `calls`, or None for the reference."""
-    if not all(call is None or is_served(call.format, call.rounding) for call in calls):
-        return None
+    for call in calls:
+        if call is not None and not is_served(call.format, call.rounding):
+            return None
     return _kernels(x.device.type)
 
 
 @cache
 def is_served(format: AnyFormat, rounding: Rounding) -> bool:
-    """Whether there are kernels of this format and rounding; the others the reference computes, slowly."""
+    """Whether there are kernels of this format and rounding; the others the reference computes, and a warning says so.
+
+    Once for each, with the neighbour that has kernels.
+    """
+    neighbour = _neighbour(format, rounding)
+    if neighbour:
+        warnings.warn(
+            f"normstab: there are no kernels for {format} / {rounding}: the torch reference serves, with the same "
+            f"results on every machine, hundreds of times slower; {neighbour} has kernels",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return not neighbour
+
+
+def _neighbour(format: AnyFormat, rounding: Rounding) -> str:
+    """Return what has kernels beside a format and rounding that have none; empty where they have."""
     if rounding.is_unbiased:
-        return False
-    if isinstance(format, FixedFormat):
-        is_plain = format.is_signed and format.overflow != "saturate-zero"
-        return is_plain and (format.overflow != "wrap" or min(format.integer_bits, format.fraction_bits) >= 0)
-    return True
+        return f"stochastic:{rounding.bits}"
+    if not isinstance(format, FixedFormat):
+        return ""
+    if not format.is_signed:
+        return "the signed format qI.F with an integer bit more"
+    if format.overflow == "saturate-zero":
+        return "overflow 'saturate'"
+    is_within = min(format.integer_bits, format.fraction_bits) >= 0
+    return "" if is_within or format.overflow != "wrap" else "overflow 'saturate', or a point inside the bits,"
 
 
 def plain(x: Tensor) -> Tensor:

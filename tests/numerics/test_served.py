@@ -7,6 +7,7 @@ import torch
 
 import normstab as ns
 from normstab.numerics import accumulate
+from normstab.numerics.dispatch import is_served
 from normstab.numerics.readable import sums as readable_sums
 from normstab.numerics.sums import matmul
 
@@ -38,6 +39,24 @@ PRODUCTS = (
     "fp16;matmul=fp32:blocked64",
 )
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("precision", "neighbour"),
+    [
+        ("u7.8", "the signed format"),
+        ("q7.7:saturate-zero", "overflow 'saturate' has kernels"),
+        ("q-2.9:wrap", "a point inside the bits, has kernels"),
+        ("e4m2/stochastic:7:unbiased", "stochastic:7 has kernels"),
+    ],
+)
+def test_what_has_no_kernels_says_so_once_and_names_what_has(precision: str, neighbour: str) -> None:
+    is_served.cache_clear()
+    ar, x = ns.Arithmetic(precision, key=ns.Key(0)), torch.rand(8)
+    with pytest.warns(RuntimeWarning, match="hundreds of times slower") as told:
+        ar.cast(x)
+        ar.add(x, x)
+    assert len(told) == 1 and neighbour in str(told[0].message)
 
 
 @pytest.fixture
