@@ -37,6 +37,11 @@ CONSTANTS: dict[str, Constant] = {
     "smoothing_steps": Constant(20, "steps of the trailing mean of a loss (at most a quarter of the run)", "choice"),
     "headroom_share": Constant(0.9999, "share of the results that the smallest exponent range covers", "rule"),
     "flushed_share": Constant(1e-3, "share of results flushed to zero from which a remedy is offered", "choice"),
+    "vanished_share": Constant(
+        0.5,
+        "share of a site's results flushed to zero from which it is the cause of an offence that came later",
+        "choice",
+    ),
     "lost_updates_share": Constant(0.5, "share of updates rounded to nothing from which a remedy is offered", "choice"),
 }
 """Every constant of a judgement by name; `rule` constants are normstab's contract, `choice` ones are made here."""

@@ -124,7 +124,8 @@ def _judge_group(group: Group) -> GroupJudgement:
     cells = []
     for run in group.runs:
         verdict, reason = hard[run.id] or verdict_of(run, group, gap) or (Verdict.INCONCLUSIVE, "")
-        cells.append(Judgement(run, verdict, reason, blame(run), measure(run, group)))
+        metrics = measure(run, group)
+        cells.append(Judgement(run, verdict, reason, blame(run, left=metrics["first_divergence"]), metrics))
     return GroupJudgement(group, gravest([cell.verdict for cell in cells]), tuple(cells), gap)
 
 
@@ -132,5 +133,5 @@ def _with_remedies(judged: GroupJudgement, tested: Tested) -> GroupJudgement:
     """Return `judged` with what its records say would help, tested where another group of the grid tested it."""
     if judged.is_reference or judged.verdict is Verdict.STABLE:
         return judged
-    remedies = remedies_for(judged.worst.run, judged.group, tested)
+    remedies = remedies_for(judged.worst.run, judged.group, tested, blamed=judged.worst.blame)
     return GroupJudgement(judged.group, judged.verdict, judged.cells, judged.gap, tuple(remedies))

@@ -1,6 +1,8 @@
 """The producer of the first inf or NaN is blamed, not the operation where it surfaced."""
 
 from normstab.assess.causes.blame import blame
+from normstab.assess.causes.remedies import remedies_for
+from normstab.assess.runs import group_runs
 from normstab.numerics.ledger import Tally
 from tests.assess.synthetic import FP16, make_cell, make_run, nonfinite_run
 
@@ -47,3 +49,42 @@ def test_without_overflow_the_worst_underflow_is_blamed():
 
 def test_a_trace_of_underflow_is_nobodys_fault():
     assert blamed({}, {"a.grad[backward]": Tally(100_000, underflow=99)}) is None
+
+
+SQUARES, GRADIENTS = "b.square[forward]", "a.grad[backward]"
+VANISHING = {GRADIENTS: Tally(1000, underflow=707), SQUARES: Tally(1000, overflow=3)}
+
+
+def left_in(step, share=707, began=2):
+    """Who is blamed for an overflow in step 74 of a run that left the reference's band in `step`."""
+    run = make_run(
+        make_cell(precision=FP16),
+        first={"overflow": (SQUARES, 74)},
+        sites={**VANISHING, GRADIENTS: Tally(1000, underflow=share)},
+        first_steps={GRADIENTS: {"underflow": began}, SQUARES: {"overflow": 74}},
+    )
+    return blame(run, left=step).site
+
+
+def test_an_overflow_after_the_run_had_gone_is_a_symptom_where_most_gradients_had_vanished():
+    assert left_in(20) == GRADIENTS
+    assert left_in(None) == SQUARES  # it never left
+    assert left_in(90) == SQUARES  # the overflow came first
+    assert left_in(20, share=300) == SQUARES  # too few vanished
+    assert left_in(20, began=30) == SQUARES  # not before it left
+
+
+def test_gradients_that_vanish_ask_for_range_before_other_squares():
+    run = make_run(
+        make_cell(precision=FP16),
+        first={"overflow": (SQUARES, 74)},
+        sites={
+            GRADIENTS: Tally(1000, underflow=707, largest=2.0**-10, smallest=2.0**-40),
+            SQUARES: Tally(1000, overflow=3, largest=2.0**17),
+        },
+        first_steps={GRADIENTS: {"underflow": 2}},
+    )
+    group = group_runs([make_run(), run], tolerance=0.01)[-1]
+    names = [remedy.name for remedy in remedies_for(run, group, ())]
+    asked = [remedy.name for remedy in remedies_for(run, group, (), blamed=blame(run, left=20))]
+    assert names.index("wide squares") < names.index("loss scale") and asked[:2] == ["loss scale", "bf16"]

@@ -49,26 +49,40 @@ COUNTER_WORDS = {
 }
 
 
-def blame(run: Run) -> Blame | None:
+def blame(run: Run, *, left: float | None = None) -> Blame | None:
     """Return the first producing offence of `run`, else the worst underflow, else None.
 
     The first is by step; within one step a forward site comes before a backward one, and an overflow before the NaN
     that its infinity becomes. Underflow is blamed only where it flushes `flushed_share` of a site's results, and
-    with no step of its own unless one was recorded.
+    with no step of its own unless one was recorded. `left` is the step in which the run left its reference's band: an
+    offence after it is a symptom where `vanished_share` of a site's results had begun to vanish before.
     """
     found = [
         (offence.step, DIRECTIONS.index(Site.parse(offence.site).direction), order, counter, offence.site)
         for order, counter in enumerate(PRODUCERS)
         if (offence := run.record.first.get(counter)) is not None
     ]
+    vanished = _most_flushed(run)
     if found:
         step, _, _, counter, site = min(found)
-        return _blame(run, site, counter, step)
-    flushed = {site: rate(tally, "underflow") for site, tally in run.totals.items()}
-    worst = max(flushed, key=lambda site: flushed[site], default=None)
-    if worst is None or flushed[worst] < constant("flushed_share"):
+        if left is None or step <= left or vanished is None or not _vanishes_by(run, vanished, left):
+            return _blame(run, site, counter, step)
+    if vanished is None or rate(run.totals[vanished], "underflow") < constant("flushed_share"):
         return None
-    return _blame(run, worst, "underflow", run.record.first_steps.get(worst, {}).get("underflow"))
+    return _blame(run, vanished, "underflow", run.record.first_steps.get(vanished, {}).get("underflow"))
+
+
+def _most_flushed(run: Run) -> str | None:
+    """Return the site with the greatest share of its results flushed to zero."""
+    return max(run.totals, key=lambda site: rate(run.totals[site], "underflow"), default=None)
+
+
+def _vanishes_by(run: Run, site: str, step: float) -> bool:
+    """Whether most results of a site, no cast of a constant, vanish, and some had by `step`."""
+    first = run.record.first_steps.get(site, {}).get("underflow")
+    is_constant = Site.parse(site).operation.endswith(".const")
+    is_most = rate(run.totals[site], "underflow") >= constant("vanished_share")
+    return is_most and not is_constant and first is not None and first <= step
 
 
 def _blame(run: Run, site: str, counter: str, step: int | None) -> Blame:

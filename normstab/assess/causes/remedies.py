@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from normstab.assess.causes.blame import rate
+from normstab.assess.causes.blame import Blame, rate
 from normstab.assess.causes.headroom import degree_of, rules_of
 from normstab.assess.causes.sites import place_of
 from normstab.assess.constants import constant
@@ -199,9 +199,19 @@ REMEDIES: dict[str, Callable[[Run, Precision], Remedy | None]] = {
 """Every remedy by name, in the order in which they are offered."""
 
 
-def remedies_for(run: Run, group: Group, tested: Tested) -> list[Remedy]:
-    """Return what the record of `run` says would help, by `rank`; `tested` are the other grid points."""
-    return sorted(_remedies(run, group, tested), key=lambda remedy: remedy.rank)
+def remedies_for(run: Run, group: Group, tested: Tested, *, blamed: Blame | None = None) -> list[Remedy]:
+    """Return what the record of `run` says would help, by `rank`; `tested` are the other grid points.
+
+    Of equal rank, what answers the offence that is `blamed` comes first.
+    """
+    return sorted(_remedies(run, group, tested), key=lambda remedy: (remedy.rank, not _answers(remedy, blamed)))
+
+
+def _answers(remedy: Remedy, blamed: Blame | None) -> bool:
+    """Whether a remedy is about what is blamed: gradients that vanish ask for a range, not for other squares."""
+    if blamed is None or blamed.counter != "underflow" or Site.parse(blamed.site).direction != "backward":
+        return True
+    return remedy.name in ("loss scale", "bf16")
 
 
 def _remedies(run: Run, group: Group, tested: Tested) -> Iterator[Remedy]:
