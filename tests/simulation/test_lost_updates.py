@@ -1,5 +1,7 @@
 """Training that stands still without an overflow: updates lost, addends absorbed, digits cancelled."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -134,3 +136,45 @@ def test_counting_a_lost_update_draws_no_random_bits() -> None:
 
     (lost, count), (moved, none) = second(1e-12), second(50.0)
     assert count > none and torch.equal(lost, moved)
+
+
+@pytest.mark.parametrize("precision", ["uniform:fp16", "bf16;optimizer=bf16", "half"])
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        (torch.optim.Adam, {"amsgrad": True, "weight_decay": 0.1}),
+        (torch.optim.AdamW, {"weight_decay": 0.1, "maximize": True}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+        (torch.optim.SGD, {}),
+        (torch.optim.Adagrad, {"lr_decay": 0.1}),
+    ],
+    ids=str,
+)
+def test_a_fused_step_is_the_plain_one_operation_by_operation(precision: str, optimizer: type, options: dict) -> None:
+    found = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        steps = optimizer(model.parameters(), lr=0.05, fused=fused, **({} if fused else {"foreach": False}), **options)
+        with ns.simulate(model, precision, optimizer=steps) as run:
+            for _ in range(3):
+                steps.zero_grad()
+                model(torch.ones(3, 4)).float().square().sum().backward()
+                steps.step()
+        assert not run.unrecognised
+        counts = {str(site): tally.count for site, tally in run.ledger.items() if site.direction == "optimizer"}
+        found.append(([p.detach().clone() for p in model.parameters()], counts.get("addcdiv[optimizer]")))
+    assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True)) and found[0][1] == found[1][1]
+
+
+def test_a_fused_step_outside_the_simulation_is_torch_s_own() -> None:
+    found = []
+    for is_simulated in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 4)
+        steps = torch.optim.Adam(model.parameters(), lr=0.05, fused=True)
+        model(torch.ones(2, 4)).sum().backward()
+        with ns.simulate(model, "fp16") if is_simulated else contextlib.nullcontext():
+            steps.step()
+        found.append(model.weight.detach().clone())
+    assert torch.equal(*found)

@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import normstab as ns
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
 from normstab.simulation import simulate
+from normstab.simulation.aten.parts.grouped_products import grouped_mm
 
 GEOMETRIES = {
     "plain": (nn.Conv2d(3, 4, 3), (2, 3, 6, 5)),
@@ -116,3 +118,56 @@ def test_every_product_is_rounded_and_counted(name):
         assert torch.equal(found, expected)
         assert run.ledger[f"(outside).{name}"].count
         assert not run.unrecognised
+
+
+class Experts(nn.Module):
+    """Four experts on rows sorted by expert, one without a row: by torch's grouped product, or one by one."""
+
+    def __init__(self, *, is_grouped: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(4, 8, 16))
+        self.is_grouped = is_grouped
+        self.register_buffer("ends", torch.tensor([3, 3, 9, 12], dtype=torch.int32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.is_grouped:
+            return torch._grouped_mm(x, self.weight, offs=self.ends)
+        starts = [0, *self.ends.tolist()]
+        return torch.cat([x[starts[i] : starts[i + 1]] @ self.weight[i] for i in range(4)])
+
+
+@pytest.mark.parametrize(
+    "machine", ["half", "bfloat16", "uniform:fp16", "fp16;matmul=fp16:sequential", "mxfp8", "fp8-rowwise", "int8"]
+)
+def test_a_grouped_product_is_one_product_for_each_expert(machine: str) -> None:
+    found = []
+    for is_grouped in (True, False):
+        model = Experts(is_grouped=is_grouped)
+        x = torch.randn(12, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with ns.simulate(model, machine) as run:
+            y = model(x)
+            y.float().square().sum().backward()
+        assert not run.unrecognised
+        found.append((y.detach(), x.grad, model.weight.grad, run.ledger["mm[forward]"].count))
+    (y, d_x, d_weight, count), expected = found
+    assert torch.equal(y, expected[0]) and torch.equal(d_x, expected[1])
+    assert torch.equal(d_weight, expected[2]) and count == expected[3] == y.numel()
+
+
+def test_grouped_products_have_the_shapes_and_numbers_of_torch_s() -> None:
+    torch.manual_seed(0)
+    ends = torch.tensor([8, 8, 24], dtype=torch.int32)  # torch wants strides of 16 bytes
+    experts = torch.randn(3, 8, 16)
+    for a, b, offs in (
+        (torch.randn(24, 8), experts, ends),
+        (experts, torch.randn(16, 24), ends),
+        (torch.randn(8, 24), torch.randn(24, 16), ends),
+        (torch.randn(3, 8, 8), experts, None),
+    ):
+        with ns.simulate(nn.Identity(), "fp32"):
+            found = torch._grouped_mm(a.bfloat16(), b.bfloat16(), offs=offs)
+        wide = grouped_mm(a.bfloat16().double(), b.bfloat16().double(), offs)
+        plain = torch._grouped_mm(a.bfloat16(), b.bfloat16(), offs=offs)
+        assert found.shape == plain.shape == wide.shape
+        assert (plain.double() - wide).abs().max() <= 2.0**-8 * wide.abs().max()  # one rounding to eight bits

@@ -23,9 +23,9 @@ from normstab.simulation.around.parameter_updates import update
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.stored_operations import StoredOperations, expands, refuse_autocast
-from normstab.simulation.aten.expand_fused import steps_of
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
+from normstab.simulation.aten.parts.expand_fused import steps_of
 from normstab.simulation.aten.round_and_attribute import FLOATING
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
 from normstab.simulation.aten.selections import COMPARED
@@ -105,7 +105,8 @@ class Emulation(TorchDispatchMode):
         if self.is_suspended or (plan.kind == "pass" and not plan.written):
             return func(*args, **kwargs) if kwargs else func(*args)
         if plan.kind == "composite":
-            return self._expand(func, args, kwargs or NOTHING)
+            with self:
+                return plan.function(*args, **(kwargs or NOTHING))
         place = self.whereabouts.here()
         if self.rules is not None and plan.kind in ("exact", "rounded"):
             place = self.rules.place(place, plan.name)
@@ -117,6 +118,9 @@ class Emulation(TorchDispatchMode):
             result = func(*args, **kwargs) if kwargs else func(*args)
             self._invalidate(plan, args, kwargs or NOTHING)
             return result
+        if plan.kind == "parts":
+            with self:
+                return plan.function(*args, **(kwargs or NOTHING))
         if plan.kind == "foreach":
             if place.shown is not None and not _has_dtype(args, place.shown):
                 return func(*args, **kwargs) if kwargs else func(*args)
@@ -236,11 +240,6 @@ class Emulation(TorchDispatchMode):
                 for i in range(len(lists[0]))
             ]
         return None if is_in_place else results
-
-    def _expand(self, func: Any, args: Arguments, kwargs: Named) -> Any:
-        """Run an operation that torch makes of smaller ones, each of which is seen."""
-        with self:
-            return func.decompose(*args, **kwargs)
 
     def _parameter_written(self, plan: Plan, args: Arguments, kwargs: Named) -> Held | None:
         """Return the parameter that the operation writes to, if it does."""

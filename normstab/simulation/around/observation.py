@@ -62,9 +62,9 @@ class Observation(TorchDispatchMode):
             plan = self._plans[id(func)] = plan_of(func)
         if plan.kind == "composite":
             with self:
-                return func.decompose(*args, **(kwargs or {}))
+                return plan.function(*args, **(kwargs or {}))
         result = func(*args, **kwargs) if kwargs else func(*args)
-        if plan.kind in ("rounded", "unknown", "foreach"):
+        if plan.kind in ("rounded", "unknown", "foreach", "parts"):
             place = self.whereabouts.here()
             self.sources.note(place, plan.name)
             self._count(plan, place.arithmetic, args, result)

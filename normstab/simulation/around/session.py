@@ -22,7 +22,7 @@ from normstab.simulation.around.mode_stack import close_mode, drop_ended_modes
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.simulated_machine import Arithmetics, Machine
-from normstab.simulation.aten.expand_fused import WithoutFastPaths
+from normstab.simulation.aten.parts.expand_fused import WithoutFastPaths
 from normstab.simulation.ignored_casts import counted
 from normstab.simulation.run import Run
 

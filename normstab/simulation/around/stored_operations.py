@@ -23,9 +23,9 @@ from normstab.simulation.around.operation_rules import cast_back, loaded
 from normstab.simulation.around.parameters import Parameters
 from normstab.simulation.around.places import Place
 from normstab.simulation.aten.entering_numbers import FILLS, constant_positions, is_own_format, with_constants
-from normstab.simulation.aten.expand_fused import ATTENTION_STEPS, steps_of
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan
+from normstab.simulation.aten.parts.expand_fused import ATTENTION_STEPS, steps_of
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles, pass_on_roles
 from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
 from normstab.simulation.code_lines import Sources

@@ -14,14 +14,17 @@ import torch
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.operation import Handler
 from normstab.simulation.aten.operation_table import EXACT, HANDLERS, MADE, PASSING
+from normstab.simulation.aten.parts.fused_optimizers import FUSED
+from normstab.simulation.aten.parts.grouped_products import GROUPED
 from normstab.simulation.aten.pointwise import REPLACED
 from normstab.simulation.aten.selections import equal
 from normstab.simulation.aten.wide import wide_elements
 
 __all__ = ["Kind", "Plan", "plan_of"]
 
-Kind = str  # "pass" | "make" | "exact" | "rounded" | "foreach" | "composite" | "unknown"
+Kind = str  # "pass" | "make" | "exact" | "rounded" | "foreach" | "composite" | "parts" | "unknown"
 FOREACH = "_foreach_"
+PARTS = {**GROUPED, **FUSED}
 
 
 class Plan(NamedTuple):
@@ -29,7 +32,8 @@ class Plan(NamedTuple):
 
     `written` holds positions and names of arguments; `replaces` says that they are results (out=) rather
     than operands too (in-place). `raw` holds what is given as it is: also running statistics, which a norm
-    operation casts by itself, as it does with the parameters at `cast_inside`.
+    operation casts by itself, as it does with the parameters at `cast_inside`. The `function` of a composite, which is
+    torch's own, and of "parts", which is ours for what torch computes in one kernel, calls smaller operations.
     """
 
     kind: Kind
@@ -49,8 +53,9 @@ def plan_of(func: Any) -> Plan:
     namespace, _, base = func._schema.name.partition("::")
     written = tuple(_written(func))
     if namespace not in ("aten", "prims"):
-        kind = "pass" if namespace in ("profiler", "prim", "normstab") else _composite_or_unknown(func)
-        return Plan(kind, f"{namespace}.{base}", func, None, written)
+        full = f"{namespace}.{base}"
+        is_ours = namespace in ("profiler", "prim", "normstab")
+        return Plan("pass", full, func, None, written) if is_ours else _composite_or_unknown(func, full, written)
     if base.startswith(FOREACH):
         name = base.removeprefix(FOREACH).removesuffix("_")
         return Plan("foreach", name, func, None, written)
@@ -64,6 +69,8 @@ def plan_of(func: Any) -> Plan:
 
 def _of_computation(func: Any, name: str, written: tuple[int | str, ...]) -> Plan:
     """Return the plan of an operation that reads numbers."""
+    if name in PARTS:
+        return Plan("parts", name, PARTS[name], None, written)
     handler = HANDLERS.get(name)
     if handler is None and (name in EXACT or name in REPLACED):
         own = REPLACED.get(func._schema.name.removeprefix("aten::"), func) if len(func._schema.arguments) == 1 else func
@@ -72,7 +79,7 @@ def _of_computation(func: Any, name: str, written: tuple[int | str, ...]) -> Pla
     if handler is None and torch.Tag.pointwise in func.tags:
         handler = wide_elements
     if handler is None:
-        return Plan(_composite_or_unknown(func), name, func, None, written)
+        return _composite_or_unknown(func, name, written)
     if name in NORM_OPERATIONS:
         names = [argument.name for argument in func._schema.arguments]
         raw = tuple(i for i, argument in enumerate(names) if argument in ("running_mean", "running_var"))
@@ -118,10 +125,8 @@ def _signature(func: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _composite_or_unknown(func: Any) -> Kind:
-    """Return "composite" where torch itself is made of smaller operations, else "unknown"."""
-    name = func.name()
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
-    if has(name, "CompositeImplicitAutograd"):
-        return "composite"
-    return "unknown"
+def _composite_or_unknown(func: Any, name: str, written: tuple[int | str, ...]) -> Plan:
+    """Return the plan "composite" where torch itself is made of smaller operations, else "unknown"."""
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        return Plan("composite", name, func.decompose, None, written)
+    return Plan("unknown", name, func, None, written)
