@@ -112,15 +112,6 @@ def test_an_operation_that_is_not_understood_is_listed_and_computed_as_torch_doe
     assert "not understood" in run.report()
 
 
-def test_a_fused_optimizer_that_is_given_is_listed():
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    with simulate(model, "fp16", optimizer=optimizer) as run:
-        model(data(1, 2)).sum().backward()
-        optimizer.step()
-    assert list(run.unrecognised) == ["_fused_adamw"]
-
-
 def test_operations_without_floating_operands_pass():
     with simulate(nn.Identity(), "fp16") as run:
         indices = torch.arange(5) * 2 + 1
