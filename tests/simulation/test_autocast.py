@@ -271,3 +271,31 @@ def test_autocast_of_a_single_module_is_refused() -> None:
     refused = pytest.raises(ns.NormstabError, match="'0': amp-bf16: autocast is the whole network's")
     with refused, ns.simulate(model, "fp16", rules={"0": "amp-bf16"}):
         model(x)
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_optimizer_s_products_are_not_autocast(recipe: str, is_given: bool) -> None:
+    """Loops have autocast around the forward pass; Adafactor multiplies matrices in its step."""
+    found = []
+    for is_simulated in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(8, 8, bias=False)
+        optimizer = torch.optim.Adafactor(model.parameters(), lr=0.1)
+        model.weight.grad = torch.randn(8, 8)
+        if is_simulated:
+            with ns.simulate(model, recipe, optimizer=optimizer if is_given else None):
+                optimizer.step()
+        else:
+            optimizer.step()
+        found.append(model.weight.detach().clone())
+    assert torch.allclose(*found, rtol=2.0**-20)  # float32, in another order of sums at most
+
+
+def test_an_optimizer_that_casts_to_bfloat16_itself_runs_under_autocast() -> None:
+    model = nn.Linear(8, 8, bias=False)
+    optimizer = torch.optim.Muon(model.parameters(), lr=0.1)
+    with ns.simulate(model, "amp-bf16", optimizer=optimizer):
+        model(torch.ones(2, 8)).float().sum().backward()
+        optimizer.step()
+    assert model.weight.isfinite().all()

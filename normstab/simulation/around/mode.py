@@ -209,7 +209,8 @@ class Emulation(TorchDispatchMode):
     def _in_half(self, func: Any, plan: Plan, place: Place, seen: Operands, args: Arguments, kwargs: Named) -> Any:
         """Run an operation on tensors of 16 bits in float32, where their dtype can hold the format."""
         assert seen.half is not None and plan.handler is not None
-        refuse_autocast(plan.name, seen.half, place.arithmetic.precision)
+        if place.direction != "optimizer":  # where autocast is off
+            refuse_autocast(plan.name, seen.half, place.arithmetic.precision)
         if not holds(seen.half, place.arithmetic.format):
             name = str(seen.half).removeprefix("torch.")
             result = func(*seen.args, **seen.kwargs)

@@ -178,9 +178,9 @@ class Whereabouts:
         return place
 
     def autocasts_here(self) -> bool:
-        """Whether autocast, where it is on, casts: not in a backward pass, nor where a rule keeps a module wide."""
+        """Whether autocast, where it is on, casts: loops have it around the forward pass; a rule may keep it out."""
         is_backward = _current_node() is not None and not self.is_recomputing
-        return not is_backward and self._stack[-1].shown is not None
+        return not is_backward and not self.optimizer_depth and self._stack[-1].shown is not None
 
     def restart(self) -> None:
         """Begin a forward of the root; forget the older half of the boundaries when there are very many."""
