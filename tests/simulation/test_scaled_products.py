@@ -207,6 +207,29 @@ def test_every_recipe_runs_a_network_forward_and_backward(recipe: str) -> None:
     assert error.norm() <= (0.7 if "fp4" in recipe else 0.4 if takes else 0.05) * size
 
 
+@pytest.mark.parametrize("recipe", [*RECIPES, "bf16;operand=int8@tensor"])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((3, 8), (8,)),
+        ((8,), (8,)),
+        ((8,), (8, 3)),
+        ((3, 0), (0, 4)),
+        ((0, 8), (8, 4)),
+        ((0,), (0,)),
+        ((2, 3, 0), (0, 4)),
+    ],
+    ids=str,
+)
+def test_products_of_vectors_and_of_nothing_have_torch_s_shapes(
+    recipe: str, a: tuple[int, ...], b: tuple[int, ...]
+) -> None:
+    x, y = torch.ones(a), torch.ones(b)
+    with ns.simulate(nn.Identity(), recipe):
+        found = x @ y
+    assert found.shape == (x @ y).shape and torch.equal(found.float(), x @ y)
+
+
 @pytest.mark.parametrize("recipe", [*RECIPES, "fp16;matmul=fp16:sequential"])
 @pytest.mark.parametrize("rows", [0, 1])
 def test_a_batch_of_nothing_or_of_one_passes(recipe: str, rows: int) -> None:

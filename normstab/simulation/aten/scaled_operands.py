@@ -106,8 +106,9 @@ def multiply(a: Tensor, b: Tensor, roles: Roles, ar: Arithmetic, name: str) -> T
     if left is not None and right is not None and takes_whole_numbers(roles, ar.precision):
         codes = left.codes.to(torch.float64) @ right.codes.mT.to(torch.float64)
         _count_beyond_int32(codes, ar, name)
-        product = codes * left.scales.to(torch.float64) * right.scales.mT.to(torch.float64)
-        return product.reshape(*a.shape[:-1], *b.shape[-1:] if b.dim() > 1 else ())
+        # Without a term there are no scales either, and every sum is zero.
+        product = codes * left.scales.to(torch.float64) * right.scales.mT.to(torch.float64) if a.shape[-1] else codes
+        return product.reshape(a.shape[:-1] + (b.shape[-1:] if b.dim() > 1 else torch.Size()))
     return _values(left, a) @ _values(right, b, is_right=True)
 
 
