@@ -19,6 +19,8 @@ from normstab.assess.verdicts import Verdict, gravest, verdict_of
 
 __all__ = ["GroupJudgement", "Judgement", "Judgements", "judge_runs"]
 
+ONLY_PRECISION = "Hardly a result overflowed, vanished or became NaN: what was lost is precision"
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -52,9 +54,12 @@ class Judgement:
 
     @property
     def sentence(self) -> str:
-        """The reason and the blame in words."""
-        told = self.verdict.fails and self.blame is not None
-        return self.reason + (f". First offence: {self.blame.sentence}" if told and self.blame else "")
+        """The reason and the blame in words; what the counts of an emulated run do not show is precision lost."""
+        if not self.verdict.fails:
+            return self.reason
+        if self.blame is not None:
+            return f"{self.reason}. First offence: {self.blame.sentence}"
+        return f"{self.reason}. {ONLY_PRECISION}" if self.run.totals else self.reason
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from normstab.report.glossary import as_list
 from normstab.report.pictures.exponents import exponent_plot
 from normstab.report.pictures.plots import MOST_PANELS, accuracy_plots, gravest_of, loss_plots, panels_of
 from normstab.report.pictures.site_maps import site_maps
-from normstab.report.words import command_for, number
+from normstab.report.words import command_for, number, promote_command
 
 __all__ = ["Rendered", "cells_listed", "fill_template", "quoted", "render_report", "write_report"]
 
@@ -161,12 +161,17 @@ def _failure(found: Assessment, group: GroupJudgement, place: int, files: dict[s
         "title": one_line(point_words(group.coordinates)),
         "verdict": group.verdict,
         "sentence": cell.sentence[0].upper() + cell.sentence[1:],
-        "facts": list(_facts(group)),
+        "facts": [*_facts(group), f"the least that has to stay wide, by trainings: `{_promotion(found, group)}`"],
         "remedies": sections.remedies_table(group) if group.remedies else "",
         "command": command_for(found.scenario, cell.coordinates).replace(" --set ", " \\\n  --set "),
         "plot": _filed(files, f"exponents-{place}", exponent_plot(group) if place <= MOST_EXPONENTS else None),
         "sites": sections.sites_table(cell.run) if cell.run.total.overflow or cell.run.total.underflow else "",
     }
+
+
+def _promotion(found: Assessment, group: GroupJudgement) -> str:
+    """Return the command that finds it."""
+    return promote_command(found.scenario, group.coordinates)
 
 
 def _facts(group: GroupJudgement) -> list[str]:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from normstab.assess.expected.outcome import Outcome
+from normstab.assess.points import short_precision
+from normstab.assess.runs import SEED_AXES
 from normstab.assess.verdicts import Verdict
 from normstab.experiment.scenario.checking.checks import canonical, path_of
 from normstab.experiment.scenario.document import AXES, VARIANT, Scenario
@@ -23,6 +25,7 @@ __all__ = [
     "command_for",
     "gravity",
     "number",
+    "promote_command",
 ]
 
 OUTCOME_MARKS = {Outcome.MET: "✔", Outcome.NOT_MET: "✘", Outcome.INCONCLUSIVE: "?", Outcome.NOT_EVALUATED: "·"}
@@ -60,6 +63,17 @@ def command_for(scenario: Scenario, point: Mapping[str, Any]) -> str:
     words += ["--set", "include=[]"] if includes else []
     words += ["--set", "sweep=null"] if document.get("sweep") else []
     return shlex.join(words)
+
+
+def promote_command(scenario: Scenario, point: Mapping[str, Any]) -> str:
+    """Return the command that finds the least that has to stay wide for the cells of a grid point to train."""
+    spelled = {
+        axis: short_precision(str(value)) if axis.endswith("precision") else value
+        for axis, value in point.items()
+        if axis not in SEED_AXES
+    }
+    values = ",".join(f"{axis}={value}" for axis, value in spelled.items())
+    return shlex.join(["normstab", "promote", scenario.path, "--cell", values])
 
 
 def _listed(values: Any) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from normstab.assess.causes.blame import blame
 from normstab.assess.causes.remedies import remedies_for
+from normstab.assess.judgement import Judgement
 from normstab.assess.runs import group_runs
+from normstab.assess.verdicts import Verdict
 from normstab.numerics.ledger import Tally
 from tests.assess.synthetic import FP16, make_cell, make_run, nonfinite_run
 
@@ -88,3 +90,15 @@ def test_gradients_that_vanish_ask_for_range_before_other_squares():
     names = [remedy.name for remedy in remedies_for(run, group, ())]
     asked = [remedy.name for remedy in remedies_for(run, group, (), blamed=blame(run, left=20))]
     assert names.index("wide squares") < names.index("loss scale") and asked[:2] == ["loss scale", "bf16"]
+
+
+def test_a_loss_that_no_counter_shows_is_said_to_be_of_precision():
+    counted = judged(sites={GRADIENTS: Tally(1000)})
+    assert counted.blame is None and counted.sentence.endswith("what was lost is precision")
+    assert "precision" not in judged(sites={}).sentence  # nothing was emulated
+    assert judged(sites={GRADIENTS: Tally(1000, underflow=900)}).sentence.count("First offence: underflow") == 1
+
+
+def judged(sites):
+    run = make_run(make_cell(precision=FP16), accuracy=0.5, sites=sites)
+    return Judgement(run, Verdict.DEGRADED, "so many points below the reference", blame(run), {})

@@ -1,11 +1,16 @@
 """Words: short precisions that mean the same, tables that line up, values that YAML reads back."""
 
+import shlex
+
 import pytest
 
 from normstab.assess.points import point_words, short_precision
+from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.scenario_text import parse_text
 from normstab.numerics.precision import Precision
-from normstab.report.words import _yaml, aligned, number
+from normstab.report.words import _yaml, aligned, number, promote_command
+from normstab.search.chosen_cell import chosen_cells
+from tests.report.made import made_scenario
 
 PRECISIONS = ["native", "fp16", "fp16/stochastic", "bf16/nearest/fp32:sequential", "fp16;square=fp32;mean=blockwise64"]
 PRECISIONS += ["q4.11/stochastic:8", "fp64", "fp16/nearest/exact", "e4m3fn:saturate/nearest/fp16:blocked64+kahan"]
@@ -43,3 +48,13 @@ def test_cells_with_pipes_and_wide_letters_line_up():
 
 def test_numbers_are_short():
     assert (number(None), number(0.123456), number(1234.5, 2)) == ("-", "0.123", "1.2e+03")
+
+
+def test_the_command_that_promotes_means_the_cells_of_its_point(tmp_path):
+    scenario = made_scenario(tmp_path)
+    cells = [cell for cell in expand(scenario) if cell.is_listed and not cell.is_reference]
+    for cell in cells:
+        words = shlex.split(promote_command(scenario, cell.coordinates))
+        assert words[:4] == ["normstab", "promote", "scenarios/made.yaml", "--cell"]
+        found = chosen_cells(cells, words[4])
+        assert cell in found and len(found) == 3  # seeds
