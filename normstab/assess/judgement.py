@@ -59,7 +59,8 @@ class Judgement:
             return self.reason
         if self.blame is not None:
             return f"{self.reason}. First offence: {self.blame.sentence}"
-        return f"{self.reason}. {ONLY_PRECISION}" if self.run.totals else self.reason
+        is_of_precision = self.run.totals and self.verdict is not Verdict.NONFINITE
+        return f"{self.reason}. {ONLY_PRECISION}" if is_of_precision else self.reason
 
 
 @dataclass(frozen=True)

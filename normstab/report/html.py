@@ -30,13 +30,14 @@ from normstab.report.words import OUTCOME_MARKS, command_for, number
 
 __all__ = ["render_html", "write_html"]
 
-MOST_PANELS, MOST_ROWS, MOST_EXPONENTS = 24, 10_000, 8
+MOST_PANELS, MOST_ROWS, MOST_EXPONENTS, MOST_TOLD = 24, 10_000, 8, 60
 
 
 def render_html(found: Assessment) -> str:
     """Return the page."""
     axes = list(dict.fromkeys(axis for cell in found.cells for axis in cell.coordinates))
-    failing = sorted((g for g in found.judged if g.verdict is not Verdict.STABLE), key=lambda g: -g.verdict.value)
+    failing = sorted((g for g in found.judged if g.verdict.fails), key=lambda g: -g.verdict.value)
+    undecided = [g for g in found.judged if g.verdict is Verdict.INCONCLUSIVE]
     images: list[tuple[str, str | None]] = [
         (f"Results lost to {name}, by site", svg) for name, svg in site_maps(found.judged).items()
     ]
@@ -57,12 +58,14 @@ def render_html(found: Assessment) -> str:
         "axes": axes,
         "rows": [_row(found, cell, axes) for cell in found.cells[:MOST_ROWS]],
         "rows_left": max(0, len(found.cells) - MOST_ROWS),
-        "failures": [_failure(found, group) for group in failing[:60]],
+        "told": {
+            "What failed, and where": [_failure(found, group) for group in failing[:MOST_TOLD]],
+            "Not decided": [_failure(found, group) for group in undecided[:MOST_TOLD]],
+        },
         "images": [(title, _embedded(svg)) for title, svg in images if svg],
         "curves": _script_safe({"panels": panels, "colours": COLOURS}),
         "has_curves": bool(panels),
-        "meanings": {term: _plain(meaning) for term, meaning in GLOSSARY.items()},
-        "glossary": [(term, _plain(meaning)) for term, meaning in GLOSSARY.items()],
+        "glossary": GLOSSARY,
     }
     return fill_template("report.html.j2", values)
 

@@ -161,7 +161,7 @@ def _failure(found: Assessment, group: GroupJudgement, place: int, files: dict[s
         "title": one_line(point_words(group.coordinates)),
         "verdict": group.verdict,
         "sentence": cell.sentence[0].upper() + cell.sentence[1:],
-        "facts": [*_facts(group), f"the least that has to stay wide, by trainings: `{_promotion(found, group)}`"],
+        "facts": [*_facts(group), *_promotion(found, group)],
         "remedies": sections.remedies_table(group) if group.remedies else "",
         "command": command_for(found.scenario, cell.coordinates).replace(" --set ", " \\\n  --set "),
         "plot": _filed(files, f"exponents-{place}", exponent_plot(group) if place <= MOST_EXPONENTS else None),
@@ -169,9 +169,10 @@ def _failure(found: Assessment, group: GroupJudgement, place: int, files: dict[s
     }
 
 
-def _promotion(found: Assessment, group: GroupJudgement) -> str:
-    """Return the command that finds it."""
-    return promote_command(found.scenario, group.coordinates)
+def _promotion(found: Assessment, group: GroupJudgement) -> list[str]:
+    """Return how to find what has to stay wide; nothing where nothing was emulated."""
+    command = promote_command(found.scenario, group.coordinates)
+    return [f"the least that has to stay wide, by trainings: `{command}`"] if group.worst.run.totals else []
 
 
 def _facts(group: GroupJudgement) -> list[str]:

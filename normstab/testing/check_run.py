@@ -65,7 +65,7 @@ def run_subject(
     optimizer = optimizer if optimizer is not None else training.optimizer_of(subject.module)
     outputs: list[Tensor] = []
     losses: list[float] = []
-    buffers = {name: x for name, x in subject.module.named_buffers() if x.is_floating_point() and _is_finite(x)}
+    whole = _finite_buffers(subject.module)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for step in range(max(1, training.steps)):
@@ -83,9 +83,15 @@ def run_subject(
             if optimizer is not None and training.steps > 1:
                 optimizer.step()
                 optimizer.zero_grad()
-    broken = "an output" if not all(_is_finite(x) for x in outputs) else None
-    broken = broken or next((f"the buffer {name}" for name, x in buffers.items() if not _is_finite(x)), None)
-    return Outcome(outputs, tuple(losses), broken)
+    if not all(_is_finite(x) for x in outputs):
+        return Outcome(outputs, tuple(losses), "an output")
+    broken = sorted(whole - _finite_buffers(subject.module))
+    return Outcome(outputs, tuple(losses), f"the buffer {broken[0]}" if broken else None)
+
+
+def _finite_buffers(module: nn.Module) -> set[str]:
+    """Return the names of the floating buffers without inf and NaN."""
+    return {name for name, x in module.named_buffers() if x.is_floating_point() and _is_finite(x)}
 
 
 def _is_finite(x: Tensor) -> bool:

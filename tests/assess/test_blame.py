@@ -96,9 +96,11 @@ def test_a_loss_that_no_counter_shows_is_said_to_be_of_precision():
     counted = judged(sites={GRADIENTS: Tally(1000)})
     assert counted.blame is None and counted.sentence.endswith("what was lost is precision")
     assert "precision" not in judged(sites={}).sentence  # nothing was emulated
+    broken = judged(sites={GRADIENTS: Tally(1000)}, verdict=Verdict.NONFINITE)
+    assert "precision" not in broken.sentence  # such as by an optimizer that was not simulated
     assert judged(sites={GRADIENTS: Tally(1000, underflow=900)}).sentence.count("First offence: underflow") == 1
 
 
-def judged(sites):
+def judged(sites, verdict=Verdict.DEGRADED):
     run = make_run(make_cell(precision=FP16), accuracy=0.5, sites=sites)
-    return Judgement(run, Verdict.DEGRADED, "so many points below the reference", blame(run), {})
+    return Judgement(run, verdict, "so many points below the reference", blame(run), {})

@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from normstab.assess.assessment import assess
+from normstab.assess.verdicts import Verdict
 from normstab.report.html import render_html, write_html
 from tests.assess.synthetic import story
 from tests.report.made import SCENARIO, made_assessment, made_scenario
@@ -112,3 +114,18 @@ def test_the_page_sorts_filters_and_reads_out_in_a_browser(page, tmp_path):
 
 def test_the_page_is_written_beside_the_records(page, tmp_path):
     assert write_html(made_assessment(tmp_path), tmp_path).read_text() == page
+
+
+def test_what_is_not_decided_is_not_said_to_have_failed(tmp_path):
+    found = made_assessment(tmp_path)
+
+    def undecided_if_linf(group):
+        if group.is_reference or group.coordinates["norm"] != "linf":
+            return group
+        cells = tuple(replace(cell, verdict=Verdict.INCONCLUSIVE) for cell in group.cells)
+        return replace(group, verdict=Verdict.INCONCLUSIVE, cells=cells)
+
+    groups = tuple(map(undecided_if_linf, found.groups))
+    failed, _, undecided = render_html(replace(found, groups=groups)).partition("<h2>Not decided</h2>")
+    assert "COLLAPSED</span>" in failed and "COLLAPSED</span>" not in undecided
+    assert "INCONCLUSIVE</span>" not in failed and undecided.count("INCONCLUSIVE</span>") == 4  # precisions x scales

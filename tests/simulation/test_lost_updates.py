@@ -178,3 +178,20 @@ def test_a_fused_step_outside_the_simulation_is_torch_s_own() -> None:
             steps.step()
         found.append(model.weight.detach().clone())
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_fused_step_obeys_a_gradient_scaler_and_a_rate_that_is_a_tensor(is_lost: bool) -> None:
+    found = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=torch.tensor(0.05), fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        with ns.simulate(model, "fp16;optimizer=fp16", optimizer=optimizer) as run:
+            scaler.scale(model(torch.ones(3, 4)).float().sum() * (torch.inf if is_lost else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert not run.unrecognised and scaler.get_scale() == (2.0 if is_lost else 4.0)
+        found.append(model.weight.detach().clone())
+    assert torch.equal(*found)

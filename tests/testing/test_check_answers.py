@@ -199,3 +199,19 @@ def test_a_running_variance_beyond_the_format_breaks_the_model_as_in_torch_s_own
     real = nn.BatchNorm1d(4).half()
     assert real(x.half()).isfinite().all() and real.running_var.isinf().all()
     assert check((nn.BatchNorm1d(4), (x,), None), precision="bfloat16").passed
+
+
+def test_a_buffer_that_forward_replaces_is_looked_at_too():
+    class Replaces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean_square", torch.zeros(4))
+            self.register_buffer("mask", torch.full((4,), -torch.inf))  # meant
+
+        def forward(self, x):
+            self.mean_square = x.square().mean(0)
+            return x * 1e-3
+
+    answer = check((Replaces(), (3000 * torch.randn(8, 4),), None), precision="uniform:fp16")
+    assert answer.verdict == "NONFINITE" and "the buffer mean_square" in answer.reason
+    assert check((Replaces(), (torch.randn(8, 4),), None), precision="uniform:fp16").passed
