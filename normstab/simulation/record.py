@@ -25,6 +25,7 @@ from normstab.simulation.around.observation import Observation
 from normstab.simulation.around.parameters import Held
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.session import held_tensors, rounds_itself
+from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.simulation.log import Log
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.run import Run
@@ -124,8 +125,9 @@ class _Recording:
         self.ensure_entered()
         if self._has_entered:
             for held in self.held:
-                call = held.place.arithmetic.call(held.local_name, self.mode.format_of(held.tensor))
-                round_tensor(held.tensor.detach(), call, out=held.tensor.detach())
+                numbers = as_real(held.tensor.detach())
+                call = held.place.arithmetic.call(held.local_name, self.mode.format_of(numbers))
+                round_tensor(numbers, call, out=numbers)
 
     def begin_module(self) -> None:
         """Parameters are used as they are."""

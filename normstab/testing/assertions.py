@@ -5,7 +5,6 @@ Runs copies: the module that was given is not changed.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import Precision
 from normstab.numerics.recipes import RECIPES
 from normstab.simulation import simulate
+from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.testing.culprit import Trace, counts_losses_cheaply, find_culprit, own_offences
 from normstab.testing.differences import Difference, compare
 from normstab.testing.output_verdict import (
@@ -31,6 +31,7 @@ from normstab.testing.output_verdict import (
     verdict_without_training,
 )
 from normstab.testing.runner.listeners import LISTENER
+from normstab.testing.subject import copied, copied_module, floating_tensors
 from normstab.testing.tolerances import Tolerance, derive_tolerance, result_format
 
 __all__ = ["Stability", "assert_stable", "check_stable"]
@@ -251,16 +252,17 @@ def _run(
     """Run a copy of `module`; return outputs and gradients by name, and every operation's result."""
     is_wide = precision.is_native or not precision.format().fits_float32
     dtype = torch.float32 if precision.is_native or not is_wide else torch.float64
-    model = copy.deepcopy(module).to(dtype)
+    model = copied_module(module, dtype)
     args, kwargs = _arguments(x, dtype)
-    inputs = [v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor) and v.is_floating_point()]
+    leaves = pytree.tree_leaves((args, kwargs))
+    inputs = [v for v in leaves if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())]
     for v in inputs:
         v.requires_grad_(grad)
     trace = Trace()
     with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(grad):
         torch.manual_seed(seed)
         with simulate(model, precision, seed=seed, ledger=ledger, rules=rules, observer=trace.see) as run:
-            outputs = _floating(model(*args, **kwargs))
+            outputs = floating_tensors(model(*args, **kwargs))
             if grad and any(output.requires_grad for output in outputs):
                 _pull_back(outputs, seed)
     trace.run = run
@@ -268,22 +270,17 @@ def _run(
         raise NormstabError("the module returned no floating-point tensor; there is nothing to compare")
     results = {f"output {i}" if len(outputs) > 1 else "output": v.detach() for i, v in enumerate(outputs)}
     if grad:
-        results.update({f"gradient of input {i}": v.grad for i, v in enumerate(inputs) if v.grad is not None})
-        results.update({f"gradient of {n}": p.grad for n, p in model.named_parameters() if p.grad is not None})
+        results.update({f"gradient of input {i}": as_real(v.grad) for i, v in enumerate(inputs) if v.grad is not None})
+        results.update({f"gradient of {n}": as_real(p.grad) for n, p in model.named_parameters() if p.grad is not None})
     return results, trace
 
 
 def _arguments(x: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return positional and keyword arguments, floating tensors copied in `dtype`."""
-    copied = pytree.tree_map_only(Tensor, lambda v: v.detach().to(dtype, copy=True) if v.is_floating_point() else v, x)
-    if isinstance(copied, Mapping):
-        return (), dict(copied)
-    return (copied if isinstance(copied, tuple) else (copied,)), {}
-
-
-def _floating(outputs: Any) -> list[Tensor]:
-    """Return the floating tensors among the outputs, in order."""
-    return [v for v in pytree.tree_leaves(outputs) if isinstance(v, Tensor) and v.is_floating_point()]
+    made = copied(x, dtype)
+    if isinstance(made, Mapping):
+        return (), dict(made)
+    return (made if isinstance(made, tuple) else (made,)), {}
 
 
 def _pull_back(outputs: list[Tensor], seed: int) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from normstab.errors import NormstabError, lookup
+from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.testing.check_input import InputSpec
 
-__all__ = ["LOSSES", "Subject", "floating_tensors", "subject_of"]
+__all__ = ["LOSSES", "Subject", "copied", "copied_module", "floating_tensors", "subject_of"]
 
 Loss = Callable[..., Tensor]
 
@@ -31,9 +32,8 @@ class Subject:
 
     def copied(self, dtype: torch.dtype) -> Subject:
         """Return a copy in `dtype`, which shares nothing with this one."""
-        module = copy.deepcopy(self.module).to(dtype)
-        args, kwargs = pytree.tree_map_only(Tensor, lambda v: _copied(v, dtype), (self.args, dict(self.kwargs)))
-        return Subject(module, args, kwargs, self.loss)
+        args, kwargs = copied((self.args, dict(self.kwargs)), dtype)
+        return Subject(copied_module(self.module, dtype), args, kwargs, self.loss)
 
     def forward(self) -> tuple[Any, Tensor]:
         """Return the output and the loss."""
@@ -41,9 +41,26 @@ class Subject:
         return output, self.loss(output)
 
 
+def copied_module(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy in `dtype`, whose complex parameters and buffers stay complex: `.to` would drop half of each."""
+    made = copy.deepcopy(module)
+    if not any(x.is_complex() for x in (*made.parameters(), *made.buffers())):
+        return made.to(dtype)
+    for x in (*made.parameters(), *made.buffers()):
+        x.data = _copied(x.data, dtype)
+    return made
+
+
+def copied(tree: Any, dtype: torch.dtype) -> Any:
+    """Return a nested structure with copies of its tensors, in `dtype`, or with parts of it, where they have such."""
+    return pytree.tree_map_only(Tensor, lambda x: _copied(x, dtype), tree)
+
+
 def _copied(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a copy of `x`, in `dtype` if it is floating."""
-    return x.detach().to(dtype if x.is_floating_point() else x.dtype, copy=True)
+    """Return a copy of `x`, in `dtype` if it is floating, with parts of `dtype` if it is complex."""
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+    wanted = dtype if x.is_floating_point() else complex_dtype if x.is_complex() else x.dtype
+    return x.detach().to(wanted, copy=True)
 
 
 def subject_of(built: Any, inputs: Sequence[InputSpec], seed: int, loss_name: str = "default") -> Subject:
@@ -115,5 +132,6 @@ LOSSES: dict[str, Callable[[Any], Tensor]] = {
 
 
 def floating_tensors(tree: Any) -> list[Tensor]:
-    """Return the floating tensors of a nested structure, in order."""
-    return [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor) and x.is_floating_point()]
+    """Return the floating tensors of a nested structure, in order, complex ones as real ones of shape (..., 2)."""
+    found = [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]
+    return [as_real(x) for x in found if x.is_floating_point() or x.is_complex()]

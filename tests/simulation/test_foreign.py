@@ -98,7 +98,6 @@ def test_a_custom_function_is_seen_inside_and_its_gradient_too():
 @pytest.mark.parametrize(
     "name, operation",
     {
-        "fft_rfft": lambda x: torch.fft.rfft(x).abs().sum(),
         "linalg_svd": lambda x: torch.linalg.svdvals(x),
         "cholesky": lambda x: torch.linalg.cholesky(x @ x.t() + 9 * torch.eye(4, dtype=x.dtype)),
     }.items(),

@@ -118,3 +118,49 @@ def test_nans_born_in_an_optimizer_are_counted_at_its_site(foreach: bool) -> Non
     assert first is not None and str(first.site) == "(outside).addcdiv[optimizer]" and first.step == 0
     assert run.ledger[first.site].nan_produced == 9 + 3
     assert "nan_produced" in run.report()
+
+
+class Bag(nn.Module):
+    """Embeddings added up in bags."""
+
+    def __init__(self, *, sparse: bool) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(10, 4, mode="sum", sparse=sparse)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.bag(ids)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("machine", ["uniform:fp16", "half", "mxfp8"])
+def test_the_gradient_of_bags_is_rounded_once(machine: str, sparse: bool) -> None:
+    torch.manual_seed(0)
+    model, ids = Bag(sparse=sparse), torch.tensor([[1, 1, 2], [2, 3, 1]])
+    format = "bf16" if machine == "mxfp8" else "fp16"
+    pulled = ns.cast(torch.randn(2, 4), format)
+    with ns.simulate(model, machine) as run:
+        result = model(ids)
+        result.backward(pulled.to(result.dtype))
+    gradient = model.bag.weight.grad.to_dense().double()
+    expected = torch.zeros(10, 4, dtype=torch.float64)
+    for bag, row in enumerate(ids):
+        for i in row:
+            expected[i] += pulled[bag].double()
+    if sparse:  # one number for each occurrence; who adds them up is the optimizer
+        assert torch.equal(model.bag.weight.grad._values(), pulled.repeat_interleave(3, 0))
+    else:
+        assert torch.equal(gradient, ns.cast(expected, format).double())
+    assert not run.unrecognised
+
+
+@pytest.mark.parametrize("machine", ["uniform:fp16", "half"])
+def test_pooling_at_random_places_and_householder_products_are_recognised(machine: str) -> None:
+    torch.manual_seed(0)
+    pool = nn.Sequential(nn.Conv2d(1, 1, 1), nn.FractionalMaxPool2d(2, output_size=3))
+    turn = nn.utils.parametrizations.orthogonal(nn.Linear(4, 4), orthogonal_map="householder")
+    renormed = nn.Embedding(10, 4, max_norm=1.0)
+    for model, x in ((pool, torch.randn(2, 1, 8, 8)), (turn, torch.randn(3, 4)), (renormed, torch.tensor([[1, 2]]))):
+        with ns.simulate(model, machine) as run:
+            model(x).square().sum().backward()
+        assert not run.unrecognised, run.unrecognised
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -25,6 +25,7 @@ from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.stored_operations import StoredOperations, expands, refuse_autocast
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
+from normstab.simulation.aten.parts.complex_parts import COMPLEX, as_real
 from normstab.simulation.aten.parts.expand_fused import steps_of
 from normstab.simulation.aten.round_and_attribute import FLOATING
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
@@ -145,6 +146,8 @@ class Emulation(TorchDispatchMode):
         seen = read_operands(args, kwargs, self._reads(place), raw)
         if not seen.is_floating:
             return func(*seen.args, **seen.kwargs)
+        if isinstance(seen.other, torch.dtype) and seen.other.is_complex and plan.name in COMPLEX:
+            return self._in_parts(plan, place, seen, args, kwargs)
         if plan.kind == "exact":
             return plan.function(*seen.args, **seen.kwargs)
         if plan.handler is None or seen.other is not None:
@@ -169,6 +172,8 @@ class Emulation(TorchDispatchMode):
     def _sees_masters(self, plan: Plan, place: Place, args: Arguments) -> bool:
         """Whether an exact operation runs outside every module, and not for a gradient that reads the copies."""
         if self.whereabouts.is_inside_module or place.direction == "backward":
+            return False
+        if plan.name in COMPLEX and args[0].is_complex():
             return False
         return plan.name not in COMPARED or not (torch.is_grad_enabled() and args[0].requires_grad)
 
@@ -205,6 +210,15 @@ class Emulation(TorchDispatchMode):
             name = plan.name if seen.other is None else f"{plan.name}({str(seen.other).removeprefix('torch.')})"
             self.unrecognised.note(name, result)
         return result
+
+    def _in_parts(self, plan: Plan, place: Place, seen: Operands, args: Arguments, kwargs: Named) -> Any:
+        """Run an operation on complex numbers, both parts of whose results are rounded."""
+        self.sources.note(place, plan.name)
+        read, named = self._read_only(plan, seen)
+        result = COMPLEX[plan.name](Operation(plan.name, plan.function, read, named, place.arithmetic))
+        if self.observer is not None:
+            place.show(self.observer, plan.name, as_real(result) if isinstance(result, Tensor) else result)
+        return self._write(plan, result, args, kwargs) if plan.written else result
 
     def _in_half(self, func: Any, plan: Plan, place: Place, seen: Operands, args: Arguments, kwargs: Named) -> Any:
         """Run an operation on tensors of 16 bits in float32, where their dtype can hold the format."""

@@ -16,8 +16,10 @@ from normstab.numerics.formats import AnyFormat, format_of_dtype
 from normstab.simulation.around.places import Whereabouts
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.overloads import Plan, plan_of
+from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.simulation.aten.round_and_attribute import settle
 from normstab.simulation.code_lines import Sources
+from normstab.simulation.unsimulated import has_numbers
 
 __all__ = ["Observation"]
 
@@ -77,7 +79,8 @@ class Observation(TorchDispatchMode):
 
     def _count(self, plan: Plan, ar: Arithmetic, args: Any, result: Any) -> None:
         """Count the floating results of one operation."""
-        for site, value in self._values(plan, args, result):
+        for site, numbers in self._values(plan, args, result):
+            value = as_real(numbers)
             format = format_of_dtype(value.dtype)
             if format is not None and value.numel() and value.layout == torch.strided and not _overlaps(value):
                 settle(value.detach(), ar.call(site, format), args)
@@ -92,7 +95,7 @@ class Observation(TorchDispatchMode):
         elif isinstance(result, Tensor):
             yield plan.name, result
         elif isinstance(result, list | tuple):
-            tensors = [x if isinstance(x, Tensor) and x.is_floating_point() else None for x in result]
+            tensors = [x if isinstance(x, Tensor) and has_numbers(x) else None for x in result]
             is_single = sum(x is not None for x in tensors) == 1
             if plan.name.startswith(ATTENTION):
                 names: tuple[str, ...] = ATTENDED if plan.name.endswith("backward") else ("",)

@@ -70,6 +70,8 @@ class _Reader:
                 return x if held is None else held.of_view(x)
             elif dtype.is_floating_point or dtype.is_complex:
                 self.is_floating, self.other = True, dtype
+                if dtype.is_complex and (held := self.find(x)) is not None:
+                    return held.of_view(x)
         elif type(x) in (list, tuple) and x and isinstance(x[0], Tensor | None):
             return [self.read(element) for element in x]
         return x

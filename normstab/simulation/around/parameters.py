@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normstab.numerics.execute import round_tensor
 from normstab.simulation.around.places import Place
+from normstab.simulation.aten.parts.complex_parts import REAL_OF, as_real, round_complex
 
 __all__ = ["Held", "Parameters", "version_of"]
 
@@ -67,7 +67,7 @@ class Held:
             x = self.tensor.detach()
             call = arithmetic.in_format("parameter").call(self.local_name)
             has_room = self.copy is not None and self.copy.shape == x.shape and self.copy.dtype == x.dtype
-            self.copy = round_tensor(x, call, out=self.copy if has_room else None)
+            self.copy = round_complex(x, call, out=self.copy if has_room else None)
             self._copied_at = (version_of(self.tensor), arithmetic.clock.step)
         return self.copy
 
@@ -76,16 +76,23 @@ class Held:
         copy = self.rounded()
         if view is self.tensor:
             return copy
-        if copy.stride() != self.tensor.stride():  # not dense: the copy is laid out otherwise
-            return round_tensor(view.detach(), self.place.arithmetic.in_format("parameter").call(self.local_name))
+        if view.dtype != copy.dtype:  # the parts of a complex parameter
+            copy, whole = as_real(copy), as_real(self.tensor.detach())
+        else:
+            whole = self.tensor
+        if copy.stride() != whole.stride():  # not dense: the copy is laid out otherwise
+            return round_complex(view.detach(), self.place.arithmetic.in_format("parameter").call(self.local_name))
         offset = (view.data_ptr() - self.start) // view.element_size()
-        return copy.as_strided(view.shape, view.stride(), offset + copy.storage_offset())
+        same = copy.as_strided(view.shape, view.stride(), offset + copy.storage_offset())
+        if view.is_conj():  # a lazy conjugate, or its lazily negated part: a mark on the view, not in the memory
+            return same.conj()
+        return -same if view.is_neg() else same
 
     def round_in_place(self, direction: str) -> None:
         """Cast the tensor itself to the `parameter` format."""
         call = self.place.arithmetic.towards(direction).in_format("parameter").call(self.local_name)
         with torch.no_grad():
-            round_tensor(self.tensor.detach(), call, out=self.tensor.detach())
+            round_complex(self.tensor.detach(), call, out=self.tensor.detach())
         self.invalidate()
 
 
@@ -113,7 +120,7 @@ class Parameters:
         if found.moved:  # its old memory may by now be anything's
             self.refresh()
             return self.find(tensor)
-        return found if found.tensor.dtype == tensor.dtype else None
+        return found if tensor.dtype in (found.tensor.dtype, REAL_OF.get(found.tensor.dtype)) else None
 
     def any_in(self, args: tuple[Any, ...]) -> bool:
         """Whether one of `args` is, or is a view of, one of them."""

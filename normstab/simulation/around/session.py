@@ -224,7 +224,7 @@ def rounds_itself(module: nn.Module) -> bool:
 
 
 def held_tensors(places: dict[nn.Module, Place]) -> Iterator[Held]:
-    """Yield every floating parameter and buffer that is cast on use, each once, with the module it belongs to."""
+    """Yield every floating or complex parameter and buffer that is cast on use, each once, with its module."""
     seen: set[int] = set()
     for module, place in places.items():
         if place.passes:
@@ -232,7 +232,9 @@ def held_tensors(places: dict[nn.Module, Place]) -> Iterator[Held]:
         named: list[tuple[str, Any, bool]] = [(n, p, True) for n, p in module.named_parameters(recurse=False)]
         named += [(n, b, False) for n, b in module.named_buffers(recurse=False)]
         for name, tensor, is_parameter in named:
-            if tensor.is_floating_point() and id(tensor) not in seen:
+            # Where dtypes are honoured complex64 is a wide type, and stays one.
+            is_cast = tensor.is_floating_point() or (tensor.is_complex() and place.shown is None)
+            if is_cast and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield Held(tensor, place, name, is_parameter=is_parameter)
 

@@ -25,6 +25,7 @@ from normstab.simulation.around.places import Place
 from normstab.simulation.aten.entering_numbers import FILLS, constant_positions, is_own_format, with_constants
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan
+from normstab.simulation.aten.parts.complex_parts import COMPLEX, complex_operand
 from normstab.simulation.aten.parts.expand_fused import ATTENTION_STEPS, steps_of
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles, pass_on_roles
 from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
@@ -57,6 +58,9 @@ class StoredOperations:
         if seen.has_wide and place.name != OUTSIDE and self.parameters.any_in(args):
             args = tuple(self._copy_of(x) for x in args)
             seen = survey(args, kwargs, dtype)
+        found = complex_operand((*args, *kwargs.values())) if seen.has_other else None
+        if found is not None and (plan.kind != "exact" or plan.name in COMPLEX):
+            return self._complex(func, plan, place, args, kwargs, found)
         if plan.kind == "exact":
             return self._exact(func, plan, place, args, kwargs)
         given = kwargs.get("dtype")
@@ -113,6 +117,19 @@ class StoredOperations:
         if plan.written:
             return self._write(plan, result, args, kwargs)
         return stored(plan.name, result, dtype)
+
+    def _complex(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named, found: torch.dtype) -> Any:
+        """Let torch compute on wide complex numbers; of complex32 round both parts of every result once."""
+        if found != torch.complex32:
+            return func(*args, **kwargs)
+        dtype, handler = place.shown, COMPLEX.get(plan.name)
+        if handler is None or dtype != torch.float16:
+            return self._unknown(func, plan, args, kwargs, torch.complex32)
+        self.sources.note(place, plan.name)
+        named = {name: x for name, x in kwargs.items() if not plan.replaces or name not in plan.written}
+        read = widened(widened(args, dtype, self._widen), torch.complex32, _wide_complex)
+        result = handler(Operation(plan.name, plan.function, read, named, place.arithmetic))
+        return self._write(plan, result, args, kwargs) if plan.written else stored(plan.name, result, dtype)
 
     def _stepwise(self, steps: Callable[..., Any], plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
         """Run the smaller steps of an operation on float32 tensors, each rounded, and store the result."""
@@ -251,6 +268,11 @@ class StoredOperations:
 def expands(place: Place, name: str, expands_all: bool) -> bool:
     """Whether an operation is taken apart: on request, and attention where its products take scaled operands."""
     return expands_all or (place.takes_operands and name in ATTENTION_STEPS)
+
+
+def _wide_complex(x: Tensor) -> Tensor:
+    """Return a tensor of complex32 as complex64, exactly."""
+    return x.to(torch.complex64)
 
 
 def _with_values(x: Tensor, values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from normstab.simulation.aten.convolution import CONVOLUTIONS
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.operation import Handler
+from normstab.simulation.aten.parts.complex_parts import ONLY_COMPLEX
 from normstab.simulation.aten.pointwise import POINTWISE
 from normstab.simulation.aten.products import PRODUCTS
 from normstab.simulation.aten.reductions import REDUCTIONS
@@ -30,6 +31,7 @@ HANDLERS: dict[str, Handler] = {
     **PRODUCTS,
     **CONVOLUTIONS,
     **NORM_OPERATIONS,
+    **ONLY_COMPLEX,
 }
 
 # Exact: a value is moved, selected or compared, and torch's own kernel serves. Outside every module these see
@@ -49,7 +51,7 @@ EXACT = _names(
     isinf isfinite isneginf isposinf signbit argmax argmin any all nonzero count_nonzero equal isclose
     searchsorted bucketize histc bincount isin logical_and logical_or logical_xor logical_not
     _local_scalar_dense fill _chunk_cat _pack_padded_sequence _unsafe_masked_index _shape_as_tensor
-    view_as_complex _amp_update_scale clone _to_copy copy contiguous lift is_nonzero allclose unsafe_split
+    view_as_complex complex _amp_update_scale clone _to_copy copy contiguous lift is_nonzero allclose unsafe_split
     unsafe_split_with_sizes _reshape_copy"""
 )
 

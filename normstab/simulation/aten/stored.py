@@ -83,6 +83,8 @@ def _widened(x: Any, dtype: torch.dtype, widen: Callable[[Tensor], Tensor]) -> A
 def stored(name: str, result: Any, dtype: torch.dtype) -> Any:
     """Return the rounded results of an operation in the network's dtype, its saved statistics as they are."""
     if isinstance(result, Tensor):
+        if result.is_complex():
+            return result.to(torch.complex32) if dtype == torch.float16 else result
         return result.to(dtype) if result.dtype in WIDE else result
     if not isinstance(result, list | tuple):
         return result

@@ -53,6 +53,15 @@ def first_only(op: Operation) -> Result:
     return (_rounded(op, results[0], ""), *(x.to(op.dtype) if _is_wide(x) else x for x in results[1:]))
 
 
+def bag_gradient(op: Operation) -> Result:
+    """As `wide`; of a sparse gradient the values that it holds are rounded."""
+    whole = op.function(*_widened(op.args), **_widened_kwargs(op))
+    if whole.layout == torch.strided:
+        return _rounded(op, whole, "")
+    values = _rounded(op, whole._values(), "")
+    return torch.sparse_coo_tensor(whole._indices(), values, whole.shape, check_invariants=False)
+
+
 def attention(op: Operation) -> Result:
     """Round the output of torch's attention kernel once; what it saves for its gradient stays as it is."""
     results = op.native()
@@ -130,7 +139,7 @@ WIDE: dict[str, Handler] = {
         avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward avg_pool1d _adaptive_avg_pool2d
         _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
         max_pool2d_with_indices_backward max_pool3d_with_indices_backward adaptive_max_pool2d_backward
-        adaptive_max_pool3d_backward
+        adaptive_max_pool3d_backward fractional_max_pool2d_backward fractional_max_pool3d_backward
         upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa
         _upsample_bicubic2d_aa upsample_linear1d_backward upsample_bilinear2d_backward upsample_bicubic2d_backward
         upsample_trilinear3d_backward upsample_nearest1d_backward upsample_nearest2d_backward
@@ -143,8 +152,10 @@ WIDE: dict[str, Handler] = {
         embedding_dense_backward index_add index_put scatter_add unfold_backward
         _unsafe_index_put glu glu_backward _prelu_kernel_backward native_dropout _weight_norm_interface
         _weight_norm_interface_backward linalg_cross _embedding_bag _embedding_bag_dense_backward
-        _embedding_bag_per_sample_weights_backward _unsafe_masked_index_put_accumulate""",
+        _embedding_bag_per_sample_weights_backward embedding_renorm linalg_householder_product
+        _unsafe_masked_index_put_accumulate""",
     ),
+    "_embedding_bag_backward": bag_gradient,
     **_table(first_only, "nll_loss_forward nll_loss2d_forward multilabel_margin_loss_forward log_sigmoid_forward"),
     **dict.fromkeys(sorted(ATTENTION), attention),
     **_table(
