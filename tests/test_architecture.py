@@ -28,6 +28,7 @@ ORDER = [
     "simulation",
     "norms",
     "numerics",
+    "torch_private",
     "errors",
 ]
 LAYERS = {part: set(ORDER[index:]) for index, part in enumerate(ORDER)}
@@ -160,6 +161,30 @@ def test_no_imports_run_in_a_circle():
             del arrows[name]
         arrows = {name: targets.difference(free) for name, targets in arrows.items()}
     assert arrows == {}, "each of these imports one that leads back"
+
+
+# What torch's own objects keep under an underscore, beside its modules.
+PRIVATE_TO_TORCH = re.compile(
+    r"\btorch(\.\w+)*\._(?!_)"
+    r"|\._(schema|overloadname|version|cdata|indices|values|flat_weights|parameters|buffers|sequence_nr|saved_p"
+    r"|is_zerotensor|compiled_call_impl|backward_cls)\b"
+)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "torch_private.py"], ids=name_of)
+def test_private_names_of_torch_are_in_their_room(path):
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "torch":
+            found |= {f"torch.{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_")}
+            found |= {node.module} if "._" in node.module else set()
+        elif isinstance(node, ast.Attribute) and not node.attr.startswith("__"):
+            text = ast.unparse(node)
+            # The names of operations are those of a table of torch's, and their own subject.
+            is_own = text.startswith(("self.", "cls.", "torch.ops.aten."))
+            if not is_own and PRIVATE_TO_TORCH.search(text):
+                found.add(text)
+    assert found == set(), "through normstab.torch_private, where each has a test and what stands for it"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.norms.functional import (
     Forward,
@@ -25,6 +24,7 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.readable.reference import holds
 from normstab.numerics.rounding import check_operand
+from normstab.torch_private import modes_off
 
 __all__ = ["Normalized", "normalize"]
 
@@ -95,7 +95,7 @@ def normalize(
 
 def _of_nothing(x: Tensor, *parameters: Tensor | None) -> Tensor:
     """Return the empty output of an empty `x`, a function of the parameters all the same."""
-    with _disable_current_modes():
+    with modes_off():
         output = x.clone()
         for parameter in parameters:
             if parameter is not None:
@@ -110,7 +110,7 @@ class _Emulated(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None, plan: Plan, found: list[Normalized]
     ) -> Tensor:
-        with _disable_current_modes():
+        with modes_off():
             done = plan.run(x, gamma, beta)
             output = done.output
             if output.dtype != x.dtype and holds(x.dtype, plan.ar.format):
@@ -126,7 +126,7 @@ class _Emulated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        with _disable_current_modes():
+        with modes_off():
             needs = tuple(ctx.needs_input_grad[:3])
             gradients = normalize_backward(
                 grad, ctx.kind(*ctx.saved_tensors), plan.scheme, plan.reduction, plan.ar, (needs[0], needs[1], needs[2])

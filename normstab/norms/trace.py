@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 from normstab.norms import op_by_op
 from normstab.norms.dispersion import Scheme
@@ -31,6 +29,7 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import Precision, Rounding
 from normstab.numerics.readable.operations import Operand
 from normstab.numerics.readable.sums import Sums
+from normstab.torch_private import TorchDispatchMode, tree_leaves, tree_map
 
 __all__ = ["Called", "Outline", "Program", "Step", "Value", "trace_backward", "trace_evaluation", "trace_forward"]
 
@@ -235,7 +234,7 @@ class Recorder(Arithmetic):
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [x for x in tree_flatten(tree)[0] if isinstance(x, Tensor)]
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
 def _broadcast(operands: Sequence[Operand]) -> Sequence[int]:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.errors import NormstabError, near
 from normstab.norms.dispersion import first_largest
@@ -25,6 +24,7 @@ from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.precision import Precision
+from normstab.torch_private import modes_off
 
 __all__ = ["BoundedWeightNorm", "WeightNorm", "bounded_weight_norm", "weight_norm"]
 
@@ -197,7 +197,7 @@ class _Emulated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gain: Tensor | None, v: Tensor, plan: _Plan) -> Tensor:
         ar = plan.ar
-        with _disable_current_modes():
+        with modes_off():
             v_cast = ar.cast(v, "input")
             g: Tensor | float = ar.cast(gain, "gamma") if gain is not None else ar.constant(plan.rho or 0.0, "rho")
             norm = _norm(v_cast, plan.kind, plan.slices, ar)
@@ -212,7 +212,7 @@ class _Emulated(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         plan: _Plan = ctx.plan
         v, unit, norm, members, gain = ctx.saved_tensors
-        with _disable_current_modes():
+        with modes_off():
             ar = plan.ar.towards("backward").in_format("gradient")
             dw = ar.cast(grad, "grad")
             product = ar.mul(unit, dw, operation="product")

@@ -14,13 +14,22 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.errors import DtypeError
 from normstab.numerics.call import Call
 from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
 from normstab.numerics.rounding_modes import Rounding
 from normstab.numerics.version import beyond_tested
+from normstab.torch_private import (
+    break_graph,
+    has_modes,
+    is_traced_by_a_mode,
+    is_transformed,
+    is_transforming,
+    is_zero_tensor,
+    modes_off,
+    tracing_state,
+)
 
 __all__ = ["Kernels", "carried", "is_served", "is_traced", "kernels_for", "opaque", "plain", "served"]
 
@@ -89,33 +98,32 @@ def plain(x: Tensor) -> Tensor:
         raise DtypeError(f"expected a tensor, found {type(x).__name__}: {x!r:.60}")
     if type(x).__torch_dispatch__ is not PLAIN_DISPATCH or x.layout is not torch.strided or x.is_nested:
         raise DtypeError(f"{_described(x)} has no plain memory to compute on{_advice(x)}")
-    if torch._C._are_functorch_transforms_active() and torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if is_transforming() and is_transformed(x):
         raise DtypeError(
             "an Arithmetic computes on numbers, and under torch.func.grad, vmap or jvp a tensor stands for others; of "
             "normstab only cast works there: differentiate with backward() or torch.autograd.grad, batch by an axis"
         )
     if x.dtype.is_complex:
         raise DtypeError(f"expected real numbers, found {x.dtype}; compute on x.real and x.imag")
-    if torch._C._len_torch_dispatch_stack() and is_traced(x):
+    if has_modes() and is_traced(x):
         raise DtypeError(
             "an Arithmetic computes on numbers, and tracing (make_fx, FakeTensorMode) would lose its rounding "
             "without a word; call normstab.cast, which is traced as one operation"
         )
     if x.is_neg():
         return x.resolve_neg()
-    return torch.zeros(x.shape, dtype=x.dtype, device=x.device) if x._is_zerotensor() else x
+    return torch.zeros(x.shape, dtype=x.dtype, device=x.device) if is_zero_tensor(x) else x
 
 
 def is_traced(x: Tensor) -> bool:
     """Whether operations are recorded rather than computed: by torch.jit.trace, make_fx, or on fake tensors."""
     if type(x) is not Tensor and hasattr(x, "fake_mode"):
         return True
-    if torch._C._get_tracing_state() is not None:
+    if tracing_state() is not None:
         return True
-    if not torch._C._len_torch_dispatch_stack():
+    if not has_modes():
         return False
-    keys = torch._C._TorchDispatchModeKey
-    return any(torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY))
+    return is_traced_by_a_mode()
 
 
 P = ParamSpec("P")
@@ -132,7 +140,7 @@ def opaque(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_dynamo_compiling() and not args[0].is_native:  # type: ignore[attr-defined]
-            torch._dynamo.graph_break(msg=f"normstab: {WHY_OPAQUE}")  # type: ignore[no-untyped-call]
+            break_graph(f"normstab: {WHY_OPAQUE}")
             return torch.compiler.disable(function, reason=WHY_OPAQUE)(*args, **kwargs)  # type: ignore[no-any-return]
         return function(*args, **kwargs)
 
@@ -208,7 +216,7 @@ def _kernels(device_type: str) -> Kernels | None:
 def _tried(module: str, device_type: str) -> Kernels:
     """Import the kernels, and launch one: many a compiler fails only there."""
     found: Kernels = import_module(f"normstab.numerics.kernels.{module}")
-    with _disable_current_modes():  # a mode of the caller's would see, or fake, the tensor of this trial
+    with modes_off():  # a mode of the caller's would see, or fake, the tensor of this trial
         x = torch.zeros(1, device=device_type)
         found.round_into(x, x, Call(FORMATS["fp16"]))
     return found

@@ -21,6 +21,7 @@ from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import LAYOUTS, contains, holds
 from normstab.numerics.spelling.arguments import check_optional
 from normstab.numerics.spelling.names import check_name
+from normstab.torch_private import break_graph, is_transforming
 
 __all__ = ["cast", "check_operand"]
 
@@ -58,7 +59,7 @@ def cast(
             raise NormstabError(
                 "a traced cast takes neither out=, ledger= nor gradient=: its graph could not keep them"
             )
-        torch._dynamo.graph_break(msg="normstab: a cast that counts is called as it is")  # type: ignore[no-untyped-call]
+        break_graph("normstab: a cast that counts is called as it is")
     how = _How(parse_format(format), Rounding.parse(rounding), key, ledger, site, gradient)
     return _cast(x, how, out)
 
@@ -81,7 +82,7 @@ def _cast(x: Tensor, how: _How, out: Tensor | None) -> Tensor:
         check_out(out, x)
         if needs_gradient:
             raise NormstabError("cast(..., out=) does not record gradients; use torch.no_grad() or leave out= away")
-    elif needs_gradient or torch._C._are_functorch_transforms_active():
+    elif needs_gradient or is_transforming():
         result: Tensor = _StraightThrough.apply(x, how)  # type: ignore[no-untyped-call]
         return result
     return round_tensor(x, how.call(), out=out)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from normstab.errors import NormstabError
 from normstab.norms.catalogue import parse_norm
@@ -28,6 +27,7 @@ from normstab.search.bound_cases import CASES, Bounding, Case, norm_cases
 from normstab.simulation import Run, simulate
 from normstab.simulation.around.operands import read_operands
 from normstab.simulation.aten.overloads import plan_of
+from normstab.torch_private import TorchDispatchMode, modes_off
 
 __all__ = ["Bounds", "SiteBound", "bounds"]
 
@@ -142,7 +142,7 @@ class _Found:
 
     def add_norm(self, site: Site, x: Tensor, scheme: Scheme, reduction: Reduction, seed: int) -> None:
         """Measure the mean and the scale of a norm of `x`."""
-        with _disable_current_modes():
+        with modes_off():
             for case in norm_cases(self.bounding, x.detach().float(), scheme, reduction, Key(seed, str(site))):
                 self.add(str(site), case)
 
@@ -168,7 +168,7 @@ class _Measuring(TorchDispatchMode):
 
     def _measure(self, site: Site, name: str, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
         """Measure one operation on the operands that it had: parameters as their rounded copies."""
-        with torch.no_grad(), _disable_current_modes():
+        with torch.no_grad(), modes_off():
             if name in NORMS:
                 scheme, reduction = NORMS[name](args)
                 if scheme is not None:

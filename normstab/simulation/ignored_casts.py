@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch.overrides import TorchFunctionMode
 
 from normstab.numerics.ledger import Site
 from normstab.simulation.around.places import Whereabouts
+from normstab.torch_private import function_mode
 
 __all__ = ["IgnoredCasts", "counted"]
 
@@ -75,5 +76,5 @@ def counted(whereabouts: Whereabouts, ignored: dict[str, int]) -> Iterator[None]
         yield
     finally:
         mode.is_over = True
-        while isinstance(top := _get_current_function_mode(), IgnoredCasts) and top.is_over:
+        while isinstance(top := function_mode(), IgnoredCasts) and top.is_over:
             top.__exit__(None, None, None)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from normstab.errors import NormstabError
+from normstab.torch_private import modes_off
 
 __all__ = ["LossScaler"]
 
@@ -64,7 +65,7 @@ class LossScaler:
             return
         factor = 1.0 / self.scale_factor
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        with torch.utils._python_dispatch._disable_current_modes():
+        with modes_off():
             for gradient in gradients:
                 gradient.mul_(factor)
                 if not bool(torch.isfinite(gradient).all()):
@@ -113,12 +114,12 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loss: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
-        with torch.utils._python_dispatch._disable_current_modes():
+        with modes_off():
             return loss.to(torch.promote_types(loss.dtype, torch.float32)) * factor
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        with torch.utils._python_dispatch._disable_current_modes():
+        with modes_off():
             return grads[0] * ctx.factor, None
 
 

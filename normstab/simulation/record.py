@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from normstab.errors import NormstabError
 from normstab.numerics.arithmetic import Arithmetic
@@ -29,6 +28,7 @@ from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.simulation.log import Log
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.run import Run
+from normstab.torch_private import mode_stack
 
 __all__ = ["Log", "record"]
 
@@ -110,7 +110,7 @@ class _Recording:
 
     def _leave(self) -> None:
         """Leave the mode if it is the innermost one."""
-        modes = _get_current_dispatch_mode_stack()
+        modes = mode_stack()
         if self._has_entered and modes and modes[-1] is self.mode:
             self.mode.__exit__(None, None, None)
             self._has_entered = False

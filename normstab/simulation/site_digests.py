@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.norms.modules import Normalizing
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Site
 from normstab.numerics.precision import Precision
 from normstab.simulation.simulate import simulate
+from normstab.torch_private import modes_off
 
 __all__ = ["Digest", "digests_of"]
 
@@ -111,7 +111,7 @@ class _Seen:
 
     def see(self, site: Site, result: Tensor) -> None:
         """Digest one result."""
-        with torch.no_grad(), _disable_current_modes():
+        with torch.no_grad(), modes_off():
             flat = result.detach().double().cpu().reshape(-1).contiguous()
             finite = flat[flat.isfinite()]
             self.digests.append(

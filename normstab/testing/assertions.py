@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from normstab.errors import NormstabError, lookup
 from normstab.numerics.formats import AnyFormat
@@ -33,6 +32,7 @@ from normstab.testing.output_verdict import (
 from normstab.testing.runner.listeners import LISTENER
 from normstab.testing.subject import copied, copied_module, floating_tensors
 from normstab.testing.tolerances import Tolerance, derive_tolerance, result_format
+from normstab.torch_private import tree_leaves
 
 __all__ = ["Stability", "assert_stable", "check_stable"]
 
@@ -254,7 +254,7 @@ def _run(
     dtype = torch.float32 if precision.is_native or not is_wide else torch.float64
     model = copied_module(module, dtype)
     args, kwargs = _arguments(x, dtype)
-    leaves = pytree.tree_leaves((args, kwargs))
+    leaves = tree_leaves((args, kwargs))
     inputs = [v for v in leaves if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())]
     for v in inputs:
         v.requires_grad_(grad)

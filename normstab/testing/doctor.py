@@ -39,6 +39,7 @@ def examine() -> Facts:
 def _versions() -> dict[str, str]:
     from normstab import __version__
     from normstab.numerics.version import NUMERICS_VERSION, TESTED, beyond_tested
+    from normstab.torch_private import MISSING
 
     found = {"normstab": f"{__version__} (numerics {NUMERICS_VERSION})", "python": sys.version.split()[0]}
     found |= {library: _version_of(library) for library in (*COMPUTING, *READING, *OPTIONAL)}
@@ -46,7 +47,8 @@ def _versions() -> dict[str, str]:
         name: oldest if oldest == newest else f"{oldest} to {newest}" for name, (oldest, newest) in TESTED.items()
     }
     found["tested with"] = ", ".join(f"{library} {versions}" for library, versions in tested.items())
-    return found | {"beyond that": "; ".join(beyond_tested()) or "nothing"}
+    missing = ", ".join(MISSING) or "nothing"
+    return found | {"beyond that": "; ".join(beyond_tested()) or "nothing", "torch lacks": missing}
 
 
 def _version_of(library: str) -> str:

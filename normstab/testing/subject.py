@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from normstab.errors import NormstabError, lookup
 from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.testing.check_input import InputSpec
+from normstab.torch_private import tree_leaves, tree_map_only
 
 __all__ = ["LOSSES", "Subject", "copied", "copied_module", "floating_tensors", "subject_of"]
 
@@ -53,7 +53,7 @@ def copied_module(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def copied(tree: Any, dtype: torch.dtype) -> Any:
     """Return a nested structure with copies of its tensors, in `dtype`, or with parts of it, where they have such."""
-    return pytree.tree_map_only(Tensor, lambda x: _copied(x, dtype), tree)
+    return tree_map_only(Tensor, lambda x: _copied(x, dtype), tree)
 
 
 def _copied(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -133,5 +133,5 @@ LOSSES: dict[str, Callable[[Any], Tensor]] = {
 
 def floating_tensors(tree: Any) -> list[Tensor]:
     """Return the floating tensors of a nested structure, in order, complex ones as real ones of shape (..., 2)."""
-    found = [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]
+    found = [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
     return [as_real(x) for x in found if x.is_floating_point() or x.is_complex()]

@@ -20,6 +20,7 @@ def test_versions_are_those_that_run(facts):
 def test_the_versions_tested_are_stated_and_what_lies_beyond_them(facts):
     assert facts["versions"]["tested with"].startswith("torch 2.13 to 2.14, numba ")
     assert facts["versions"]["beyond that"]
+    assert facts["versions"]["torch lacks"] == "nothing"
 
 
 def test_the_threads_and_the_capability_are_torchs(facts):

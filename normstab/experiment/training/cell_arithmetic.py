@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.experiment.scenario.spec import NumericsSpec
 from normstab.numerics.arithmetic import Arithmetic
@@ -19,6 +18,7 @@ from normstab.numerics.ledger import Ledger
 from normstab.numerics.precision import Precision
 from normstab.simulation.run import Run
 from normstab.simulation.simulate import simulate
+from normstab.torch_private import modes_off
 
 __all__ = ["Simulated", "simulated"]
 
@@ -43,7 +43,7 @@ class Simulated:
 
     def paused(self) -> AbstractContextManager[object]:
         """Return a context in which plain torch computes: the experiment's own bookkeeping."""
-        return contextlib.nullcontext() if self.ledger is None else _disable_current_modes()
+        return contextlib.nullcontext() if self.ledger is None else modes_off()
 
     def rounding_float32(self) -> AbstractContextManager[object]:
         """Return a context in which the experiment's own float32 results are rounded: how test images are scaled."""

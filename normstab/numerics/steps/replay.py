@@ -14,15 +14,19 @@ from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.utils import checkpoint
+
+from normstab.torch_private import (
+    REENTRANT,
+    autograd_node,
+    backward_pass,
+    next_node_number,
+    node_number,
+    saved_tensor_hooks,
+)
 
 __all__ = ["Beginning", "Moment", "Replay"]
 
-# Both are private: where a torch has them no more, only modules that begin in a backward pass are told.
-TOP_HOOKS: Callable[[bool], Any] = getattr(
-    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignores_tracing: None
-)
-REENTRANT = getattr(checkpoint.CheckpointFunction, "_backward_cls", None)
+# Where a torch does not have these hooks, or that node, only modules that begin in a backward pass are told.
 CHECKPOINT, RECOMPUTATION = (
     "_checkpoint_hook.__init__.<locals>.pack_hook",
     "_recomputation_hook.__init__.<locals>.pack_hook",
@@ -91,7 +95,7 @@ class Replay:
 
     def follow(self) -> bool:
         """Notice where autograd is; return whether what is computed now was computed before."""
-        node = torch._C._current_autograd_node()
+        node = autograd_node()
         source = None if node is None else self._source_at(node)
         if source is not self._source:
             self._turn_to(source)
@@ -106,8 +110,8 @@ class Replay:
         """Return what recomputes, or None in a backward pass proper."""
         if type(node) is REENTRANT:
             # Once its own backward pass has run, gradients are added up under this node still.
-            return None if (id(node), torch._C._current_graph_task_id()) in self._done else node
-        hooks = TOP_HOOKS(True)
+            return None if (id(node), backward_pass()) in self._done else node
+        hooks = saved_tensor_hooks(True)
         if hooks is None:
             return None
         if _name(hooks[0]) == RECOMPUTATION:
@@ -121,7 +125,7 @@ class Replay:
             self._now = self.clock.moment()
         elif type(self._source) is REENTRANT:
             self._done.add((id(self._source), self._task))
-        self._task = torch._C._current_graph_task_id()
+        self._task = backward_pass()
         self._source = source
         self.beginning = None if source is None else self._beginning_of(source)
         moment = self._now if self.beginning is None else self.beginning.moment
@@ -131,7 +135,7 @@ class Replay:
     def _beginning_of(self, source: Any) -> Beginning | None:
         """Return the beginning of what `source` recomputes; None if it was before the first rounding here."""
         if type(source) is REENTRANT:
-            i = bisect_right(self._numbers, source._sequence_nr())
+            i = bisect_right(self._numbers, node_number(source))
             return self._of_numbers[i] if i < len(self._numbers) else None
         reference = _variable(source, "target_frame_ref")
         frame = None if reference is None else reference()
@@ -139,13 +143,13 @@ class Replay:
 
     def _note_beginnings(self) -> None:
         """Remember where the clock stands if a forward has begun that may be recomputed."""
-        hooks = TOP_HOOKS(True)
+        hooks = saved_tensor_hooks(True)
         if hooks is not None and _name(hooks[0]) == CHECKPOINT:
             frame = _variable(hooks[0], "frame")
             if frame is not None and frame not in self._of_frame:
                 self._of_frame[frame] = Beginning(self.clock.moment(), self.where())
         if not torch.is_grad_enabled():
-            number = torch._C._autograd._get_sequence_nr()
+            number = next_node_number()
             i = bisect_left(self._numbers, number)
             if i == len(self._numbers) or self._numbers[i] != number:
                 self._numbers.insert(i, number)

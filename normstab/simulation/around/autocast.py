@@ -23,10 +23,11 @@ from normstab.numerics.precision import Precision
 from normstab.simulation.around.places import Whereabouts
 from normstab.simulation.aten import autocast_lists as lists
 from normstab.simulation.aten.scaled_operands import mark_weight
+from normstab.torch_private import autocasts_of, schema_of, tree_leaves, version_of, without_autocast
 
 __all__ = ["begin_autocast", "dtype_of", "lowered"]
 
-KEY = torch._C.DispatchKey.AutocastCPU
+KEY = "AutocastCPU"
 DTYPES = {"cuda-fp16": torch.float16, "cuda-bf16": torch.bfloat16}
 FORMAT_OF = {torch.float16: FORMATS["fp16"], torch.bfloat16: FORMATS["bf16"]}
 Kernel = Callable[..., Any]
@@ -70,8 +71,8 @@ class Caster:
 
     def float32_by_dtype(self, op: Any) -> Kernel:
         """Return `op` asked for a result in float32, unless the caller asks for another."""
-        position = [argument.name for argument in op._schema.arguments].index("dtype")
-        is_keyword = op._schema.arguments[position].kwarg_only
+        position = [argument.name for argument in schema_of(op).arguments].index("dtype")
+        is_keyword = schema_of(op).arguments[position].kwarg_only
 
         def prepare(args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
             given = kwargs.get("dtype") if is_keyword or len(args) <= position else args[position]
@@ -83,7 +84,7 @@ class Caster:
 
     def float32_appended(self, op: Any, with_dtype: Any) -> Kernel:
         """Return `op` as the overload that takes the dtype of its result: float32 where the operand is cast at all."""
-        defaults = [argument.default_value for argument in op._schema.arguments]
+        defaults = [argument.default_value for argument in schema_of(op).arguments]
 
         def prepare(args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
             whole = (*args, *defaults[len(args) :])
@@ -113,7 +114,7 @@ class Caster:
         """Return the kernel that prepares the arguments and runs `op` below autocast."""
 
         def kernel(*args: Any, **kwargs: Any) -> Any:
-            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+            with without_autocast(KEY):
                 if not self.whereabouts.autocasts_here():
                     return (otherwise or op)(*args, **kwargs)
                 args, kwargs = prepare(args, kwargs)
@@ -135,8 +136,8 @@ class Caster:
         if not is_kept or x._is_view() or not torch.is_grad_enabled():
             return x.to(dtype)
         kept = self._cached.get(id(x))
-        if kept is None or kept[0] != x._version or kept[1] is not x:
-            kept = self._cached[id(x)] = x._version, x, x.to(dtype)
+        if kept is None or kept[0] != version_of(x) or kept[1] is not x:
+            kept = self._cached[id(x)] = version_of(x), x, x.to(dtype)
             mark_weight(kept[2])
         return kept[2]
 
@@ -147,7 +148,7 @@ class Caster:
 
 def _register(caster: Caster) -> torch.library.Library:
     """Register CUDA's lists for the CPU's key, and let what only the CPU's lists have pass."""
-    library = torch.library.Library("aten", "IMPL", "AutocastCPU")
+    library = torch.library.Library("aten", "IMPL", KEY)
     caster.whereabouts.on_restart = caster.forget
     kernels = _kernels(caster)
     with warnings.catch_warnings():
@@ -178,7 +179,7 @@ def _kernels(caster: Caster) -> dict[str, Kernel]:
 @cache
 def _names_of_the_cpu() -> tuple[str, ...]:
     """Return the operations for which torch itself autocasts on the CPU."""
-    found = torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCPU")
+    found = autocasts_of(KEY)
     return tuple(name.removeprefix("aten::") for name in found if name.startswith("aten::"))
 
 
@@ -195,7 +196,7 @@ def _is_eligible(x: Any) -> bool:
 
 def _tensors(tree: Any) -> list[Tensor]:
     """Return every tensor in a tree of arguments."""
-    return [x for x in torch.utils._pytree.tree_leaves(tree) if isinstance(x, Tensor)]
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
 # Older versions of torch do not ask whether a kernel may be replaced.

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from normstab.torch_private import compiled_call
+
 __all__ = ["is_compiled", "keep_uncompiled"]
 
 
@@ -22,4 +24,4 @@ def keep_uncompiled(mode_type: Any) -> None:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module was made by torch.compile, or compiles its forward."""
-    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+    return type(module).__name__ == "OptimizedModule" or compiled_call(module) is not None

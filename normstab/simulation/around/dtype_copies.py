@@ -1,7 +1,7 @@
 """Parameters and buffers in the network's 16-bit dtype, in the modules' own tables while a forward runs.
 
-    module._parameters["weight"]   outside a forward: the float32 parameter     inside: a copy of 16 bits, by autograd
-                                                                                        its function: `weight.to(dtype)`
+    a module's weight     outside a forward: the float32 parameter
+                          inside: a copy of 16 bits, by autograd the function `weight.to(dtype)` of it
 
 The parameter itself never changes dtype: whoever refers to it (optimizers, DDP) finds it as it was. A copy is
 made once per step and version, and cast and counted where an operation first reads it.
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.numerics.precision import NEAREST
-from normstab.simulation.around.parameters import Held, version_of
+from normstab.simulation.around.parameters import Held
 from normstab.simulation.aten.entering_numbers import is_own_format
+from normstab.torch_private import flat_weights, modes_off, storage_key, tables_of, version_of
 
 __all__ = ["Copies"]
 
@@ -80,11 +80,11 @@ class Copies:
             dtype = dtypes.get(module)
             if dtype is None:
                 continue
-            for table in (module._parameters, module._buffers):
+            for table in tables_of(module):
                 found = {name: of_tensor.get(id(tensor)) for name, tensor in table.items()}
                 self._entries += [Entry(table, name, one, dtype) for name, one in found.items() if one is not None]
             if isinstance(module, nn.RNNBase):
-                self._lists.append(module._flat_weights)
+                self._lists.append(flat_weights(module))
         self._made: dict[tuple[int, torch.dtype], Made] = {}
         self._of_storage: dict[int, Made] = {}
         self._in_tables: list[tuple[Entry, Any, Tensor]] = []
@@ -97,7 +97,7 @@ class Copies:
         """Put the copies in the modules' tables, unless they are there."""
         if self._in_tables:
             return
-        with _disable_current_modes():
+        with modes_off():
             for entry in self._entries:
                 original = entry.table.get(entry.name)
                 if original is not entry.held.tensor:
@@ -116,7 +116,7 @@ class Copies:
         """Put the tensors back, with what a forward has written to their copies."""
         if not self._in_tables:
             return
-        with _disable_current_modes(), torch.no_grad():
+        with modes_off(), torch.no_grad():
             for entry, original, copy in self._in_tables:
                 now = entry.table.get(entry.name)
                 if now is copy:
@@ -132,7 +132,7 @@ class Copies:
 
     def find(self, tensor: Tensor) -> Made | None:
         """Return the copy that `tensor` is, or is a view of."""
-        storage = _storage_of(tensor)
+        storage = storage_key(tensor)
         return None if storage is None else self._of_storage.get(storage)
 
     def note_written(self, tensor: Tensor) -> None:
@@ -165,12 +165,18 @@ class Copies:
             return made.copy
         copy = original.to(dtype)
         if made is not None:
-            self._of_storage.pop(made.copy.untyped_storage()._cdata, None)
-        if (storage := _storage_of(copy)) is None:
+            self._forget(made.copy)
+        if (storage := storage_key(copy)) is None:
             return copy  # a transform of torch.func wraps it: cast as any other tensor, at no site of its own
         new = Made(copy, held, version_of(original), circumstances)
         self._made[id(held), dtype] = self._of_storage[storage] = new
         return copy
+
+    def _forget(self, copy: Tensor) -> None:
+        """Find a copy no more."""
+        storage = storage_key(copy)
+        if storage is not None:
+            self._of_storage.pop(storage, None)
 
     def _write_back(self, entry: Entry, copy: Tensor) -> None:
         """Write to the tensor itself what a forward has changed in its copy."""
@@ -179,16 +185,5 @@ class Copies:
         assert before is not None
         tensor.copy_(torch.where(copy.detach() == before, tensor, copy.detach().to(tensor.dtype)))
         self._made.pop((id(entry.held), entry.dtype), None)
-        self._of_storage.pop(copy.untyped_storage()._cdata, None)
+        self._forget(copy)
         entry.held.invalidate()
-
-
-def _storage_of(tensor: Tensor) -> int | None:
-    """Return what tells a tensor's memory from any other; None where it has none of its own.
-
-    A sparse tensor and one that a transform of torch.func wraps have none; torch says so by raising alone.
-    """
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except NotImplementedError:
-        return None

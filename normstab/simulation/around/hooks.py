@@ -13,14 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.readable.reference import contains, holds
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.run import Run
+from normstab.torch_private import autograd_node, has_modes, modes_off, tree_map_only
 
 __all__ = ["hook_crossing", "hook_modules", "hook_optimizers"]
 
@@ -124,12 +123,12 @@ def _root_hook(place: Place, entrance: Entrance, thread: int) -> Callable[..., A
 
 def is_recomputing() -> bool:
     """Whether a backward pass is running: a module that begins there is run once more for its gradient."""
-    return torch._C._current_autograd_node() is not None
+    return autograd_node() is not None
 
 
 def _is_ours(entrance: Entrance, thread: int, place: Place) -> bool:
     """Whether this thread is simulated: torch modes belong to the thread that entered them, and to its backward."""
-    if threading.get_ident() == thread or torch._C._len_torch_dispatch_stack() > 0:
+    if threading.get_ident() == thread or has_modes() > 0:
         return True
     entrance.run.note(f"module {place.name or '(root)'!r} ran in a thread that is not simulated")
     return False
@@ -180,7 +179,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, arithmetic: Any) -> Tensor:
-        with _disable_current_modes():
+        with modes_off():
             return round_tensor(x, arithmetic.call("input"))
 
     @staticmethod
@@ -203,7 +202,7 @@ class _InDtype(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, arithmetic: Arithmetic, dtype: torch.dtype) -> Tensor:
-        with _disable_current_modes():
+        with modes_off():
             wide = x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
             return round_tensor(wide, arithmetic.call("input")).to(dtype)
 
@@ -220,7 +219,7 @@ class _InDtype(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        with _disable_current_modes():
+        with modes_off():
             return None if grads[0] is None else grads[0].to(ctx.dtype), None, None
 
 
@@ -244,7 +243,7 @@ def hook_crossing(module: nn.Module, inside: Place, outside: Place, stack: ExitS
 
 def _moved(tree: Any, old: torch.dtype, new: torch.dtype) -> Any:
     """Return `tree` with every tensor of the dtype `old` in `new`."""
-    return pytree.tree_map_only(Tensor, lambda x: x.to(new) if x.dtype == old else x, tree)
+    return tree_map_only(Tensor, lambda x: x.to(new) if x.dtype == old else x, tree)
 
 
 def hook_optimizers(entrance: Entrance, stack: ExitStack) -> None:

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._dynamo.eval_frame import set_eval_frame
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
@@ -32,6 +30,7 @@ from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_role
 from normstab.simulation.aten.selections import COMPARED
 from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
+from normstab.torch_private import TorchDispatchMode, set_compiler
 
 __all__ = ["Emulation"]
 
@@ -39,7 +38,7 @@ Arguments = tuple[Any, ...]
 Observer = Callable[[Site, Tensor], None]
 Named = Mapping[str, Any]
 NOTHING: Named = {}
-OF_PLAIN_TENSORS = torch._C._disabled_torch_dispatch_impl
+OF_PLAIN_TENSORS = Tensor.__torch_dispatch__  # which does nothing
 
 
 class Emulation(TorchDispatchMode):
@@ -90,13 +89,13 @@ class Emulation(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Arguments = (), kwargs: Named | None = None) -> Any:
         if types and any(found.__torch_dispatch__ is not OF_PLAIN_TENSORS for found in types):
             return NotImplemented  # a tensor subclass takes itself apart first; what it is made of is seen afterwards
-        compiler = set_eval_frame(None)
+        compiler = set_compiler(None)
         if compiler is None:
             return self._dispatch(func, args, kwargs)
         try:
             return self._dispatch(func, args, kwargs)
         finally:
-            set_eval_frame(compiler)
+            set_compiler(compiler)
 
     def _dispatch(self, func: Any, args: Arguments, kwargs: Named | None) -> Any:
         """Find out what to do with an operation, and do it."""

@@ -5,9 +5,8 @@ A mode that is over and still lies on the stack of a thread we are not in passes
 
 from __future__ import annotations
 
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
-
 from normstab.errors import NormstabError
+from normstab.torch_private import TorchDispatchMode, mode_stack
 
 __all__ = ["check_order", "close_mode", "drop_ended_modes"]
 
@@ -18,7 +17,7 @@ def close_mode(mode: TorchDispatchMode) -> bool:
     The modes above it, opened later and still open, are taken off and put back as torch does it, so that the flags
     which torch keeps beside its stack stay right.
     """
-    modes = _get_current_dispatch_mode_stack()
+    modes = mode_stack()
     if mode not in modes:
         return False
     above = modes[modes.index(mode) + 1 :]
@@ -32,7 +31,7 @@ def close_mode(mode: TorchDispatchMode) -> bool:
 
 def drop_ended_modes() -> None:
     """Take those modes off this thread's stack whose contexts were closed in another thread."""
-    for mode in _get_current_dispatch_mode_stack():
+    for mode in mode_stack():
         if getattr(mode, "is_over", False):
             close_mode(mode)
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._dynamo.eval_frame import set_eval_frame
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from normstab.norms.functional import Reduction
 from normstab.numerics.arithmetic import Arithmetic
@@ -20,6 +18,7 @@ from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.simulation.aten.round_and_attribute import settle
 from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import has_numbers
+from normstab.torch_private import TorchDispatchMode, set_compiler
 
 __all__ = ["Observation"]
 
@@ -49,11 +48,11 @@ class Observation(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        compiler = set_eval_frame(None)
+        compiler = set_compiler(None)
         try:
             return self._dispatch(func, args, kwargs)
         finally:
-            set_eval_frame(compiler)
+            set_compiler(compiler)
 
     def _dispatch(self, func: Any, args: Any, kwargs: Mapping[str, Any] | None) -> Any:
         """Let torch compute, and count what came out."""

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from normstab.numerics.call import Call
 from normstab.numerics.ledger import COUNTERS
@@ -21,6 +20,7 @@ from normstab.numerics.precision import NEAREST
 from normstab.simulation.around.parameters import Held
 from normstab.simulation.around.places import Place
 from normstab.simulation.aten.overloads import Plan
+from normstab.torch_private import modes_off
 
 __all__ = ["update"]
 
@@ -36,7 +36,7 @@ def update(
     target = args[plan.written[0]] if plan.written == (0,) and held.is_parameter else None
     before, is_moved = None, None
     if isinstance(target, Tensor) and target.layout == torch.strided:
-        with _disable_current_modes():
+        with modes_off():
             is_moved = _moved(plan, args, kwargs)
             before = target.detach().clone() if is_moved is not None else None
     result = func(*args, **kwargs)
@@ -47,7 +47,7 @@ def update(
     if not master_weights and plan.kind in ("rounded", "exact"):
         held.round_in_place(place.direction)
     if before is not None and is_moved is not None:
-        with _disable_current_modes():
+        with modes_off():
             _count_lost(place, plan.name, int((is_moved & (target.detach() == before)).sum()))  # type: ignore[union-attr]
     return result
 
@@ -96,7 +96,7 @@ def _count_broken(place: Place, held: Held, operation: str, operands: Arguments)
     if held.is_broken or bool(held.tensor.detach().isfinite().all()):
         return
     held.is_broken = True
-    with _disable_current_modes():
+    with modes_off():
         call, x = _call(place, operation), held.tensor.detach()
         others = [y for y in operands if isinstance(y, Tensor) and y.is_floating_point() and y is not held.tensor]
         is_new = not any(bool((~y.isfinite()).any()) for y in others)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from normstab.simulation.around.places import Place
 from normstab.simulation.aten.parts.complex_parts import REAL_OF, as_real, round_complex
+from normstab.torch_private import version_of
 
-__all__ = ["Held", "Parameters", "version_of"]
+__all__ = ["Held", "Parameters"]
 
 CARRIERS = (torch.float32, torch.float64)
 
@@ -149,11 +150,6 @@ class Parameters:
         """Order by address; a tensor without elements has none."""
         self._sorted = sorted((held for held in self._held if held.end > held.start), key=lambda held: held.start)
         self._starts = [held.start for held in self._sorted]
-
-
-def version_of(tensor: Tensor) -> int:
-    """Return the version counter; inference tensors have none."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _extent(tensor: Tensor) -> int:

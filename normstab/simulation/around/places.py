@@ -16,6 +16,7 @@ from torch import Tensor
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
 from normstab.simulation.aten.scaled_operands import quantizes
+from normstab.torch_private import autograd_node, next_node_number, node_number
 
 __all__ = ["Place", "Whereabouts"]
 
@@ -154,7 +155,7 @@ class Whereabouts:
         self.replay.follow()
         if self.replay.beginning is not None:
             return self._replayed(self.replay.beginning.place)
-        number = node._sequence_nr()
+        number = node_number(node)
         if number == self._last[0]:
             return self._last[1]
         if number >= LARGEST_SEQUENCE:
@@ -210,10 +211,10 @@ class Whereabouts:
 
 def _current_node() -> Any:
     """Return the autograd node that is being evaluated, or None outside a backward pass."""
-    return torch._C._current_autograd_node()
+    return autograd_node()
 
 
 def _next_sequence_number() -> int:
     """Return the number that the next autograd node of this thread gets."""
-    number: int = torch._C._autograd._get_sequence_nr()
+    number: int = next_node_number()
     return number

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.precision import Precision
@@ -25,6 +24,7 @@ from normstab.simulation.around.simulated_machine import Arithmetics, Machine
 from normstab.simulation.aten.parts.expand_fused import WithoutFastPaths
 from normstab.simulation.ignored_casts import counted
 from normstab.simulation.run import Run
+from normstab.torch_private import mode_stack, modes_off
 
 __all__ = ["Session"]
 
@@ -76,7 +76,7 @@ class Session:
         """Put everything in place; closing `stack` takes it away."""
         drop_ended_modes()
         stack.callback(self._end)
-        outer = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, Emulation)]
+        outer = [mode for mode in mode_stack() if isinstance(mode, Emulation)]
         for mode in outer:
             mode.suspend()
             stack.callback(mode.resume)
@@ -142,7 +142,7 @@ class Session:
 
     def leave(self) -> bool:
         """Leave the mode if it is the innermost one, and say whether it was left."""
-        modes = _get_current_dispatch_mode_stack()
+        modes = mode_stack()
         if self._has_entered and modes and modes[-1] is self.mode:
             self.mode.__exit__(None, None, None)
             self._has_entered = False
@@ -202,7 +202,7 @@ class Session:
 
     def _store_rounded(self, direction: str) -> None:
         """Round the parameters themselves."""
-        with _disable_current_modes():
+        with modes_off():
             for held in self.held:
                 if held.is_parameter:
                     held.round_in_place(direction)

@@ -31,6 +31,7 @@ from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_role
 from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
 from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
+from normstab.torch_private import sparse_parts
 
 __all__ = ["StoredOperations", "expands", "refuse_autocast"]
 
@@ -152,7 +153,7 @@ class StoredOperations:
         assert dtype is not None
         self._note_read(args, dtype)
         if name == "_to_copy" and args[0].layout == torch.sparse_coo:
-            return _with_values(args[0], args[0]._values().to(kwargs.get("dtype")))
+            return _with_values(args[0], sparse_parts(args[0])[1].to(kwargs.get("dtype")))
         if name == "_to_copy" and kwargs.get("dtype") == dtype and args[0].dtype != dtype:
             return func(self._cast(args[0], place), **kwargs)
         if name == "copy" and plan.written and args[0].dtype == dtype and args[1].dtype != dtype:
@@ -277,7 +278,9 @@ def _wide_complex(x: Tensor) -> Tensor:
 
 def _with_values(x: Tensor, values: Tensor) -> Tensor:
     """Return a sparse tensor with other values: torch casts none whose gradient is that of a dense parameter."""
-    return torch.sparse_coo_tensor(x._indices(), values, x.shape, is_coalesced=x.is_coalesced(), check_invariants=False)
+    return torch.sparse_coo_tensor(
+        sparse_parts(x)[0], values, x.shape, is_coalesced=x.is_coalesced(), check_invariants=False
+    )
 
 
 def autocast_depth() -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.formats import FORMATS, AnyFormat
+from normstab.torch_private import schema_of
 
 __all__ = ["FILLS", "constant_positions", "is_own_format", "with_constants"]
 
@@ -56,8 +57,8 @@ class Positions(NamedTuple):
 @lru_cache(maxsize=256)
 def constant_positions(func: Any) -> Positions:
     """Return where an overload of FILLS takes the numbers that it writes."""
-    names = WHERE if func._schema.name == "aten::where" else FILLED_BY
-    found = [(i, argument.name) for i, argument in enumerate(func._schema.arguments) if argument.name in names]
+    names = WHERE if schema_of(func).name == "aten::where" else FILLED_BY
+    found = [(i, argument.name) for i, argument in enumerate(schema_of(func).arguments) if argument.name in names]
     return Positions(tuple(i for i, _ in found), frozenset(name for _, name in found))
 
 

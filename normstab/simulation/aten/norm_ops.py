@@ -26,6 +26,7 @@ from normstab.norms.functional import (
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.steps.clock import Clock
 from normstab.simulation.aten.operation import Handler, Operation, Result
+from normstab.torch_private import schema_of
 
 __all__ = ["NORM_OPERATIONS"]
 
@@ -228,7 +229,7 @@ def _shaped(gradient: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
 
 def _with_reserve(op: Operation, results: tuple[Tensor, Tensor, Tensor]) -> tuple[Any, ...]:
     """Append the reserve that some forms return."""
-    if len(op.function._schema.returns) < 4:  # type: ignore[attr-defined]
+    if len(schema_of(op.function).returns) < 4:  # type: ignore[attr-defined]
         return results
     return (*results, torch.empty(0, dtype=torch.uint8, device=results[0].device))
 

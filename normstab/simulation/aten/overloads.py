@@ -19,6 +19,7 @@ from normstab.simulation.aten.parts.grouped_products import GROUPED
 from normstab.simulation.aten.pointwise import REPLACED
 from normstab.simulation.aten.selections import equal
 from normstab.simulation.aten.wide import wide_elements
+from normstab.torch_private import is_composite, schema_of
 
 __all__ = ["Kind", "Plan", "plan_of"]
 
@@ -50,7 +51,7 @@ class Plan(NamedTuple):
 @lru_cache(maxsize=4096)
 def plan_of(func: Any) -> Plan:
     """Return the plan of an OpOverload."""
-    namespace, _, base = func._schema.name.partition("::")
+    namespace, _, base = schema_of(func).name.partition("::")
     written = tuple(_written(func))
     if namespace not in ("aten", "prims"):
         full = f"{namespace}.{base}"
@@ -73,7 +74,11 @@ def _of_computation(func: Any, name: str, written: tuple[int | str, ...]) -> Pla
         return Plan("parts", name, PARTS[name], None, written)
     handler = HANDLERS.get(name)
     if handler is None and (name in EXACT or name in REPLACED):
-        own = REPLACED.get(func._schema.name.removeprefix("aten::"), func) if len(func._schema.arguments) == 1 else func
+        own = (
+            REPLACED.get(schema_of(func).name.removeprefix("aten::"), func)
+            if len(schema_of(func).arguments) == 1
+            else func
+        )
         own = equal if name == "eq" and not written else own
         return Plan("exact", name, own, None, written, raw=written)
     if handler is None and torch.Tag.pointwise in func.tags:
@@ -81,7 +86,7 @@ def _of_computation(func: Any, name: str, written: tuple[int | str, ...]) -> Pla
     if handler is None:
         return _composite_or_unknown(func, name, written)
     if name in NORM_OPERATIONS:
-        names = [argument.name for argument in func._schema.arguments]
+        names = [argument.name for argument in schema_of(func).arguments]
         raw = tuple(i for i, argument in enumerate(names) if argument in ("running_mean", "running_var"))
         inside = tuple(i for i, argument in enumerate(names) if argument in ("weight", "bias", "gamma"))
         return Plan("rounded", name, func, handler, raw=raw, cast_inside=raw + inside)
@@ -97,7 +102,7 @@ def _of_computation(func: Any, name: str, written: tuple[int | str, ...]) -> Pla
 def _written(func: Any) -> list[int | str]:
     """Return the arguments that the schema says are written: positions, or names of keyword-only ones."""
     found: list[int | str] = []
-    for i, argument in enumerate(func._schema.arguments):
+    for i, argument in enumerate(schema_of(func).arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             found.append(argument.name if argument.kwarg_only else i)
     return found
@@ -120,13 +125,13 @@ def _signature(func: Any) -> list[tuple[str, str]]:
     """Return names and types of the arguments, but for the keyword-only ones that are written."""
     return [
         (argument.name, str(argument.type))
-        for argument in func._schema.arguments
+        for argument in schema_of(func).arguments
         if not (argument.kwarg_only and argument.alias_info is not None and argument.alias_info.is_write)
     ]
 
 
 def _composite_or_unknown(func: Any, name: str, written: tuple[int | str, ...]) -> Plan:
     """Return the plan "composite" where torch itself is made of smaller operations, else "unknown"."""
-    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+    if is_composite(func):
         return Plan("composite", name, func.decompose, None, written)
     return Plan("unknown", name, func, None, written)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.simulation.aten.operation import Handler, Operation, Result
+from normstab.torch_private import overload_name
 
 __all__ = ["REDUCTIONS", "in_role"]
 
@@ -84,7 +85,7 @@ def _correction(op: Operation) -> float:
         given = op.kwargs["correction"]
         return 1.0 if given is None else float(given)
     flags = [value for value in op.args[1:] if isinstance(value, bool)]
-    unbiased = flags[0] if flags and op.function._overloadname in ("default", "dim") else True  # type: ignore[attr-defined]
+    unbiased = flags[0] if flags and overload_name(op.function) in ("default", "dim") else True
     return 1.0 if op.kwargs.get("unbiased", unbiased) else 0.0
 
 
@@ -95,7 +96,7 @@ def _dims(op: Operation, *, flags_before: int = 0) -> tuple[Dims, bool]:
     if dims is None and rest and not isinstance(rest[0], bool):
         dims = rest.pop(0)
     flags = [value for value in rest if isinstance(value, bool)]
-    takes_unbiased = flags_before and op.function._overloadname in ("default", "dim")  # type: ignore[attr-defined]
+    takes_unbiased = flags_before and overload_name(op.function) in ("default", "dim")
     keepdim = bool(op.kwargs.get("keepdim", flags[-1] if len(flags) > (1 if takes_unbiased else 0) else False))
     if dims is None or (isinstance(dims, list | tuple) and not dims):
         return None, keepdim

@@ -15,6 +15,7 @@ from torch import Tensor
 from normstab.simulation.aten.operation import Handler, Operation, Result
 from normstab.simulation.aten.round_and_attribute import narrow, settle
 from normstab.simulation.aten.wide import wide
+from normstab.torch_private import autograd_node, saved_order
 
 __all__ = ["COMPARED", "SELECTIONS", "equal"]
 
@@ -64,9 +65,9 @@ def pdist_backward(op: Operation) -> Result:
 
 def equal(a: Tensor, b: Any) -> Tensor:
     """Return where a equals b; in the gradient of `dist`, where a, drawn anew, is its own extremum."""
-    node: Any = torch._C._current_autograd_node()
-    if node is not None and node.name() == "DistBackward0" and _is_infinite(node._saved_p):
-        b = a.amax() if node._saved_p > 0 else a.amin()
+    node: Any = autograd_node()
+    if node is not None and node.name() == "DistBackward0" and _is_infinite(saved_order(node)):
+        b = a.amax() if saved_order(node) > 0 else a.amin()
     return torch.eq(a, b)
 
 

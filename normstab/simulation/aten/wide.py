@@ -13,6 +13,7 @@ from torch import Tensor
 
 from normstab.simulation.aten.operation import Handler, Operation, Result
 from normstab.simulation.aten.round_and_attribute import narrow, settle, settle_elements
+from normstab.torch_private import sparse_parts
 
 __all__ = ["ATTENTION", "WIDE", "wide", "wide_elements"]
 
@@ -58,8 +59,8 @@ def bag_gradient(op: Operation) -> Result:
     whole = op.function(*_widened(op.args), **_widened_kwargs(op))
     if whole.layout == torch.strided:
         return _rounded(op, whole, "")
-    values = _rounded(op, whole._values(), "")
-    return torch.sparse_coo_tensor(whole._indices(), values, whole.shape, check_invariants=False)
+    indices, values = sparse_parts(whole)
+    return torch.sparse_coo_tensor(indices, _rounded(op, values, ""), whole.shape, check_invariants=False)
 
 
 def attention(op: Operation) -> Result:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from normstab.simulation.aten.scaled_operands import mark_activation
+from normstab.torch_private import decomposition
 
 __all__ = ["ATTENTION_STEPS", "WithoutFastPaths", "steps_of"]
 
@@ -33,8 +34,7 @@ def steps_of(func: Any, name: str) -> Callable[..., Any] | None:
         return ATTENTION_STEPS[name]
     if name not in EXPANDED:
         return None
-    found: Callable[..., Any] | None = torch._decomp.get_decompositions([func]).get(func)
-    return found
+    return decomposition(func)
 
 
 class WithoutFastPaths(TorchFunctionMode):
