@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         MeanOnlyBatchNorm3d,
         RMSNorm,
     )
+    from normstab.norms.noise.norm_noise import NormNoise
     from normstab.norms.replace import Replacement, replace_norms_
     from normstab.norms.scale_range import ScaleRange, scale_range
     from normstab.norms.weight import bounded_weight_norm, weight_norm
@@ -67,6 +68,7 @@ __all__ = [
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
     "MeanOnlyBatchNorm3d",
+    "NormNoise",
     "NormstabError",
     "Precision",
     "RMSNorm",
@@ -105,6 +107,7 @@ _HOME = {
         "MeanOnlyBatchNorm3d",
         "RMSNorm",
     ),
+    "normstab.norms.noise.norm_noise": ("NormNoise",),
     "normstab.norms.replace": ("Replacement", "replace_norms_"),
     "normstab.norms.scale_range": ("ScaleRange", "scale_range"),
     "normstab.norms.weight": ("bounded_weight_norm", "weight_norm"),

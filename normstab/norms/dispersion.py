@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from normstab.norms.catalogue import NormSpec
+from normstab.norms.noise.norm_noise import NormNoise
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 
@@ -26,7 +27,7 @@ class Scheme:
     """What one layer does to a row of values: the norm, eps, a factor on its constant, whether it centres.
 
     `tracks` says that running statistics are wanted, which l2 and lp must compute apart from s. `spec` None is
-    mean-only normalization: values are centred and not scaled.
+    mean-only normalization: values are centred and not scaled. `noise` disturbs the mean and the scale.
     """
 
     spec: NormSpec | None
@@ -34,6 +35,7 @@ class Scheme:
     constant_factor: float = 1.0
     centres: bool = True
     tracks: bool = False
+    noise: NormNoise | None = None
 
     def constant(self, n: int) -> float:
         """Return C(n), the factor included."""

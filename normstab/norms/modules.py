@@ -1,14 +1,16 @@
 """The normalization layers as torch.nn modules: torch's constructors and state, with `norm=` and `arithmetic`.
 
 `norm` is any name of the catalogue; `norm_constant` multiplies the constant of the norms that have one.
-`arithmetic` is an Arithmetic, or a precision string, and `native` unless set: plain torch. Parameters,
-buffers, state_dict keys, momentum, train and eval are torch's. `running_var` stores the unbiased variance for
-l2, and the scale s without eps for every other norm. The sites of an emulated layer are listed in `op_by_op`.
+`arithmetic` is an Arithmetic, or a precision string, and `native` unless set: plain torch. `norm_noise` disturbs
+a layer that rounds nothing, with the key of its arithmetic. Parameters, buffers, state_dict keys, momentum, train and
+eval are torch's. `running_var` stores the unbiased variance for l2, and the scale s without eps for every other norm.
+The sites of an emulated layer are listed in `op_by_op`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +18,10 @@ from torch import Tensor, nn
 
 from normstab.norms.catalogue import NormSpec, parse_norm
 from normstab.norms.layers import How, Running, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from normstab.norms.noise.norm_noise import NormNoise
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.precision import Precision
+from normstab.numerics.spelling.arguments import check_optional
 
 __all__ = [
     "BatchNorm1d",
@@ -51,8 +55,8 @@ class Normalizing(nn.Module):
     def set_norm(self, norm: str | NormSpec | None, norm_constant: float = 1.0) -> None:
         """Use another norm from now on; running statistics of the old one keep their values."""
         spec = None if norm is None else parse_norm(norm)
-        ar = self.arithmetic if "_how" in self.__dict__ else Arithmetic("native")
-        self._how = How(spec, ar, float(norm_constant))
+        before = self.__dict__.get("_how", How(None, Arithmetic("native")))
+        self._how = How(spec, before.ar, float(norm_constant), before.noise)
 
     @property
     def norm(self) -> str:
@@ -72,12 +76,23 @@ class Normalizing(nn.Module):
     @arithmetic.setter
     def arithmetic(self, value: Arithmetic | Precision | str) -> None:
         ar = value if isinstance(value, Arithmetic) else Arithmetic(value)
-        self._how = How(self._how.spec, ar, self._how.constant_factor)
+        self._how = replace(self._how, ar=ar)
+
+    @property
+    def norm_noise(self) -> NormNoise | None:
+        """The noise that disturbs the layer, None for none; it needs a native arithmetic with a key."""
+        return self._how.noise
+
+    @norm_noise.setter
+    def norm_noise(self, noise: NormNoise | None) -> None:
+        check_optional(noise, NormNoise, "norm_noise", "a normstab.NormNoise, as NormNoise('uniform', like='q6.9')")
+        self._how = replace(self._how, noise=noise)
 
     def extra_repr(self) -> str:
         """Describe the layer as torch does, with the norm."""
         factor = "" if self.norm_constant == 1.0 else f", norm_constant={self.norm_constant:g}"
         shown = "" if self.arithmetic.is_native else f", arithmetic={self.arithmetic.precision}"
+        shown += "" if self.norm_noise is None else f", norm_noise={self.norm_noise}"
         return f"{super().extra_repr()}, norm={self.norm}{factor}{shown}".removeprefix(", ")
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from normstab.norms.dispersion import DISPERSIONS, Centred, Flow, Scheme, scale_of_stored
+from normstab.norms.noise.perturbation import disturbed
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.sums.means import welford
@@ -74,9 +75,10 @@ def forward(
     if scheme.spec is None:
         return Forward(affine(d, gamma, beta, ar).reshape(x.shape), mean, None, Saved(d, d, None, gamma, None))
     measured = DISPERSIONS[scheme.spec.kind].measure(centred, scheme, reduction, ar)
-    y = divide_by_scale(d, measured.scale, ar)
+    scale = disturbed(measured.scale, scheme.noise, ar, "scale")
+    y = divide_by_scale(d, scale, ar)
     z = affine(y, gamma, beta, ar).reshape(x.shape)
-    return Forward(z, mean, measured.stored, Saved(y, d, measured.scale, gamma, measured.members))
+    return Forward(z, mean, measured.stored, Saved(y, d, scale, gamma, measured.members))
 
 
 def evaluate(
@@ -98,12 +100,13 @@ def evaluate(
     d = viewed
     if mean is not None:
         mean = ar.cast(mean.detach(), "running_mean").reshape(reduction.parameters)
+        mean = disturbed(mean, scheme.noise, ar, "mean")
         d = ar.sub(viewed, mean, operation="centre")
     if stored is None:
         return Forward(affine(d, gamma, beta, ar).reshape(x.shape), mean, None, Saved(d, None, None, gamma, None))
     role = "variance" if scheme.spec is not None and scheme.spec.kind == "l2" else None
     stored = ar.in_format(role).cast(stored.detach(), "running_var").reshape(reduction.parameters)
-    scale = scale_of_stored(stored, scheme, ar)
+    scale = disturbed(scale_of_stored(stored, scheme, ar), scheme.noise, ar, "scale")
     y = divide_by_scale(d, scale, ar)
     return Forward(affine(y, gamma, beta, ar).reshape(x.shape), mean, stored, Saved(y, None, scale, gamma, None))
 
@@ -117,7 +120,9 @@ def centre(x: Tensor, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> t
         mean, m2 = (reduction.keepdim(value) for value in welford(ar, x, reduction.axes, operation="mean"))
     else:
         mean = ar.mean(x, reduction.axes, keepdim=True, operation="mean")
-    return mean, Centred(ar.sub(x, mean, operation="centre"), x, m2)
+    # What is stored of the mean stays undisturbed, as the statistic that `measure` stores does.
+    used = disturbed(mean, scheme.noise, ar, "mean")
+    return mean, Centred(ar.sub(x, used, operation="centre"), x, m2)
 
 
 def cast_parameters(

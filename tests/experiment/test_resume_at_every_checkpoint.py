@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from normstab.experiment.records.checkpoints import Checkpoints
-from normstab.experiment.scenario.spec import Cell
+from normstab.experiment.scenario.spec import Cell, NormNoiseSpec
 from normstab.experiment.training.train_cell import batches, run_cell
 from tests.experiment.cells import small_cell
 
 IMAGES, STEPS = 56, 8
 DYNAMIC = {"train__loss_scale": "dynamic", "train__loss_scale_interval": 3}
+NOISE = NormNoiseSpec("multiplicative", like="q6.4", where=("output", "statistics", "gradient"))
 CELLS = {
     "plain torch": small_cell(dataset__augment=("crop", "flip")),
     "exponents of plain torch": small_cell(numerics__histogram=True, **DYNAMIC),
@@ -26,6 +27,10 @@ CELLS = {
         "bf16/stochastic;optimizer=bf16", numerics__master_weights=False, optimizer__kahan=True
     ),
     "everything rounded": small_cell("e8m5/stochastic", numerics__round_optimizer=True, optimizer__name="adamw"),
+    "noise": small_cell(model__norm="l1", model__norm_noise=NOISE),
+    "noise beside rounding": small_cell(
+        "fp16/stochastic", model__norm_noise=NOISE, numerics__rules={"re:bn.*": "native"}, train__epochs=1
+    ),
     "weight norm": small_cell("fp16", model__weight_norm="bwn", model__norm="l1", numerics__expand=True),
 }
 

@@ -136,6 +136,11 @@ def test_gradients_that_vanish_are_counted_in_the_backward_direction() -> None:
     assert torch.equal(leaf.grad, torch.zeros_like(x))
 
 
+def test_in_fixed_point_l2_holds_half_the_binades_of_the_norms_without_squares() -> None:
+    widths = {norm: scale_range(norm, "q6.9", 4096).width() for norm in ("l2", "l1", "range", "linf", "top10")}
+    assert widths == {"l2": 4, "l1": 8, "range": 8, "linf": 8, "top10": 7}
+
+
 def test_scale_range_is_empty_where_nothing_holds_and_rejects_what_has_no_range() -> None:
     # A sequential sum in e4m3fn stalls at 16.
     assert scale_range("l1", "e4m3fn/nearest/e4m3fn:sequential", 4096).accurate == (0, -1)

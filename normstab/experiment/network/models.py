@@ -1,4 +1,4 @@
-"""The catalogue of networks, and building one as a ModelSpec says: its norms, its weight norm, its first weights.
+"""The catalogue of networks, and building one as a ModelSpec says: norms and their noise, weight norm, first weights.
 
 The catalogue reads without torch. Initial weights depend on the seed and a parameter's name alone, so cells that
 differ in a norm or in the arithmetic start from the same weights.
@@ -123,7 +123,12 @@ def build_model(spec: ModelSpec, task: Task, *, seed: int = 0, weight_scale: flo
     """
     import torch
 
-    from normstab.experiment.network.weighted_layers import apply_norms_, apply_weight_norm_, scale_weights_
+    from normstab.experiment.network.weighted_layers import (
+        apply_noise_,
+        apply_norms_,
+        apply_weight_norm_,
+        scale_weights_,
+    )
 
     require_model(spec)
     with torch.random.fork_rng(devices=[]):
@@ -132,6 +137,7 @@ def build_model(spec: ModelSpec, task: Task, *, seed: int = 0, weight_scale: flo
     scale_weights_(model, weight_scale)
     apply_norms_(model, spec)
     apply_weight_norm_(model, spec)
+    apply_noise_(model, spec, seed)
     return model
 
 

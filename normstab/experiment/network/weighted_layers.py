@@ -17,14 +17,19 @@ from normstab.norms.catalogue import parse_norm
 from normstab.norms.modules import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, Normalizing
 from normstab.norms.replace import is_norm, replace_norms_
 from normstab.norms.weight import bounded_weight_norm, weight_norm
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.philox import Key
 from normstab.numerics.rules import DEFAULT, Rules
+from normstab.numerics.steps.clock import Clock
 
 __all__ = [
+    "apply_noise_",
     "apply_norms_",
     "apply_weight_norm_",
     "channel_norms",
     "hidden_layers",
     "last_layer",
+    "noise_clocks",
     "norm_layers",
     "scale_weights_",
     "weight_layers",
@@ -110,6 +115,22 @@ def apply_norms_(model: nn.Module, spec: ModelSpec) -> None:
     if spec.eps is not None:
         for layer in norm_layers(model).values():
             setattr(layer, "eps", spec.eps)  # noqa: B010 - the attribute is torch's, of every norm layer
+
+
+def apply_noise_(model: nn.Module, spec: ModelSpec, seed: int) -> None:
+    """Give every norm layer the noise of `spec`, with the key of `seed`, its name and one clock for all."""
+    if spec.norm_noise is None:
+        return
+    noise, native = spec.norm_noise.noise(), Arithmetic("native", key=Key(seed=seed))
+    for name, layer in norm_layers(model).items():
+        layer.arithmetic = native.at(name)
+        layer.norm_noise = noise
+
+
+def noise_clocks(model: nn.Module) -> list[Clock]:
+    """Return the clocks by which the noise of a network is keyed, each once."""
+    found = [layer.arithmetic.clock for layer in norm_layers(model).values() if layer.norm_noise is not None]
+    return list({id(clock): clock for clock in found}.values())
 
 
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:

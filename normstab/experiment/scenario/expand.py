@@ -6,7 +6,7 @@ import copy
 import functools
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -18,7 +18,16 @@ from normstab.experiment.scenario.checking.combinations import combination_fault
 from normstab.experiment.scenario.document import VARIANT, Scenario
 from normstab.experiment.scenario.grid import MOST_CELLS, Point, axis_names, points, swept_points
 from normstab.experiment.scenario.settings import loc_of, put
-from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NumericsSpec, Scalar, SweepSpec, TrainSpec
+from normstab.experiment.scenario.spec import (
+    Cell,
+    DatasetSpec,
+    ModelSpec,
+    NormNoiseSpec,
+    NumericsSpec,
+    Scalar,
+    SweepSpec,
+    TrainSpec,
+)
 from normstab.numerics.precision import Precision
 
 __all__ = ["expand"]
@@ -28,6 +37,7 @@ MOST_RECORDINGS = 32
 # Cells with the references and recordings that they need: under a second's work.
 MOST_RESOLVED = MOST_CELLS
 MOST_SPECS = 3_000
+NOISE = "norm_noise"
 
 
 def expand(scenario: Scenario, *, hash_data: bool = True) -> list[Cell]:
@@ -61,7 +71,7 @@ class _Resolver:
         self._specs_built: dict[str, Any] = {}
         self._specs_of: dict[int, Any] = {}
         self._values: dict[tuple[str, int], Scalar] = {}
-        self._checked: set[tuple[int, int]] = set()
+        self._checked: set[tuple[int, int, int]] = set()
         self._hashes: dict[str, str] = {}
         self._code_hashes: dict[str, str] = {}
         self._built: dict[Hashable, Cell] = {}
@@ -77,6 +87,8 @@ class _Resolver:
         for point in swept_points(self._document):
             plain = self._resolved(point)
             dataset, model, train, numerics = self._specs(plain, self._numerics(plain, is_native=False))
+            if model.norm_noise is not None:
+                raise ScenarioError(f"{self._scenario.path}: sweep: scales are swept undisturbed; leave out {NOISE}")
             settings = {name: value for name, value in self._document["sweep"].items() if name != "grid"}
             yield self._kept(
                 Cell(
@@ -138,15 +150,22 @@ class _Resolver:
             source = self._cell({**point, **train["norm_record"]["from"]}, is_native=is_native)
             plain["train"] = self._shared((id(train), source.id), lambda: {**train, "norm_record": source.id})
             depends_on.append(source.id)
-        is_reference = numerics["precision"] == "native"
+        if is_native:
+            model = plain["model"]
+            plain["model"] = self._shared(
+                (id(model), "undisturbed"), lambda: {name: value for name, value in model.items() if name != NOISE}
+            )
+        is_wide = numerics["precision"] == "native" and not numerics.get("rules")
+        is_reference = is_wide and plain["model"].get(NOISE) is None
         reference = None if is_reference else self._cell(point, is_native=True)
         if reference is not None:
             depends_on.insert(0, reference.id)
         specs = self._specs(plain, numerics)
-        if (id(specs[1]), id(specs[2])) not in self._checked:
-            for message in combination_faults(*specs[1:3]):
+        combined = (id(specs[1]), id(specs[2]), id(specs[3]))
+        if combined not in self._checked:
+            for message in combination_faults(*specs[1:]):
                 raise ScenarioError(f"{self._scenario.path}: {message} (at {_shown(point)})")
-            self._checked.add((id(specs[1]), id(specs[2])))
+            self._checked.add(combined)
         return Cell(
             self._scenario.name,
             self._coordinates(self._axes, point, specs),
@@ -239,7 +258,8 @@ class _Resolver:
             section, *names = path.split(".")
             key = (axis, id(sections[section]))
             if key not in self._values:
-                value = functools.reduce(getattr, names, sections[section])
+                value = functools.reduce(lambda spec, name: getattr(spec, name, None), names, sections[section])
+                value = asdict(value) if isinstance(value, NormNoiseSpec) else value
                 self._values[key] = canonical(path, list(value) if isinstance(value, tuple) else value)
             found[axis] = self._values[key]
         return found

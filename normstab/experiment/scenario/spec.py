@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from normstab.experiment.scenario.cell_identity import Scalar, hashed_fields, identity, slug
+from normstab.norms.noise.norm_noise import NormNoise
 
 __all__ = [
     "Cell",
     "DatasetSpec",
     "ModelSpec",
+    "NormNoiseSpec",
     "NumericsSpec",
     "OptimizerSpec",
     "Scalar",
@@ -60,6 +62,31 @@ class DatasetSpec:
     scale: Annotated[Positive, Field(description="Factor on the normalised images (axis input_scale).")] = 1.0
 
 
+Place = Literal["output", "statistics", "gradient"]
+
+
+@dataclass(frozen=True)
+class NormNoiseSpec:
+    """Noise in the norm layers in the place of rounding: of a standard deviation, or of that of a format's rounding."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Annotated[
+        Literal["uniform", "multiplicative"], Field(description="Added to a value t, or t times a noise around 1.")
+    ]
+    sigma: Annotated[NonNegative | None, Field(description="Standard deviation of the noise, or of the factor.")] = None
+    like: Annotated[
+        str | None, Field(description="A format, in the place of sigma: the variance is that of rounding to it.")
+    ] = None
+    where: Annotated[
+        Place | tuple[Place, ...], Field(description="What is disturbed: one or several of the three.")
+    ] = "output"
+
+    def noise(self) -> NormNoise:
+        """Return the noise; raise NormstabError where sigma and like do not go together, or like is no format."""
+        return NormNoise(self.kind, self.sigma, self.like, self.where)
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """The network: its name, size, and how its layers normalise.
@@ -92,6 +119,9 @@ class ModelSpec:
         Literal["torch", "he-fan-out"],
         Field(description="First weights of convolutions: torch's uniform ones, or N(0, 2 / (k^2 c_out))."),
     ] = "torch"
+    norm_noise: Annotated[
+        NormNoiseSpec | None, Field(description="Noise in norm layers that round nothing; null: none.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -213,7 +243,8 @@ class Cell:
     """One point of a scenario's grid: everything a worker needs, and nothing else.
 
     `coordinates` are the grid's axes in file order. The reference of a cell is the cell that differs only in
-    its numerics (native, no rules); it has `is_reference` and a `reference_id` of None, as has a swept cell.
+    its numerics (native, no rules) and in having no noise; it has `is_reference` and a `reference_id` of None, as has
+    a swept cell.
     `depends_on`: ids of the cells that must be finished first (the reference, and `norm_record`).
     `record`: what is kept beside the record; it changes nothing in it, and so is no part of the id.
     `is_listed`: the grid lists it; a reference or a cell that was only added because others need it is not.

@@ -22,6 +22,7 @@ from normstab.experiment.execution.progress import Progress
 from normstab.experiment.network.model_code import code_sha256
 from normstab.experiment.network.models import build_model
 from normstab.experiment.network.networks import Task
+from normstab.experiment.network.weighted_layers import noise_clocks
 from normstab.experiment.records.cell_record import DataFacts, Record, write_record
 from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints
 from normstab.experiment.records.history import History
@@ -160,6 +161,7 @@ class _Running:
             history=History(values=values),
             span=span,
             recorded=recorded,
+            noise=noise_clocks(model),
         )
 
     def _probes(self, span: Span) -> Probes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from normstab.experiment.training.optimizers import CompensatedSGD, set_rate
 from normstab.experiment.training.probes import Probes
 from normstab.experiment.training.schedules import Span, rate_factor
 from normstab.experiment.training.storage import Storage
+from normstab.numerics.steps.clock import Clock
 from normstab.simulation.loss_scale import LossScaler
 
 __all__ = ["Session"]
@@ -37,7 +39,10 @@ __all__ = ["Session"]
 
 @dataclass
 class Session:
-    """Everything of a run that moves, and what moves it. `recorded` are the norms that replace weight decay."""
+    """Everything of a run that moves, and what moves it.
+
+    `recorded` are the norms that replace weight decay, `noise` the clocks of the norm layers' noise.
+    """
 
     train: TrainSpec
     dataset: Dataset
@@ -50,13 +55,14 @@ class Session:
     history: History
     span: Span
     recorded: RecordedNorms | None = None
+    noise: Sequence[Clock] = ()
     unrecognised_before: dict[str, int] = field(default_factory=dict)
 
     def step(self, index: Tensor, augmentation: Augmentation | None) -> Step:
         """Train on the images numbered `index`; a loss, logit or parameter that is not finite is noted."""
         history, step = self.history, self.history.step
         epoch = step // self.span.steps_per_epoch
-        self.simulated.begin_step(step)
+        self._begin_step(step)
         with self.simulated.paused():
             x, y = self.dataset.train_batch(index, augmentation)
             factor = rate_factor(self.train.schedule, step, self.span)
@@ -71,6 +77,12 @@ class Session:
             self._update(epoch, factor)
         history.step += 1
         return logged
+
+    def _begin_step(self, step: int) -> None:
+        """Set the step that keys random bits: those of rounding, and those of noise where nothing is simulated."""
+        self.simulated.begin_step(step)
+        for clock in self.noise:
+            clock.set(step)
 
     def _lr_factor(self, factor: float) -> float:
         """Return the factor on the peak rate: a norm schedule moves the norms and leaves the rate."""
@@ -152,7 +164,7 @@ class Session:
         with self.simulated.paused():
             if history.nonfinite is not None:
                 self.collect()
-        self.simulated.begin_step(history.step)
+        self._begin_step(history.step)
         result = evaluate(self.model, self.dataset, self.simulated)
         norms = weight_norms(self.model, self.simulated)
         with self.simulated.paused():

@@ -14,6 +14,7 @@ Plain = dict[str, Any]  # a part of a JSON Schema
 SECTIONS = {
     "DatasetSpec": "dataset",
     "ModelSpec": "model",
+    "NormNoiseSpec": "model.norm_noise",
     "TrainSpec": "train",
     "OptimizerSpec": "train.optimizer",
     "ScheduleSpec": "train.schedule",

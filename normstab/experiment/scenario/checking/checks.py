@@ -18,6 +18,8 @@ from normstab.experiment.scenario.checking.problems import Problem, problems_of
 from normstab.experiment.scenario.document import AXES, PATHS, SECTIONS, VARIANT
 from normstab.experiment.scenario.scenario_text import Loc
 from normstab.norms.catalogue import parse_norm
+from normstab.norms.noise.norm_noise import NormNoise
+from normstab.numerics.formats import parse_format
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import Rules
 
@@ -43,6 +45,8 @@ def canonical(path: str, value: Any) -> Any:
         return _canonical_text(path, value)
     if path == "model.norm" and isinstance(value, dict):
         return ",".join(f"{rule}={canonical(path, norm)}" for rule, norm in value.items())
+    if path == "model.norm_noise" and isinstance(value, dict):
+        return _noise_text(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return json.dumps(value) if isinstance(value, list | dict) else value
@@ -57,6 +61,14 @@ def _canonical_text(path: str, text: str) -> str:
         return str(parse_norm(text)) if path == "model.norm" and text not in OTHER_NORMS else text
     except NormstabError:
         return text
+
+
+def _noise_text(noise: Mapping[str, Any]) -> str:
+    """Return a noise in words; a wrong one as it is."""
+    try:
+        return str(NormNoise(**noise))
+    except (NormstabError, TypeError):
+        return json.dumps(noise)
 
 
 def check_axes(grid: Any, loc: Loc, *, variants: Iterable[str], allow_import: bool) -> Iterator[Problem]:
@@ -128,7 +140,7 @@ def check_value(path: str, value: Any, loc: Loc, *, allow_import: bool) -> Itera
     yield from (Problem((*loc, *inner), text) for inner, text in check_names(path, value, allow_import=allow_import))
 
 
-_REQUIRED = {"dataset": {"name": "synthetic"}, "model": {"name": "mlp"}}
+_REQUIRED = {"dataset": {"name": "synthetic"}, "model": {"name": "mlp"}, "model.norm_noise": {"kind": "uniform"}}
 _ADAPTERS: Mapping[str, TypeAdapter[Any]] = {section: TypeAdapter(spec) for section, spec in SECTIONS.items()}
 
 
@@ -136,11 +148,15 @@ def check_names(path: str, value: Any, *, allow_import: bool) -> Iterator[tuple[
     """Yield what is wrong with the names in the value of `path`, with the place below it."""
     checks: dict[str, Callable[[str], object]] = {
         "model.norm": _norm,
+        "model.norm_noise.like": parse_format,
         "model.name": lambda name: _model(name, allow_import=allow_import),
         "numerics.precision": Precision.parse,
         "numerics.rules": Precision.parse,
         "dataset.name": _dataset,
     }
+    if path == "model.norm_noise" and isinstance(value, dict):
+        inside = check_names("model.norm_noise.like", value.get("like"), allow_import=allow_import)
+        yield from ((("like", *inner), text) for inner, text in inside)
     if path not in checks:
         return
     for inner, name in _texts(value):

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from normstab.errors import NormstabError
 from normstab.experiment.network.models import require_model
-from normstab.experiment.scenario.spec import ModelSpec, TrainSpec
+from normstab.experiment.scenario.spec import ModelSpec, NumericsSpec, TrainSpec
 
 __all__ = ["combination_faults"]
 
 
-def combination_faults(model: ModelSpec, train: TrainSpec) -> Iterator[str]:
+def combination_faults(model: ModelSpec, train: TrainSpec, numerics: NumericsSpec) -> Iterator[str]:
     """Yield what does not go together in the specs of a cell."""
     optimizer = train.optimizer
     wrong = {
@@ -23,9 +23,15 @@ def combination_faults(model: ModelSpec, train: TrainSpec) -> Iterator[str]:
         and train.norm_record is None,
         "model.weight_norm_p other than 2 needs model.weight_norm": model.weight_norm_p != 2
         and model.weight_norm == "none",
+        f"model.norm_noise disturbs norm layers that round nothing, and all round {numerics.precision}; leave one of "
+        f"them out, or give the norm layers a rule 'native'": model.norm_noise is not None
+        and numerics.precision != "native"
+        and not numerics.rules,
     }
     yield from (message for message, holds in wrong.items() if holds)
     try:
+        if model.norm_noise is not None:
+            model.norm_noise.noise()
         require_model(model)
     except NormstabError as error:
         yield str(error)

@@ -20,7 +20,7 @@ __all__ = ["Axes", "check_document"]
 
 # Axis -> the canonical values that its cells have.
 Axes = dict[str, list[Any]]
-NAMED = ("dataset.name", "model.name", "model.norm", "numerics.precision", "numerics.rules")
+NAMED = ("dataset.name", "model.name", "model.norm", "model.norm_noise", "numerics.precision", "numerics.rules")
 # Top-level fields that a profile may change beside the cells' own sections.
 PROFILED = ("grid", "sweep", "include", "exclude", "tolerance")
 
