@@ -25,6 +25,7 @@ from normstab.simulation.around.parameters import Held
 from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.session import held_tensors, rounds_itself
 from normstab.simulation.aten.parts.complex_parts import as_real
+from normstab.simulation.full_float32 import full_float32
 from normstab.simulation.log import Log
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.run import Run
@@ -47,7 +48,7 @@ def record(model: nn.Module, *, every: int = 1) -> Iterator[Log]:
     arithmetic = Arithmetic("fp32", ledger=Ledger(histogram=True))
     log = Log(arithmetic, LossScaler(), every=every)
     recording = _Recording(model, log, every)
-    with ExitStack() as stack:
+    with full_float32(), ExitStack() as stack:
         recording.begin(stack)
         yield log
     check_order(recording.is_in_order, "record")

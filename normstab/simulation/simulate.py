@@ -22,6 +22,7 @@ from normstab.numerics.spelling.cautions import cautions
 from normstab.simulation.around.mode_stack import check_order
 from normstab.simulation.around.session import Session
 from normstab.simulation.around.simulated_machine import Arithmetics
+from normstab.simulation.full_float32 import full_float32
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.run import Run
 
@@ -72,7 +73,7 @@ def simulate(
         master_weights = chosen.default.master == "on"
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=notes_of(chosen))
     session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
-    with ExitStack() as stack:
+    with full_float32(), ExitStack() as stack:
         session.mode.observer = session.mode.stored.observer = observer
         session.begin(stack, expand=expand)
         yield run
