@@ -191,3 +191,79 @@ def test_findings_combine_by_the_worst_or_by_the_best():
     assert [any_of(f).outcome for f in ([missed], [missed, left_open], [missed, left_open, met])] == [
         Outcome.NOT_MET, Outcome.INCONCLUSIVE, Outcome.MET
     ]  # fmt: skip
+
+
+def scattered(seed, luck, **changes):
+    return make_run(make_cell(seed=seed, **changes), predicted=predictions(0.85 + luck, seed=seed, changed=0.05))
+
+
+@pytest.mark.parametrize(("of_cell", "of_reference"), [(0.0, 0.02), (0.02, 0.0), (0.01, 0.01)])
+def test_an_expectation_and_a_verdict_have_one_interval_of_one_gap(of_cell, of_reference):
+    """Whoever scatters: how much luck is in a gap is what the reference's seeds show, in both."""
+    runs = [scattered(s, of_reference * (s - 1)) for s in range(3)]
+    runs += [scattered(s, of_cell * (s - 1), precision=FP16) for s in range(3)]
+    groups = judge_runs(runs).groups
+    gap = next(group.gap for group in groups if not group.is_reference)
+    found = judged({"metric": "accuracy", "within": "1pp", "where": {"precision": "fp16"}}, groups).finding
+    at_90 = gap.interval(0.9)
+    assert (found.interval.low, found.interval.high) == pytest.approx((-at_90.high, -at_90.low), abs=1e-15)
+
+
+def recovery(dead):
+    """The claim that l1 regains what linf lost of l2, where the norms `dead` ended with inf or NaN in one seed."""
+    accuracies = {"l1": 0.8, "linf": 0.6, "l2": 0.85}
+    runs = [
+        nonfinite_run(make_cell(norm, seed=s)) if norm in dead and s == 0 else made_of(norm, accuracy, s)
+        for norm, accuracy in accuracies.items()
+        for s in range(3)
+    ]
+    plain = {"recovered": L1, "low": LINF, "high": L2, "metric": "accuracy", "at_least": 0.5}
+    return judged(plain, judge_runs(runs).groups).finding
+
+
+def made_of(norm, accuracy, seed):
+    return make_run(make_cell(norm, seed=seed), predicted=predictions(accuracy, seed=seed, changed=0.02))
+
+
+@pytest.mark.parametrize(
+    ("dead", "expected", "named"),
+    [
+        ((), "met", ""),
+        (("l1",), "not met", "norm l1"),
+        (("linf",), "met", "norm linf"),
+        (("l2",), "not met", "norm l2"),
+        (("l1", "linf", "l2"), "not met", "norm l1"),
+    ],
+)
+def test_a_recovery_with_a_side_that_died_is_decided_by_that(dead, expected, named):
+    found = recovery(dead)
+    assert str(found.outcome) == expected, found.reason
+    if dead:
+        first = found.reason.partition(";")[0]
+        assert first.startswith(f"{named},") and "NONFINITE (1 of 3 seeds)" in first
+        assert found.found == "NONFINITE" and found.interval is None
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "error", "train_loss", "test_loss", "accuracy_gap", "loss_gap_end"])
+@pytest.mark.parametrize("form", ["at_least", "at_most", "better", "worse", "within"])
+def test_a_claim_with_a_run_that_died_says_so_first_whatever_its_form_and_metric(metric, form):
+    runs = [make_run(make_cell(norm, seed=s)) for norm in ("l2", "l1") for s in range(3)]
+    runs += [make_run(make_cell("l1", FP16, seed=s)) for s in range(3)]
+    runs += [nonfinite_run(make_cell("l2", FP16, seed=0))]
+    runs += [make_run(make_cell("l2", FP16, seed=s)) for s in (1, 2)]
+    of_l2, of_l1 = {"norm": "l2"}, {"norm": "l1"}
+    plain = {"metric": metric, "where": {"precision": "fp16"}}
+    plain |= {
+        "at_least": {"where": {"precision": "fp16", "norm": "l2"}, "at_least": 0.5},
+        "at_most": {"where": {"precision": "fp16", "norm": "l2"}, "at_most": 0.5},
+        "better": {"better": of_l2, "worse": of_l1},
+        "worse": {"better": of_l1, "worse": of_l2},
+        "within": {"within": "50%", "where": {"precision": "fp16", "norm": "l2"}, "of": of_l1},
+    }[form]
+    found = judged(plain, judge_runs(runs).groups).finding
+    assert found.outcome is not Outcome.INCONCLUSIVE
+    first = found.reason.partition(";")[0]
+    assert first.startswith("norm l2, precision fp16") and "NONFINITE (1 of 3 seeds)" in first
+    more_is_better = metric == "accuracy"
+    dead_holds = form == "worse" or form == ("at_most" if more_is_better else "at_least")
+    assert found.outcome is (Outcome.MET if dead_holds else Outcome.NOT_MET)

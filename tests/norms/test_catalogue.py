@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import pytest
+import torch
 
+import normstab as ns
 from normstab.errors import NormstabError
 from normstab.norms.catalogue import NORMS, NormSpec, parse_norm
 
@@ -52,3 +55,27 @@ def test_more_members_than_values_raise() -> None:
     parse_norm("top10").require_values(10)
     with pytest.raises(NormstabError, match=r"top10.*only 9"):
         parse_norm("top10").require_values(9)
+
+
+def expected_range(n: int) -> float:
+    """Return the mean range of n standard normal values: 1 - F(x)^n - (1 - F(x))^n, integrated over x."""
+    step = 1e-3
+    cdf = [NormalDist().cdf((i + 0.5) * step) for i in range(9000)]
+    return 2 * step * sum(1 - f**n - (1 - f) ** n for f in cdf)
+
+
+@pytest.mark.parametrize(("n", "deviation"), [(128, 0.600), (1024, 0.573), (8192, 0.558)])
+def test_neither_constant_of_range_makes_sigma(n: int, deviation: float) -> None:
+    rows = 256
+    x = torch.randn(rows, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ranges = x.amax(1) - x.amin(1)
+    error = 4 * ranges.std().item() / math.sqrt(rows)
+    assert abs(ranges.mean().item() - expected_range(n)) <= error
+    for factor, expected in ((1.0, deviation), (0.5, 2 * deviation)):
+        scale = factor * parse_norm("range").constant(n) * expected_range(n)
+        assert 1 / scale == pytest.approx(expected, abs=1e-3)
+    layer = ns.BatchNorm1d(1, norm="range", affine=False)
+    found = layer(x.T[:, :1].float()).std(correction=0).item()
+    assert found == pytest.approx(
+        x[0].std(correction=0).item() / (parse_norm("range").constant(n) * ranges[0].item()), rel=1e-4
+    )

@@ -101,7 +101,8 @@ def contrast(sides: Sequence[Group], weights: Sequence[float], metric: str, at: 
     )
     if metric not in PAIRED or at is not None or any(run.is_nonfinite for runs in tuples for run in runs):
         return Contrast(metric, sums, is_difference=is_difference)
-    seeds = max(sides, key=lambda side: len(side.runs)).runs
+    # How much a seed's luck matters is what the wide references show, as in a verdict, where there are any.
+    seeds = max((side.references or side.runs for side in sides), key=len)
     weighted = [list(zip(weights, runs, strict=True)) for runs in tuples]
     pooled = contrast_of(weighted, seeds, of_errors=metric == "error")
     return Contrast(metric, sums, pooled, is_difference)

@@ -126,7 +126,8 @@ def judge_bound(expectation: BoundExpectation, found: Findings) -> Finding:
     findings = []
     for group in selected(found.groups(expectation.metric), expectation.where):
         must_end_well = (low if EVERY[expectation.metric].more_is_better else high) is not None
-        failed = decided_by_failures(expectation.metric, [group] if must_end_well else [], [])
+        sides: tuple[list[Group], list[Group]] = ([group], []) if must_end_well else ([], [group])
+        failed = decided_by_failures(expectation.metric, *sides)
         measured = contrast([group], [1.0], expectation.metric, expectation.at)
         findings.append(failed or judge_contrast(measured, low, high, point_words(group.coordinates)))
     return all_of(findings)
@@ -205,13 +206,14 @@ def _pairs_within(expectation: WithinExpectation, groups: Sequence[Group]) -> li
 def judge_recovery(expectation: RecoveryExpectation, found: Findings) -> Finding:
     """Return whether the recovered side regains the share of the gap from low to high.
 
-    Judged only where that gap exceeds twice its standard error.
+    Judged only where that gap exceeds twice its standard error. Where the high side died there is nothing to regain;
+    where the low side did, a side that stayed finite regained it.
     """
     sign = 1.0 if EVERY[expectation.metric].more_is_better else -1.0
     share, findings = expectation.at_least, []
     sides = [expectation.recovered, expectation.low, expectation.high]
     for trio in contexts(found.groups(expectation.metric), expectation.where, sides):
-        failed = decided_by_failures(expectation.metric, trio[:1], [])
+        failed = decided_by_failures(expectation.metric, (trio[0], trio[2]), trio[1:2])
         if failed is not None:
             findings.append(failed)
             continue

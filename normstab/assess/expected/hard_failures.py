@@ -13,7 +13,12 @@ from normstab.assess.runs import Group
 
 __all__ = ["decided_by_failures"]
 
-OUTCOMES = frozenset({"accuracy", "error", "best_accuracy", "accuracy_gap", "test_loss", "train_loss"})
+OUTCOMES = frozenset(
+    {
+        *("accuracy", "error", "best_accuracy", "accuracy_gap", "accuracy_gap_sd"),
+        *("test_loss", "train_loss", "loss_gap_area", "loss_gap_end"),
+    }
+)
 """The metrics that say how well a network ended; a network that is inf or NaN ended worse than any that is finite."""
 
 
@@ -32,7 +37,8 @@ def decided_by_failures(metric: str, good: Sequence[Group], bad: Sequence[Group]
     if not dead:
         return None
     others = " and ".join(point_words(group.coordinates) for group in good)
-    return Finding(Outcome.MET, f"{'; '.join(map(_sentence, dead))}; {others} stayed finite", "NONFINITE")
+    beside = f"; {others} stayed finite" if good else ", which is worse than any bound"
+    return Finding(Outcome.MET, f"{'; '.join(map(_sentence, dead))}{beside}", "NONFINITE")
 
 
 def _dead(group: Group) -> int:
