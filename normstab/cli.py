@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from normstab.experiment.execution.executor import Execution
     from normstab.experiment.execution.progress import Outcome
     from normstab.experiment.scenario.reader import Scenario
+    from normstab.search.tried_remedies import Effort
     from normstab.study import Published
 
 __all__ = ["COMMANDS", "GLOBAL_OPTIONS", "Voice", "app"]
@@ -105,6 +106,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
     out: Annotated[str, typer.Option(metavar="DIR", help="Where records and report go (reports/NAME).")] = "",
     force: options.Force = False,
+    remedies: options.TryRemedies = "auto",
     executor: on.Executor = "local",
     address: on.Address = None,
     cpus_per_cell: on.CpusPerCell = None,
@@ -116,9 +118,7 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Train every cell of scenarios beside its wide reference, judge, and write the report."""
-    from normstab.experiment.scenario.expand import expand
     from normstab.experiment.scenario.gather import directories_of, load_scenarios
-    from normstab.experiment.scenario.outline import cautions_of
     from normstab.study import write_reports
 
     voice: Voice = context.obj
@@ -129,16 +129,15 @@ def run(
         return
     ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
     execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)
+    effort = options.effort_of(remedies)
     outcomes: list[Outcome] = []
     found: dict[Path, Assessment] = {}
     for scenario, directory in zip(scenarios, directories, strict=True):
-        voice.say(f"{scenario.name}: {scenario.question or 'no question stated'}")
-        voice.note(cautions_of(expand(scenario, hash_data=False)))
         outcome, assessment = _run(voice, scenario, directory, execution, force=force)
         outcomes.append(outcome)
         if assessment is None:
             break
-        found[directory] = assessment
+        found[directory] = _try_remedies(voice, assessment, directory, effort, execution)
     published = write_reports(found, as_json=as_json, force=force)
     refused = {failure.id for outcome in outcomes for failure in outcome.failures if failure.kind == "refused"}
     codes = [code_of_outcome(outcome) for outcome in outcomes]
@@ -149,14 +148,31 @@ def _run(
     voice: Voice, scenario: Scenario, directory: Path, execution: Execution, *, force: bool
 ) -> tuple[Outcome, Assessment | None]:
     """Run one scenario; return how its cells ended, and the judgement unless interrupted."""
+    from normstab.experiment.scenario.expand import expand
+    from normstab.experiment.scenario.outline import cautions_of
     from normstab.study import run_scenario
     from normstab.terminal.live import watching
 
+    voice.say(f"{scenario.name}: {scenario.question or 'no question stated'}")
+    voice.note(cautions_of(expand(scenario, hash_data=False)))
     with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
         outcome, assessment = run_scenario(scenario, directory, execution, on_event, force=force)
     for failure in outcome.failures:
         voice.complain(f"{failure.id}: {failure.kind}: {failure.detail if voice.debug else failure.message}")
     return outcome, assessment
+
+
+def _try_remedies(
+    voice: Voice, found: Assessment, directory: Path, effort: Effort | None, execution: Execution
+) -> Assessment:
+    """Try the remedies of what failed, unless `effort` is None; return the judgement with what became of them."""
+    if effort is None:
+        return found
+    from normstab.study import try_remedies
+    from normstab.terminal.live import watching
+
+    with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
+        return try_remedies(found, directory, effort, execution, on_event)
 
 
 def _tell(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from normstab.assess.assessment import Assessment, assess, matched
+from normstab.assess.causes.tried import read_tried, with_tried
 from normstab.assess.compare import Comparison, Gate, compare_judged
 from normstab.assess.judgement import judge_runs
 from normstab.assess.runs import Run, read_runs
@@ -19,6 +20,8 @@ from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.gather import SMOKE_SUFFIX
 from normstab.experiment.scenario.reader import read_scenario
 from normstab.experiment.scenario.spec import Cell
+from normstab.search.tried_remedies import Effort
+from normstab.search.tried_remedies import try_remedies as try_them
 
 __all__ = [
     "FORMS",
@@ -29,6 +32,7 @@ __all__ = [
     "keep_scenario",
     "publish",
     "run_scenario",
+    "try_remedies",
     "write_pages",
     "write_reports",
 ]
@@ -100,7 +104,36 @@ def assess_directory(directory: Path, scenario: Scenario | None = None, *, cells
             raise ScenarioError(f"{directory}: no {SCENARIO_FILE} in it; give the directory that `normstab run` wrote")
         scenario = read_scenario(directory / SCENARIO_FILE)
     runs, problems = read_runs(directory)
-    return assess(runs, scenario, expected=cells or _cells(scenario), problems=problems)
+    found = assess(runs, scenario, expected=cells or _cells(scenario), problems=problems)
+    return _with_tried(found, directory)
+
+
+def try_remedies(
+    found: Assessment,
+    directory: Path,
+    effort: Effort,
+    execution: Execution,
+    on_event: Callable[[Event], None],
+) -> Assessment:
+    """Return the judgement with the remedies of what failed tried, as far as `effort` goes; their trainings stay.
+
+    Raises KeyboardInterrupt where it was stopped.
+    """
+    try_them(found, directory, effort, execution, on_event)
+    return _with_tried(found, directory)
+
+
+def _with_tried(found: Assessment, directory: Path) -> Assessment:
+    """Return the judgement with what became of the remedies that were tried beside its records."""
+    try:
+        tried = read_tried(directory)
+    except RecordError as problem:
+        return replace(found, problems=(*found.problems, str(problem)))
+    groups = [
+        replace(group, remedies=with_tried(group.remedies, group.worst.id, tried)) if group.remedies else group
+        for group in found.groups
+    ]
+    return replace(found, groups=tuple(groups))
 
 
 def _cells(scenario: Scenario) -> Sequence[Cell]:

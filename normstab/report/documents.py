@@ -78,6 +78,7 @@ def _group(group: GroupJudgement) -> dict[str, Any]:
                 "evidence": remedy.evidence,
                 "change": dict(remedy.change),
                 "tested": remedy.tested,
+                "tried": remedy.tried,
             }
             for remedy in group.remedies
         ],

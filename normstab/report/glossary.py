@@ -19,7 +19,8 @@ GLOSSARY = {
     "headroom": "the binades (factors of two) by which a norm layer's input could still grow before its results "
     "overflow; below zero it has been exceeded",
     "lost updates": "weight updates other than zero that left the stored weight as it was",
-    "remedy": "a change with evidence in the records; tested here, where another setting of this grid has it",
+    "remedy": "a change with evidence in the records; tested here, where another setting of this grid has it; tried, "
+    "where the cell trained with it for a while",
 }
 """Term -> what it means, in the order in which a report needs them."""
 

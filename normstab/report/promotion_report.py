@@ -39,6 +39,7 @@ def promotion_json(found: Promotion) -> dict[str, Any]:
         "share_wide": found.share,
         "extra_bytes": found.extra_bytes,
         "trainings": found.trainings,
+        "forked": found.forks,
         "candidates": [{"name": each.name, "evidence": each.evidence} for each in found.candidates],
         "tried": [_trial(trial) for trial in found.tried],
         "undecided": [list(trial.members) for trial in found.undecided],
@@ -95,6 +96,8 @@ def _proof_lines(found: Promotion) -> list[str]:
 def _cost_sentence(found: Promotion) -> str:
     """Return what the answer and the search cost."""
     words = f"{len(found.tried)} sets tried, {found.trainings} trainings"
+    if found.forks:
+        words += f", {found.forks} of them from shortly before the first offence on"
     if not found.members:
         return words
     share, extra = 100 * found.share, 100 * found.extra_bytes

@@ -140,7 +140,7 @@ def remedies_table(group: GroupJudgement) -> str:
             remedy.advice,
             ", ".join(f"`{axis}: {value_words(axis, value)}`" for axis, value in remedy.change.items()),
             remedy.evidence,
-            f"tested here: {remedy.tested}" if remedy.tested else "untested",
+            remedy.outcome,
         )
         for remedy in group.remedies
     ]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from normstab.assess.runs import Run
 from normstab.assess.verdicts import Verdict
@@ -25,8 +25,9 @@ from normstab.numerics.formats import Format
 from normstab.numerics.precision import Precision
 from normstab.search.candidates import Candidate, class_candidates, module_candidates, operation_candidates
 from normstab.search.chosen_cell import chosen_cells
-from normstab.search.kept_wide import class_precision, module_rules, with_kept_wide
+from normstab.search.kept_wide import class_precision, module_rules
 from normstab.search.minimal_set import Found, OutOfBudget, minimal_set
+from normstab.search.oracles import Judged, Oracle, TrainedCell
 from normstab.search.trials import Trainer
 
 __all__ = ["BY", "Judged", "Oracle", "Promotion", "Search", "Subject", "Trial", "promote", "promote_by"]
@@ -57,7 +58,8 @@ class Promotion:
     `rules` do it, in the form that `simulate` and a scenario's `numerics` take. `verdict` is that of the set,
     trained again from the start on `fresh_seeds` where there are any. `is_minimal`: without any one member
     it fails again. `share` is the share of the rounded results that are then wide, and `extra_bytes` by how much that
-    adds to their bytes. `is_complete` is False where the budget ended first.
+    adds to their bytes. `is_complete` is False where the budget ended first. `forks` of the `trainings` went on from
+    shortly before the failing cell's first offence.
     """
 
     cell: str
@@ -75,6 +77,7 @@ class Promotion:
     fresh_seeds: tuple[int, ...]
     share: float
     extra_bytes: float
+    forks: int = 0
 
     @property
     def undecided(self) -> tuple[Trial, ...]:
@@ -131,53 +134,6 @@ def promote(
     return promote_by(TrainedCell(chosen[0], trainer), subject, search)
 
 
-class Oracle(Protocol):
-    """What says whether a set that is kept wide suffices: trainings of a cell, or passes of a model."""
-
-    @property
-    def name(self) -> str:
-        """What is promoted, for people."""
-
-    @property
-    def runs(self) -> int:
-        """How many trainings or passes it took so far."""
-
-    def judge(self, members: tuple[str, ...], rules: Mapping[str, str], seeds: Sequence[int]) -> Judged:
-        """Return what happens with `rules`, whose `_default` is the precision of the whole network."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A verdict with its reason, and the run whose ledger ranks the candidates."""
-
-    verdict: Verdict
-    reason: str
-    run: Run
-
-
-@dataclass
-class TrainedCell:
-    """The oracle of a scenario's cell: it is trained on every seed, beside its reference."""
-
-    cell: Cell
-    trainer: Trainer
-
-    @property
-    def name(self) -> str:
-        """The cell's id."""
-        return self.cell.id
-
-    @property
-    def runs(self) -> int:
-        """How many trainings were not reused."""
-        return self.trainer.trainings
-
-    def judge(self, members: tuple[str, ...], rules: Mapping[str, str], seeds: Sequence[int]) -> Judged:
-        """Return the judgement over the seeds."""
-        judged = self.trainer.judge(lambda seed: with_kept_wide(self.cell, rules, members, seed=seed), seeds)
-        return Judged(judged.verdict, judged.worst.sentence, judged.worst.run)
-
-
 @dataclass(frozen=True)
 class Subject:
     """What is promoted: its precision, the names of its modules (not for a search by class), and its seeds."""
@@ -205,7 +161,7 @@ class _Promoting:
 
     def run(self) -> Promotion:
         """Search, then judge the answer again on fresh seeds."""
-        failing = self._judged((), self._seeds)
+        failing = self._judged((), self._seeds, from_start=True)
         if self._is_enough(failing.verdict):
             raise NormstabError(f"{self._oracle.name} is {failing.verdict} already: {failing.reason}")
         candidates = self._candidates(failing.run)
@@ -228,8 +184,8 @@ class _Promoting:
             return dict.fromkeys(members, str(self._wide))
         return module_rules(members, self._modules, narrow=str(self._precision), wide=str(self._wide))
 
-    def _judged(self, members: tuple[str, ...], seeds: Sequence[int]) -> Judged:
-        return self._oracle.judge(members, self._rules(members), seeds)
+    def _judged(self, members: tuple[str, ...], seeds: Sequence[int], *, from_start: bool = False) -> Judged:
+        return self._oracle.judge(members, self._rules(members), seeds, from_start=from_start or not members)
 
     def _is_enough(self, verdict: Verdict) -> bool:
         return verdict is Verdict.STABLE or verdict in self._search.allowed
@@ -252,14 +208,15 @@ class _Promoting:
             shown = self._trials[members] if members is not None else max(tried, key=lambda trial: len(trial.members))
             verdict, reason = shown.verdict, shown.reason
         fresh = self._fresh_seeds() if members is not None and found.is_complete else ()
-        if fresh and members is not None:
-            again = self._judged(members, fresh)
+        if members is not None and found.is_complete and (fresh or self._oracle.forks):
+            again = self._judged(members, fresh or self._seeds, from_start=True)
             verdict, reason = again.verdict, again.reason
         share, extra = _cost(candidates, members or (), self._precision, self._wide)
         rules = self._rules(members or ())
         return Promotion(
             self._oracle.name, self._search.by, self._search.wide, tuple(candidates), members, rules, verdict, reason,
             found.is_minimal, found.is_complete, tried, self._oracle.runs, fresh, share, extra,
+            self._oracle.forks,
         )  # fmt: skip
 
     def _fresh_seeds(self) -> tuple[int, ...]:

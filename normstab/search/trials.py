@@ -18,6 +18,7 @@ from normstab.experiment.execution.progress import Event
 from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import read_steps
 from normstab.experiment.scenario.spec import Cell
+from normstab.search.forks import forked
 
 __all__ = ["Trainer"]
 
@@ -28,7 +29,8 @@ HARD = frozenset(verdict for verdict, rule in RULES.items() if rule.is_hard)
 class Trainer:
     """Trains variants of one cell beside the cell's reference, and judges them.
 
-    `reference` is the wide cell of any seed; `trainings` counts those that were not reused.
+    `reference` is the wide cell of any seed; `trainings` counts those that were not reused, and `forks` those of
+    them that went on from a snapshot of another.
     """
 
     reference: Cell
@@ -37,23 +39,39 @@ class Trainer:
     execution: Execution
     on_event: Callable[[Event], None]
     trainings: int = 0
+    forks: int = 0
     _finished: set[str] = field(default_factory=set)
 
-    def judge(self, variant: Callable[[int], Cell], seeds: Sequence[int]) -> GroupJudgement:
+    def judge(
+        self,
+        variant: Callable[[int], Cell],
+        seeds: Sequence[int],
+        *,
+        origin: Callable[[int], Cell | None] = lambda seed: None,
+    ) -> GroupJudgement:
         """Return the judgement of a variant over `seeds`; a hard failure of one seed spares the others.
 
+        Where `origin` has a cell for a seed, the variant goes on from its snapshot; else it trains from the start.
         As many seeds run at once as the execution has jobs. Raises KeyboardInterrupt where the run was stopped, and
         NormstabError where a cell was refused or crashed.
         """
         assert seeds, "a grid point has a seed"
         cells: list[Cell] = []
+        judged_cells: list[Cell] = []
         at_once = max(1, self.execution.jobs)
         for start in range(0, len(seeds), at_once):
             for seed in seeds[start : start + at_once]:
                 reference = _with_seed(self.reference, seed)
-                cells += [reference, replace(variant(seed), reference_id=reference.id, depends_on=(reference.id,))]
+                own = replace(variant(seed), reference_id=reference.id, depends_on=(reference.id,))
+                before = origin(seed)
+                if before is not None:
+                    before = replace(before, reference_id=reference.id, depends_on=(reference.id,))
+                    own = forked(own, before, None)
+                    cells.append(before)
+                cells += [reference, own]
+                judged_cells += [reference, own]
             self._train(cells)
-            judged = self._judged(cells)
+            judged = self._judged(judged_cells)
             if judged.verdict in HARD:
                 break
         return judged
@@ -70,7 +88,9 @@ class Trainer:
             failure = outcome.failures[0]
             raise NormstabError(f"{failure.id}: {failure.kind}: {failure.message}")
         self._finished |= set(outcome.finished)
-        self.trainings += len(outcome.finished) - len(outcome.reused)
+        trained = set(outcome.finished) - set(outcome.reused)
+        self.trainings += len(trained)
+        self.forks += sum(cell.id in trained and cell.fork is not None and cell.fork.of is not None for cell in wanted)
 
     def _judged(self, cells: Sequence[Cell]) -> GroupJudgement:
         """Return the judgement of the variant among its references."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from normstab import __version__
+
+if TYPE_CHECKING:
+    from normstab.search.tried_remedies import Effort
 
 __all__ = [
     "AllowImport",
@@ -21,8 +24,10 @@ __all__ = [
     "Rules",
     "Smoke",
     "Strict",
+    "TryRemedies",
     "Version",
     "Wide",
+    "effort_of",
     "tell_version",
 ]
 
@@ -45,6 +50,12 @@ Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where tensors live
 AllowImport = Annotated[bool, typer.Option("--allow-import", help="Allow a scenario's module:function names.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Inconclusive fails too.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a report of more finished cells too.")]
+TryRemedies = Annotated[
+    str,
+    typer.Option(
+        "--try-remedies", metavar="auto|no|STEPS", help="Try remedies; auto: while that adds less than a tenth."
+    ),
+]
 Version = Annotated[bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Tell the version.")]
 Wide = Annotated[bool, typer.Option("--wide", help="Every column of the table, wider than the terminal or not.")]
 Form = Annotated[
@@ -52,3 +63,17 @@ Form = Annotated[
     typer.Option("--format", help="md and html rewrite files in DIR, the others print."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
+
+
+def effort_of(text: str) -> Effort | None:
+    """Return how long remedies are tried, None for `no`; raise NormstabError for what is not auto, no or steps."""
+    from normstab.errors import NormstabError
+    from normstab.search.tried_remedies import Effort
+
+    if text == "no":
+        return None
+    if text == "auto":
+        return Effort()
+    if not text.isdecimal() or not 1 <= int(text) < 10**9:
+        raise NormstabError(f"--try-remedies {text!r}: expected auto, no, or a number of steps")
+    return Effort(int(text), None)

@@ -52,9 +52,12 @@ class _Passes:
     precision: Precision
     name: str
     runs: int = 0
+    forks: int = 0
 
-    def judge(self, members: tuple[str, ...], rules: Mapping[str, str], seeds: Sequence[int]) -> Judged:
-        """Return the gravest verdict over the seeds."""
+    def judge(
+        self, members: tuple[str, ...], rules: Mapping[str, str], seeds: Sequence[int], *, from_start: bool
+    ) -> Judged:
+        """Return the gravest verdict over the seeds; a pass has no start to begin from."""
         others = {name: rule for name, rule in rules.items() if name != "_default"}
         found = []
         for seed in seeds:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from normstab.assess.causes.remedies import REMEDIES
+from normstab.assess.causes.remedies import REMEDIES, changed_settings
 from normstab.assess.judgement import judge_runs
 from normstab.experiment.records.cell_record import NormLayerRecord
 from normstab.numerics.ledger import Histogram, Tally
@@ -26,6 +26,7 @@ def offered(sites, *, precision="fp16", norm="l2", **record):
 
 SQUARES = {"bn1.square[forward]": Tally(1000, overflow=250, largest=2.0**20)}
 VARIANCES = {"bn1.dispersion.div[forward]": Tally(16, overflow=3, largest=2.0**17)}
+DEVIATIONS = {"bn1.centre[forward]": Tally(1000, largest=2.0**9)}
 SUMS = {"bn1.dispersion.sum[forward]": Tally(16, overflow=4, largest=2.0**18)}
 EPS = {"bn1.eps.const[forward]": Tally(1, underflow=1, smallest=1e-12, largest=1e-12)}
 GRADIENTS = Histogram({-30: 100, -26: 100, -10: 800})
@@ -39,30 +40,49 @@ EVIDENCE = {
     "larger eps": (EPS, ["eps = 1e-12 is zero in fp16", "6.1e-05"]),
     "loss scale": (FLUSHED, ["200 of 1,000", "leaves 23 binades", "saves 100.0 %"]),
     "bf16": (SQUARES, ["250 results overflowed", "bf16"]),
+    "wide accumulator": (SUMS, ["4 sums overflowed", "`bn1.dispersion.sum[forward]`", "accumulators of fp16"]),
+    "Linf norm": ({**SUMS, **DEVIATIONS}, ["4 sums of deviations overflowed", "the largest deviation is 2^9.0"]),
+    "wide operation": (VARIANCES, ["3 of 16 results of `dispersion.div` overflowed in 1 module", "2^17.0"]),
 }
+PRECISIONS = {"wide accumulator": "fp16/nearest/fp16"}
 
 
 @pytest.mark.parametrize("name", EVIDENCE)
 def test_a_remedy_is_offered_with_the_number_that_supports_it(name):
     sites, words = EVIDENCE[name]
-    evidence = offered(sites)[name].evidence
+    evidence = offered(sites, precision=PRECISIONS.get(name, "fp16"))[name].evidence
     assert [word for word in words if word not in evidence] == []
 
 
-def test_lost_updates_call_for_stochastic_rounding():
+def test_an_operation_that_overflows_in_several_modules_is_kept_wide_in_all_and_in_one_by_name():
+    one = offered(VARIANCES)["wide operation"]
+    assert one.change == {"numerics.rules.bn1::dispersion.div": str(Precision.parse("fp32"))}
+    several = {f"block{i}.fc.addmm[forward]": Tally(10, overflow=i, largest=2.0**20) for i in (1, 2)}
+    assert list(offered(several)["wide operation"].change) == ["numerics.rules.op:addmm"]
+    assert "wide operation" not in offered({"fc.weight[forward]": Tally(10, overflow=1, largest=2.0**20)})
+
+
+def test_a_change_deep_in_the_settings_leaves_the_cell_as_it_was():
+    cell = make_cell(precision=FP16).to_json()
+    changed = changed_settings(cell, {"train.optimizer.kahan": True, "numerics.rules.op:addmm": "fp32"})
+    assert changed["train"]["optimizer"]["kahan"] and not cell["train"]["optimizer"]["kahan"]
+    assert changed["numerics"]["rules"] == {"op:addmm": "fp32"} and not cell["numerics"]["rules"]
+
+
+def test_lost_updates_call_for_stochastic_rounding_or_compensation():
     cell = make_cell(precision=FP16)
     run = make_run(cell, predicted=predictions(0.1))
     epochs = tuple(replace(epoch, updates=1000, updates_zero=960) for epoch in run.record.epochs)
     run = replace(run, record=replace(run.record, epochs=epochs))
-    remedy = next(
-        r for r in judge_runs([make_run(make_cell()), run]).groups[1].remedies if r.name == "stochastic rounding"
-    )
+    remedies = {r.name: r for r in judge_runs([make_run(make_cell()), run]).groups[1].remedies}
+    assert remedies["Kahan updates"].change == {"train.optimizer.kahan": True}
+    remedy = remedies["stochastic rounding"]
     assert "1,920 of 2,000 weight updates (96.0 %)" in remedy.evidence
     assert Precision.parse(remedy.change["precision"]).rounding.is_stochastic
 
 
 def test_every_remedy_of_the_catalogue_is_tried_above():
-    assert set(EVIDENCE) | {"stochastic rounding"} == set(REMEDIES)
+    assert set(EVIDENCE) | {"stochastic rounding", "Kahan updates"} == set(REMEDIES)
 
 
 def test_without_evidence_nothing_is_offered():
@@ -85,6 +105,9 @@ def test_a_stable_cell_needs_no_remedy():
         ("wide squares", {"bn1.square[forward]": Tally(100_000, underflow=99)}, {}),
         ("wide variances", {**SQUARES, **VARIANCES}, {}),
         ("wide variances", VARIANCES, {"norm": "l1"}),
+        ("wide operation", SQUARES, {}),
+        ("wide accumulator", SUMS, {}),
+        ("Linf norm", {**SUMS, **DEVIATIONS}, {"norm": "linf"}),
     ],
 )
 def test_what_would_not_help_is_not_offered(name, sites, keywords):
@@ -100,7 +123,7 @@ def test_a_remedy_says_what_became_of_it_where_the_grid_tried_it():
     groups = judge_runs(story()).groups
     broken = next(group for group in groups if str(group.verdict) == "COLLAPSED")
     tested = {remedy.name: remedy.tested for remedy in broken.remedies}
-    assert tested == {"wide squares": "STABLE", "bf16": None}
+    assert tested == {"wide squares": "STABLE", "bf16": None, "wide operation": None}
 
 
 def variant_of(cell, **changes):

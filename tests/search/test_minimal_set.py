@@ -1,11 +1,13 @@
 """The search for a smallest set, against exhaustive search over subsets, planted sets and a budget."""
 
+import math
 from itertools import combinations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normstab.search.minimal_set import OutOfBudget, minimal_set
+from tests.benchmarks.bench_promotions import growth
 
 NAMES = tuple("abcdefghijkl")
 
@@ -62,6 +64,13 @@ def test_no_set_is_asked_about_twice_and_the_count_grows_like_k_log_n():
         assert set(found.members) == planted
         assert len(asked) == len(set(asked)) == len(found.asked)
         assert len(asked) <= 2 * 2 * n.bit_length() + n.bit_length() + 6
+
+
+def test_the_table_of_growth_stays_below_its_bound_wherever_the_planted_members_are():
+    """At most 2 k log2(n / k) + 2 k questions of QuickXplain, log2 n prefixes, and k + 3 to show that it is minimal."""
+    for row in growth():
+        bound = 2 * row.k * math.log2(row.n / row.k) + math.log2(row.n) + 4 * row.k + 3
+        assert 0 < row.mean <= row.most <= bound, row
 
 
 def test_with_the_true_ranking_a_set_of_k_costs_few_questions_whatever_n():

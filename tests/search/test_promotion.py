@@ -20,6 +20,7 @@ from normstab.report.promotion_report import promotion_json, promotion_text
 from normstab.search import promotion, trials
 from normstab.search.candidates import class_candidates, module_candidates
 from normstab.search.chosen_cell import chosen_cells
+from normstab.search.forks import LEAD_STEPS
 from normstab.search.kept_wide import class_precision, module_rules
 from normstab.search.promotion import Promotion, Search, Trial, promote
 from tests.assess.synthetic import make_cell, make_run
@@ -44,13 +45,13 @@ def scenario(tmp_path):
     return str(path)
 
 
-def train_instead(monkeypatch, planted, *, broken=MODULES):
+def train_instead(monkeypatch, planted, *, broken=MODULES, at=3):
     """Replace training: a cell fails unless every planted module is wide in it; return the list of cells trained."""
     trained = []
 
     def run_cells(cells, out_dir, *, execution, on_event):
         for cell in cells:
-            run = _made(cell, planted, broken)
+            run = _made(cell, planted, broken, at)
             directory = out_dir / "records" / cell.id
             directory.mkdir(parents=True, exist_ok=True)
             write_record(directory, run.record)
@@ -65,7 +66,7 @@ def train_instead(monkeypatch, planted, *, broken=MODULES):
     return trained
 
 
-def _made(cell, planted, broken):
+def _made(cell, planted, broken, at):
     rules = precision_rules(cell.numerics.rules, cell.numerics.precision)
     fails = not cell.is_reference and any(rules.of(name) != FP32 for name in planted)
     sites = {f"{name}.square[forward]": Tally(100, overflow=int(name in planted)) for name in broken}
@@ -76,7 +77,7 @@ def _made(cell, planted, broken):
         accuracy=0.1 if fails else 0.85,
         sites=sites,
         first_steps=first_steps,
-        nonfinite=Nonfinite(3, "loss") if fails else None,
+        nonfinite=Nonfinite(at, "loss") if fails else None,
         rho=made.record.rho,
     )
 
@@ -103,6 +104,34 @@ def test_without_evidence_the_number_of_sets_grows_like_k_log_n(scenario, tmp_pa
     found = promote(scenario, "fp16,256", out=tmp_path / "out")
     assert set(found.members) == {MODULES[7], MODULES[10]}
     assert len(found.tried) <= 20
+
+
+def test_what_is_tried_goes_on_from_shortly_before_the_first_offence_and_the_answer_trains_from_the_start(
+    scenario, tmp_path, monkeypatch
+):
+    trained = train_instead(monkeypatch, set(MODULES[1:3]), at=60)
+    found = promote(scenario, "fp16,256", out=tmp_path / "out")
+    assert set(found.members) == set(MODULES[1:3]) and found.is_minimal
+    failing, *others = trained
+    assert failing.fork is None
+    origins = {cell.id: cell for cell in others if cell.fork is not None and cell.fork.leaves_snapshot}
+    (origin,) = origins.values()  # of the first seed: its failure spared the second one
+    assert (origin.fork.stop, origin.train.seed, origin.numerics) == (60 - LEAD_STEPS, 0, failing.numerics)
+    forks = [cell for cell in others if cell.fork is not None and cell.fork.of is not None]
+    assert {cell.fork.of for cell in forks} == {origin.id} and {cell.train.seed for cell in forks} == {0}
+    assert all({origin.id, cell.reference_id} <= set(cell.depends_on) for cell in forks)
+    last = [cell for cell in others if cell.train.seed in found.fresh_seeds]
+    assert last and all(cell.fork is None for cell in last)
+    assert found.forks == len({cell.id for cell in forks})
+    assert "of them from shortly before the first offence on" in promotion_text(found)
+
+
+def test_without_fresh_seeds_the_answer_of_forks_is_trained_from_the_start_on_its_own(scenario, tmp_path, monkeypatch):
+    trained = train_instead(monkeypatch, {MODULES[2]}, at=60)
+    found = promote(scenario, "fp16,256", out=tmp_path / "out", search=Search(fresh_seeds=0))
+    answer = [cell for cell in trained if cell.coordinates["kept_wide"] == MODULES[2]]
+    assert {cell.train.seed for cell in answer if cell.fork is None} == {0, 1}
+    assert found.verdict is Verdict.STABLE and found.fresh_seeds == ()
 
 
 def _blind(run):

@@ -19,7 +19,13 @@ from normstab.experiment.execution.progress import Event, EventKind, Failure, Ou
 from normstab.experiment.execution.ray_settings import RaySettings
 from normstab.experiment.execution.run_log import RunLog, start_log
 from normstab.experiment.execution.worker import Message, Task, interrupts_held, interrupts_ignored
-from normstab.experiment.records.files import CHECKPOINT_FILE, DIGEST_FILE, remove_path, remove_unfinished
+from normstab.experiment.records.files import (
+    CHECKPOINT_FILE,
+    DIGEST_FILE,
+    SNAPSHOT_FILE,
+    remove_path,
+    remove_unfinished,
+)
 from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import check_log
 from normstab.experiment.scenario.spec import Cell
@@ -142,7 +148,9 @@ class _Run:
             return False
         cell = self._cells.get(cell_id)
         has_digests = cell is None or cell.record is None or (directory / DIGEST_FILE).exists()
-        return record.id == cell_id and has_digests
+        leaves_snapshot = cell is not None and cell.fork is not None and cell.fork.leaves_snapshot
+        has_snapshot = not leaves_snapshot or (directory / SNAPSHOT_FILE).exists()
+        return record.id == cell_id and has_digests and has_snapshot
 
     def _dispatch(self) -> None:
         """Give every cell that can start to a free worker, starting workers up to `jobs`."""

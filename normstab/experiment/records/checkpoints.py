@@ -17,10 +17,17 @@ from typing import Any
 
 import torch
 
+from normstab.errors import RecordError
 from normstab.experiment.records.cell_record import Environment
-from normstab.experiment.records.files import CHECKPOINT_FILE, read_plain_file, remove_path, write_atomically
+from normstab.experiment.records.files import (
+    CHECKPOINT_FILE,
+    SNAPSHOT_FILE,
+    read_plain_file,
+    remove_path,
+    write_atomically,
+)
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "read_snapshot", "write_snapshot"]
 
 INTERVAL_S = 60.0
 HASH_BYTES = 32  # the sha256 of what follows it
@@ -55,10 +62,7 @@ class Checkpoints:
 
     def write(self, state: dict[str, Any]) -> None:
         """Write `state`: tensors, numbers, texts, and dicts and lists of them."""
-        saved = io.BytesIO()
-        torch.save({"key": self.key, "state": state}, saved)
-        content = saved.getvalue()
-        write_atomically(self.path, hashlib.sha256(content).digest() + content)
+        _write(self.path, self.key, state)
         self._last_s = time.monotonic()
 
     def read(self, device: str) -> tuple[dict[str, Any] | None, str | None]:
@@ -66,11 +70,7 @@ class Checkpoints:
         if not os.path.lexists(self.path):
             return None, None
         try:
-            content = read_plain_file(self.path)
-            if hashlib.sha256(content[HASH_BYTES:]).digest() != content[:HASH_BYTES]:
-                return None, "the checkpoint does not read: its bytes are not those that were written"
-            found = torch.load(io.BytesIO(content[HASH_BYTES:]), map_location=device, weights_only=True)
-            key, state = dict(found["key"]), found["state"]
+            key, state = _read(self.path, device)
         except Exception as error:  # bytes of another version make torch's unpickler raise whatever it meets
             return None, f"the checkpoint does not read: {error}"
         if key != self.key:
@@ -83,3 +83,37 @@ class Checkpoints:
     def remove(self) -> None:
         """Delete the checkpoint of a finished cell, or whatever lies in its place."""
         remove_path(self.path)
+
+
+def write_snapshot(directory: Path, cell_id: str, state: dict[str, Any]) -> None:
+    """Write the state in which the cell `cell_id` stops, for the cells that go on from it."""
+    _write(directory / SNAPSHOT_FILE, {"cell": cell_id}, state)
+
+
+def read_snapshot(directory: Path, cell_id: str, device: str) -> dict[str, Any]:
+    """Return the state in which the cell `cell_id` stopped, of whatever machine; raise RecordError without one."""
+    path = directory / SNAPSHOT_FILE
+    try:
+        key, state = _read(path, device)
+    except Exception as error:  # as for a checkpoint
+        raise RecordError(f"{path}: does not read: {error}; remove its folder and run again") from error
+    if key != {"cell": cell_id}:
+        raise RecordError(f"{path}: is of {key.get('cell')!r}, not of {cell_id!r}; remove its folder and run again")
+    return state
+
+
+def _write(path: Path, key: dict[str, str], state: dict[str, Any]) -> None:
+    """Write the hash of what follows, the key, and the state."""
+    saved = io.BytesIO()
+    torch.save({"key": key, "state": state}, saved)
+    content = saved.getvalue()
+    write_atomically(path, hashlib.sha256(content).digest() + content)
+
+
+def _read(path: Path, device: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return key and state; raise whatever reading raises, and ValueError where the hash is another."""
+    content = read_plain_file(path)
+    if hashlib.sha256(content[HASH_BYTES:]).digest() != content[:HASH_BYTES]:
+        raise ValueError("its bytes are not those that were written")
+    found = torch.load(io.BytesIO(content[HASH_BYTES:]), map_location=device, weights_only=True)
+    return dict(found["key"]), found["state"]

@@ -24,6 +24,7 @@ from normstab.errors import RecordError
 __all__ = [
     "CHECKPOINT_FILE",
     "DIGEST_FILE",
+    "SNAPSHOT_FILE",
     "json_text",
     "jsonable",
     "open_plain_file",
@@ -39,6 +40,10 @@ CHECKPOINT_FILE = "checkpoint.pt"
 
 DIGEST_FILE = "digests.json"
 """The digests of the first step's results, beside a record that keeps them."""
+
+
+SNAPSHOT_FILE = "snapshot.pt"
+"""Where other cells go on from a cell that was to stop early."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

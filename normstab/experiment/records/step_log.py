@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from normstab.errors import RecordError
-from normstab.experiment.records.files import jsonable, open_plain_file, read_plain_file
+from normstab.experiment.records.files import jsonable, open_plain_file, read_plain_file, write_atomically
 
-__all__ = ["Step", "StepLog", "check_log", "kept_sha256", "log_sha256", "read_steps"]
+__all__ = ["Step", "StepLog", "check_log", "copy_log", "kept_sha256", "log_sha256", "read_steps"]
 
 NAME = "steps.jsonl"
 
@@ -91,6 +91,11 @@ def log_sha256(directory: Path) -> str:
 def kept_sha256(directory: Path, steps: int) -> str:
     """Return the sha256 of the first `steps` steps of the log in `directory`."""
     return _sha256(_whole_lines(directory / NAME)[:steps])
+
+
+def copy_log(origin: Path, directory: Path, *, steps: int) -> None:
+    """Begin the log in `directory` with the first `steps` steps of the one in `origin`."""
+    write_atomically(directory / NAME, b"".join(_whole_lines(origin / NAME)[:steps]))
 
 
 def check_log(directory: Path, *, steps: int, sha256: str | None) -> None:

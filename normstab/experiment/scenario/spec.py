@@ -20,6 +20,7 @@ from normstab.norms.noise.norm_noise import NormNoise
 __all__ = [
     "Cell",
     "DatasetSpec",
+    "ForkSpec",
     "ModelSpec",
     "NormNoiseSpec",
     "NumericsSpec",
@@ -239,6 +240,21 @@ class SweepSpec:
 
 
 @dataclass(frozen=True)
+class ForkSpec:
+    """A part of a training: it goes on from the snapshot of the cell `of`, and ends after `stop` steps in all.
+
+    `of` None begins at the start, `stop` None goes to the end. `leaves_snapshot`: others go on from where this one
+    stops. What came before the fork is in its log and its counts, as if it had trained from the start.
+    """
+
+    __pydantic_config__ = STRICT
+
+    of: str | None = None
+    stop: Count | None = None
+    leaves_snapshot: bool = False
+
+
+@dataclass(frozen=True)
 class Cell:
     """One point of a scenario's grid: everything a worker needs, and nothing else.
 
@@ -249,6 +265,7 @@ class Cell:
     `record`: what is kept beside the record; it changes nothing in it, and so is no part of the id.
     `is_listed`: the grid lists it; a reference or a cell that was only added because others need it is not.
     `code_sha256` is that of the model's code, for a model that is not of the catalogue.
+    `fork`: only a part of the training is done, or is begun where another cell stopped.
     """
 
     scenario: str
@@ -265,6 +282,7 @@ class Cell:
     data_sha256: str = ""
     code_sha256: str = ""
     record: Literal["digests"] | None = None
+    fork: ForkSpec | None = None
 
     @cached_property
     def id(self) -> str:
@@ -273,7 +291,8 @@ class Cell:
         The hash covers the resolved specs, the hashes of the data and of a foreign model's code, and NUMERICS_VERSION,
         so that a record with this id is this cell's result on any machine.
         """
-        resolved = (self.dataset, self.model, self.train, self.numerics, self.sweep)
+        resolved: tuple[Any, ...] = (self.dataset, self.model, self.train, self.numerics, self.sweep)
+        resolved += () if self.fork is None else (self.fork,)
         return f"{slug(self.coordinates)}-{identity(resolved, self.data_sha256, self.code_sha256)}"
 
     def to_json(self) -> dict[str, Any]:

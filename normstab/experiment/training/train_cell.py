@@ -24,11 +24,11 @@ from normstab.experiment.network.models import build_model
 from normstab.experiment.network.networks import Task
 from normstab.experiment.network.weighted_layers import noise_clocks
 from normstab.experiment.records.cell_record import DataFacts, Record, write_record
-from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints
+from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints, read_snapshot, write_snapshot
 from normstab.experiment.records.history import History
 from normstab.experiment.records.machine import environment, settled
 from normstab.experiment.records.record_reader import read_record
-from normstab.experiment.records.step_log import StepLog, check_log, kept_sha256, log_sha256
+from normstab.experiment.records.step_log import StepLog, check_log, copy_log, kept_sha256, log_sha256
 from normstab.experiment.scenario.spec import Cell
 from normstab.experiment.training.cell_arithmetic import Simulated, simulated
 from normstab.experiment.training.corrections import RecordedNorms
@@ -127,7 +127,7 @@ class _Running:
             session.simulated = around
             session.storage.use(around.arithmetic)
             with around.paused():
-                keep = self._resume(session, checkpoints, problem)
+                keep = self._resume(session, checkpoints, problem) or self._go_on(session)
             with StepLog(self.directory, keep=keep) as log:
                 self._train(session, log, checkpoints)
         record = self._record(session)
@@ -198,6 +198,29 @@ class _Running:
             self._tell(session, f"{self.cell.id}: started again from the beginning: {problem}")
         return session.history.step
 
+    def _go_on(self, session: Session) -> int:
+        """Put the session where the cell that it is a fork of stopped, and return how many steps its log has."""
+        origin = None if self.cell.fork is None else self.cell.fork.of
+        if origin is None:
+            return 0
+        before = self.directory.parent / origin
+        session.restore(read_snapshot(before, origin, self.device))
+        copy_log(before, self.directory, steps=session.history.step)
+        return session.history.step
+
+    def _is_at_stop(self, session: Session) -> bool:
+        """Whether the cell is to go no further."""
+        fork = self.cell.fork
+        return fork is not None and fork.stop is not None and session.history.step >= fork.stop
+
+    def _leave_snapshot(self, session: Session, *, is_whole_epoch: bool) -> None:
+        """Leave the state for the cells that go on from here: of an epoch that is not whole, before its evaluation."""
+        fork, history = self.cell.fork, session.history
+        is_here = is_whole_epoch == (history.step % session.span.steps_per_epoch == 0)
+        if fork is not None and fork.leaves_snapshot and self._is_at_stop(session) and is_here:
+            with session.simulated.paused():
+                write_snapshot(self.directory, self.cell.id, session.state())
+
     def _train(self, session: Session, log: StepLog, checkpoints: Checkpoints) -> None:
         """Go through the epochs that are left."""
         train, history = self.cell.train, session.history
@@ -211,11 +234,15 @@ class _Running:
                 if history.nonfinite is not None:
                     break
                 self._tell(session)
+                if self._is_at_stop(session):
+                    break
                 if checkpoints.is_due and history.step % session.span.steps_per_epoch:
                     self._save(session, log, checkpoints)
+            self._leave_snapshot(session, is_whole_epoch=False)
             session.end_epoch()
             self._tell(session)
-            if history.nonfinite is not None:
+            self._leave_snapshot(session, is_whole_epoch=True)
+            if history.nonfinite is not None or self._is_at_stop(session):
                 break
             if checkpoints.is_due:
                 self._save(session, log, checkpoints)
@@ -228,11 +255,12 @@ class _Running:
 
     def _tell(self, session: Session, note: str | None = None) -> None:
         """Report how far the cell is."""
-        history, span = session.history, session.span
+        history, fork = session.history, self.cell.fork
+        stop = None if fork is None else fork.stop
         self.report(
             Progress(
                 step=history.step,
-                steps=span.steps,
+                steps=min(session.span.steps, stop or session.span.steps),
                 epoch=len(history.epochs),
                 loss=history.last_loss,
                 accuracy=history.accuracy,
