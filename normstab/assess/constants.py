@@ -35,6 +35,12 @@ CONSTANTS: dict[str, Constant] = {
         0.01, "seed noise of an accuracy, assumed while the reference has one seed", "choice"
     ),
     "smoothing_steps": Constant(20, "steps of the trailing mean of a loss (at most a quarter of the run)", "choice"),
+    "spike_deviations": Constant(
+        5, "standard deviations of the losses before, above their mean, from which a loss is high", "choice"
+    ),
+    "spike_share": Constant(0.1, "share of the mean of the losses before that a high loss exceeds it by", "choice"),
+    "spike_interval": Constant(10, "steps that are looked at for a spike's beginning, and for its end", "choice"),
+    "spike_count": Constant(2, "high losses within that interval that begin a spike", "choice"),
     "headroom_share": Constant(0.9999, "share of the results that the smallest exponent range covers", "rule"),
     "flushed_share": Constant(1e-3, "share of results flushed to zero from which a remedy is offered", "choice"),
     "vanished_share": Constant(

@@ -94,6 +94,26 @@ def nonfinite_step(run: Run) -> float | None:
     return run.record.nonfinite.step if run.record.nonfinite else None
 
 
+def loss_spikes(run: Run) -> float | None:
+    """Return how many spikes the loss had."""
+    return float(len(run.spikes)) if run.steps else None
+
+
+def loss_spike_height(run: Run) -> float | None:
+    """Return the height of the highest spike above the loss before it, 0 without one."""
+    return max((spike.height for spike in run.spikes), default=0.0) if run.steps else None
+
+
+def loss_spike_steps(run: Run) -> float | None:
+    """Return how many steps the longest spike lasted, 0 without one."""
+    return float(max((spike.steps for spike in run.spikes), default=0)) if run.steps else None
+
+
+def unrecovered_spikes(run: Run) -> float | None:
+    """Return how many spikes lasted to the end of the run: one or none."""
+    return float(sum(not spike.is_recovered for spike in run.spikes)) if run.steps else None
+
+
 def counter_rate(counter: str, meaning: str, direction: str = "") -> Metric:
     """Return the metric: the share of all rounded results (of one direction) that `counter` counted."""
 
@@ -196,6 +216,10 @@ METRICS: dict[str, Metric] = {
     "nonfinite_step": _alone(
         nonfinite_step, "step of the first inf or NaN outcome", "step", more_is_better=True, is_counted=True
     ),
+    "loss_spikes": _alone(loss_spikes, "spikes of the training loss", is_counted=True),
+    "loss_spike_height": _alone(loss_spike_height, "height of the highest of them", is_counted=True),
+    "loss_spike_steps": _alone(loss_spike_steps, "steps of the longest of them", is_counted=True),
+    "unrecovered_spikes": _alone(unrecovered_spikes, "those that lasted to the end", is_counted=True),
     "overflow_rate": counter_rate("overflow", "rounded results that overflowed"),
     "underflow_rate": counter_rate("underflow", "rounded results flushed to zero"),
     "subnormal_rate": counter_rate("subnormal", "rounded results that are subnormal"),

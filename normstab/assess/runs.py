@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from normstab.assess.constants import constant
 from normstab.assess.curves import Band, band_of, smoothed
+from normstab.assess.spikes import Spike, spikes_of
 from normstab.assess.statistics import PairedGap, paired_gap
 from normstab.errors import RecordError
 from normstab.experiment.records.cell_record import Predictions, Record
@@ -56,6 +57,11 @@ class Run:
     def smoothed(self) -> NDArray[np.float64]:
         """The smoothed loss of each step."""
         return smoothed(self.losses)
+
+    @cached_property
+    def spikes(self) -> tuple[Spike, ...]:
+        """The spikes of the loss, in order."""
+        return spikes_of(self.losses)
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:

@@ -60,8 +60,15 @@ def collapsed(run: Run, group: Group, gap: PairedGap | None) -> str | None:
 
 def diverged(run: Run, group: Group, gap: PairedGap | None) -> str | None:
     """Return why the run counts as DIVERGED: above chance, but its loss rose or made too little of the progress."""
-    if run.is_at_chance or not len(run.smoothed):
+    reason = None if run.is_at_chance or not len(run.smoothed) else _too_little_progress(run, group)
+    if reason is None:
         return None
+    spike = next((spike for spike in run.spikes if not spike.is_recovered), None)
+    return reason if spike is None else f"{reason}; a loss spike from step {spike.step} on did not recover"
+
+
+def _too_little_progress(run: Run, group: Group) -> str | None:
+    """Return how the loss rose, or stayed behind half of the reference's progress; None where it did neither."""
     start, end = run.smoothed[start_step(len(run.losses))], run.smoothed[-1]
     if end > start:
         return f"the smoothed loss ends at {end:.3g}, above its start of {start:.3g}"

@@ -26,6 +26,7 @@ from normstab.report.glossary import as_list
 from normstab.report.pictures.exponents import exponent_plot
 from normstab.report.pictures.plots import MOST_PANELS, accuracy_plots, gravest_of, loss_plots, panels_of
 from normstab.report.pictures.site_maps import site_maps
+from normstab.report.spikes_table import spikes_table
 from normstab.report.words import command_for, number, promote_command
 
 __all__ = ["Rendered", "cells_listed", "fill_template", "quoted", "render_report", "write_report"]
@@ -224,6 +225,7 @@ def _details(found: Assessment) -> dict[str, Any]:
         "cells_left": max(0, len(cells) - sections.MOST_ROWS),
         "rules": sections.rules_table(),
         "constants": sections.constants_table(found.scenario.tolerance),
+        "spikes": spikes_table(cells),
         "environment": sections.environment_table(runs),
         **sections.notes_of(runs),
         "commands": [

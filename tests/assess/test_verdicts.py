@@ -99,6 +99,15 @@ def test_a_loss_above_twice_the_references_is_no_divergence_where_most_of_the_pr
     assert found.verdict is Verdict.STABLE
 
 
+def test_a_loss_near_the_references_that_made_nine_percent_of_its_progress_diverged():
+    # The accuracies are alike, so that without the rule on progress the run would only be DEGRADED or STABLE.
+    reference = np.concatenate([np.full(30, 2.30), np.full(STEPS - 30, 0.30)])
+    losses = np.concatenate([np.full(30, 2.30), np.full(STEPS - 30, 2.12)])
+    found = verdict(pair(half_cell(losses=losses), make_run(make_cell(), losses=reference)))
+    assert found.verdict is Verdict.DIVERGED
+    assert "less than half of the reference's progress (from 2.3 to 2.12, the reference to 0.3)" in found.reason
+
+
 def seeds_around(mean, deviation):
     """Reference losses of three seeds with exactly this mean and standard deviation at every step."""
     return {seed: np.linspace(5.0, mean, STEPS) + (seed - 1) * deviation for seed in SEEDS}
