@@ -147,6 +147,16 @@ def zero_updates(run: Run) -> float | None:
     return sum(epoch.updates_zero for epoch in run.record.epochs) / updates if updates else None
 
 
+def angular_update(run: Run) -> float | None:
+    """Return the mean angle, in radians, by which a step of the last epoch turned the weights of a layer under a norm.
+
+    SGD with rate eta, decay lambda and momentum alpha turns them by sqrt(2 eta lambda / (1 + alpha)) at equilibrium.
+    Source: Wan et al. 2021, "Spherical motion dynamics"; Kosson et al. 2023, "Rotational equilibrium".
+    """
+    angles = run.record.epochs[-1].angular_update if run.record.epochs else {}
+    return sum(angles.values()) / len(angles) if angles else None
+
+
 def weight_gradient_zeros(run: Run) -> float | None:
     """Return the share of the convolutions' weight gradients that are zero; None without exponent histograms.
 
@@ -234,6 +244,7 @@ METRICS: dict[str, Metric] = {
     ),
     "gradient_cosine": _alone(gradient_cosine, "least cosine of the gradient to the reference's", more_is_better=True),
     "weight_distance": _alone(weight_distance, "relative distance of the weights to the reference's"),
+    "angular_update": _alone(angular_update, "angle by which a step turns the weights under a norm", "rad"),
     "weight_norm_error": _alone(
         weight_norm_error, "largest relative distance of a channel's weight norm from its layer's rho", is_counted=True
     ),

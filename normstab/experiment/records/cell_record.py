@@ -81,6 +81,8 @@ class EpochRecord:
     `updates` counts the elements of the parameters in the steps that were looked at (those with a probe),
     `updates_zero` how many of these the step left as they were. `weight_norms` has one number per output
     channel, in float64. `sites` has the ledger of the epoch. `loss_scale` is that after the epoch.
+    `angular_update` has, by layer under a norm, the mean angle in radians by which the steps that were looked at
+    turned its weights.
     """
 
     accuracy: float
@@ -91,6 +93,7 @@ class EpochRecord:
     loss_scale: float | None = None
     weight_norms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     sites: Mapping[str, Tally] = field(default_factory=dict)
+    angular_update: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

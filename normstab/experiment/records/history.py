@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +20,15 @@ __all__ = ["History"]
 
 @dataclass
 class History:
-    """`step` steps are done; `loss_sum` and `loss_count` are of the epoch in progress, as are the updates."""
+    """`step` steps are done; `loss_sum` and `loss_count` are of the epoch in progress, as are updates and angles."""
 
     step: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
     updates: int = 0
     updates_zero: int = 0
+    angles: dict[str, float] = field(default_factory=dict)
+    angles_count: int = 0
     last_loss: float | None = None
     nonfinite: Nonfinite | None = None
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -47,6 +50,17 @@ class History:
         self.last_loss = loss
         self.loss_sum += loss * images
         self.loss_count += images
+
+    def add_angles(self, found: Mapping[str, float]) -> None:
+        """Note by which angles a step turned the weights of each layer."""
+        self.angles = {name: self.angles.get(name, 0.0) + angle for name, angle in found.items()}
+        self.angles_count += 1
+
+    def end_angles(self) -> dict[str, float]:
+        """Return the mean angles of the epoch, and begin the next."""
+        ended = {name: total / self.angles_count for name, total in self.angles.items()}
+        self.angles, self.angles_count = {}, 0
+        return ended
 
     def end_epoch(self) -> tuple[float, int, int]:
         """Return the epoch's mean loss and its counts of updates, and begin the next."""

@@ -31,6 +31,7 @@ METRIC_NAMES: tuple[str, ...] = (
     "collapsed_channels",
     "gradient_cosine",
     "weight_distance",
+    "angular_update",
     "weight_norm_error",
     "weight_gradient_zeros",
     "zero_updates",

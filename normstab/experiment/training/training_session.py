@@ -24,6 +24,7 @@ from normstab.experiment.records.history import History
 from normstab.experiment.records.offences import origin_of_nonfinite
 from normstab.experiment.records.step_log import Step
 from normstab.experiment.scenario.spec import TrainSpec
+from normstab.experiment.training.angular_updates import angles_since, weights_now
 from normstab.experiment.training.cell_arithmetic import Simulated
 from normstab.experiment.training.corrections import RecordedNorms, correct_gradients, correct_rates, follow_norms
 from normstab.experiment.training.evaluation import evaluate, norm_layer_records, weight_norms
@@ -123,7 +124,9 @@ class Session:
         """Take the optimizer's step, by the recorded norms where there are any, and store its result."""
         with self.simulated.paused():
             parameters = [p.detach() for p in self.model.parameters()]
-            before = [p.clone() for p in parameters] if self.probes.is_due(self.history.step) else []
+            is_due = self.probes.is_due(self.history.step)
+            before = [p.clone() for p in parameters] if is_due else []
+            weights = weights_now(self.model) if is_due else {}
             if self.recorded is not None and isinstance(self.optimizer, CompensatedSGD):
                 correct = correct_rates if self.train.weight_decay_correction == "lr" else correct_gradients
                 correct(self.optimizer, self.recorded, epoch)
@@ -136,6 +139,8 @@ class Session:
                 if self.recorded is not None and not isinstance(self.optimizer, CompensatedSGD):
                     follow_norms(self.recorded, epoch, factor)
                 self.storage.keep_all_(self.optimizer)
+                if is_due:
+                    self.history.add_angles(angles_since(weights, self.model))
             self.history.updates += sum(p.numel() for p in before)
             self.history.updates_zero += sum(
                 int((old == new).sum()) for old, new in zip(before, parameters, strict=False)
@@ -186,6 +191,7 @@ class Session:
                     loss_scale=self.scaler.scale_factor,
                     weight_norms=norms,
                     sites=history.tallies.end_epoch(),
+                    angular_update=history.end_angles(),
                 )
             )
             history.norm_layers = norm_layer_records(self.model, history.values, history.norm_layers)
