@@ -37,6 +37,7 @@ __all__ = [
     "flat_weights",
     "function_mode",
     "has_modes",
+    "is_batched",
     "is_composite",
     "is_traced_by_a_mode",
     "is_transformed",
@@ -197,6 +198,14 @@ is_transforming: Callable[[], bool] = _found("torch._C._are_functorch_transforms
 """Whether a transform of torch.func is being evaluated."""
 is_transformed: Callable[[Tensor], bool] = _found("torch._C._functorch.is_functorch_wrapped_tensor", lambda x: False)
 """Whether a transform of torch.func has wrapped a tensor."""
+_is_batched: Callable[[Tensor], bool] = _found("torch._C._functorch.is_batchedtensor", lambda x: False)
+_is_batch: Callable[[Tensor], bool] = _found("torch._C._functorch.is_legacy_batchedtensor", lambda x: False)
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor stands for many: under vmap, or as a gradient of `grad(is_grads_batched=True)`."""
+    return _is_batched(tensor) or _is_batch(tensor)
+
 
 # ------------------------------------------------------------------------------------------- operations by name
 

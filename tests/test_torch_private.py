@@ -20,6 +20,8 @@ OPTIONAL = [
     "torch._C._current_graph_task_id",
     "torch._C._are_functorch_transforms_active",
     "torch._C._functorch.is_functorch_wrapped_tensor",
+    "torch._C._functorch.is_batchedtensor",
+    "torch._C._functorch.is_legacy_batchedtensor",
     "torch._C._dispatch_has_kernel_for_dispatch_key",
     "torch._C._dispatch_get_registrations_for_dispatch_key",
     "torch._C._ExcludeDispatchKeyGuard",

@@ -19,6 +19,7 @@ from normstab.norms.functional import (
     normalize_forward,
     normalize_with,
 )
+from normstab.norms.unrounded.native_norm import normalize_native, serves
 from normstab.norms.wide_norm import INSIDE
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import opaque, plain
@@ -87,6 +88,8 @@ def normalize(
     if x.numel() == 0:
         return Normalized(_of_nothing(x, gamma, beta), None, None)
     if ar.is_native:
+        if statistics is None and serves(x, (gamma, beta), scheme):
+            return Normalized(*normalize_native(x, gamma, beta, scheme, reduction))
         # As torch's own layers do, half tensors are normalized in float32.
         done = plan.run(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, gamma, beta)
         return Normalized(done.output.to(x.dtype), done.mean, done.stored)

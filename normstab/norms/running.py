@@ -5,7 +5,7 @@ What is stored: the mean, and the unbiased variance for l2 or s without eps for 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from normstab.numerics.precision import Precision
 from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["update_running"]
+
+WIDE = (torch.float32, torch.float64)
 
 
 def update_running(
@@ -43,8 +45,11 @@ def move(ar: Arithmetic, running: Tensor, new: Tensor, momentum: float, reductio
         return
     if len(running) == new.numel() and not ar.is_native and _by_kernel(running, new, momentum, ar, operation):
         return
+    m, rest = weights(momentum, running.dtype)
+    if ar.is_native and len(running) == new.numel() and running.dtype == new.dtype and running.dtype in WIDE:
+        running.mul_(rest).add_(new.detach().reshape(-1) * m)  # the same roundings, in three calls of torch
+        return
     of_buffer = buffer_arithmetic(running.dtype, ar)
-    m, rest = (float(torch.tensor(weight, dtype=running.dtype, device="cpu")) for weight in (momentum, 1.0 - momentum))
     values = (
         new.detach().reshape(-1, len(running)).to(torch.float64 if running.dtype == torch.float64 else torch.float32)
     )
@@ -52,6 +57,13 @@ def move(ar: Arithmetic, running: Tensor, new: Tensor, momentum: float, reductio
     old_part = of_buffer.mul(rest, running, operation=operation)
     new_part = of_buffer.mul(m, per_channel, operation=operation)
     running.copy_(of_buffer.add(old_part, new_part, operation=operation))
+
+
+@lru_cache(maxsize=256)
+def weights(momentum: float, dtype: torch.dtype) -> tuple[float, float]:
+    """Return m and 1 - m, rounded to the dtype of the buffer."""
+    m, rest = (float(torch.tensor(weight, dtype=dtype, device="cpu")) for weight in (momentum, 1.0 - momentum))
+    return m, rest
 
 
 def _by_kernel(running: Tensor, new: Tensor, momentum: float, ar: Arithmetic, operation: str) -> bool:

@@ -35,7 +35,7 @@ PATTERNS = 20_000
 NAMES = (*FORMATS, "e6m9", "q7.8", "q3.4:wrap", "fp16:saturate")
 SCALED = ("mxfp8", "mxfp4", "mxint8", "nvfp4", "fp8-rowwise", "int8@row")
 KEY = Key(seed=2018, site="selftest", step=7)
-# sha256 over every cast of `_digest`: the bits that every machine must give (NUMERICS_VERSION 1).
+# sha256 over every cast of `_digest`: the bits that every machine must give (since NUMERICS_VERSION 1).
 GOLDEN = "4d206428e9e4f4dae1b16c52dced7b7eed27e574db6c908a276d2ff6e5afb994"
 # Random123, kat_vectors: philox 4x32-10 of zeros.
 PHILOX_OF_ZEROS = (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)

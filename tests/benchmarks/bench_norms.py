@@ -15,6 +15,10 @@ SHAPES = [(64, 64, 32, 32), (128, 16, 16, 16)]
 # Name -> norm, precision, and what is to be reached.
 LAYERS = {
     "native l2": ("l2", "native", "1.3x"),
+    "native l1": ("l1", "native", "1.3x"),
+    "native linf": ("linf", "native", "1.3x"),
+    "native range": ("range", "native", "1.3x"),
+    "native top10": ("top10", "native", "3x"),
     "l1, fp16/nearest/fp32, ledger": ("l1", "fp16/nearest/fp32", "2.5x / 3.5x"),
     "l2, fp16/nearest/fp32, ledger": ("l2", "fp16/nearest/fp32", "2.5x / 3.5x"),
     "linf, fp16/nearest/fp32, ledger": ("linf", "fp16/nearest/fp32", "2.5x / 3.5x"),
