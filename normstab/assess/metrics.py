@@ -48,6 +48,26 @@ def train_loss(run: Run) -> float | None:
     return run.record.epochs[-1].train_loss if run.record.epochs else None
 
 
+def token_loss(run: Run) -> float | None:
+    """Return the loss on the test tokens after the last epoch, in nats; None of images."""
+    return test_loss(run) if run.is_of_tokens else None
+
+
+def token_accuracy(run: Run) -> float | None:
+    """Return the share of the test tokens that are predicted rightly from those before them; None of images."""
+    return run.accuracy if run.is_of_tokens else None
+
+
+def word_accuracy(run: Run) -> float | None:
+    """Return the share of the test sequences that the network writes rightly by itself, to their ends."""
+    return None if run.record.language is None else run.record.language.word_accuracy
+
+
+def chrf(run: Run) -> float | None:
+    """Return chrF of what the network writes by itself."""
+    return None if run.record.language is None else run.record.language.chrf
+
+
 def error(run: Run) -> float | None:
     """Return 1 minus the accuracy."""
     return None if run.accuracy is None else 1.0 - run.accuracy
@@ -214,6 +234,14 @@ METRICS: dict[str, Metric] = {
     "accuracy_gap_sd": Metric(accuracy_gap_in_deviations, "accuracy gap over the seed noise of the reference", "sd"),
     "test_loss": _alone(test_loss, "test loss after the last epoch"),
     "train_loss": _alone(train_loss, "mean training loss of the last epoch"),
+    "token_loss": _alone(token_loss, "loss of a test token after the last epoch, in nats"),
+    "token_accuracy": _alone(
+        token_accuracy, "test tokens predicted rightly from those before them", "share", more_is_better=True
+    ),
+    "word_accuracy": _alone(
+        word_accuracy, "test sequences written rightly to their ends, token after token", "share", more_is_better=True
+    ),
+    "chrf": _alone(chrf, "chrF3 of the written sequences (Popovic 2015), over symbols", "share", more_is_better=True),
     "loss_gap_area": Metric(loss_gap_area, "mean excess of the smoothed loss over the reference's"),
     "loss_gap_end": Metric(loss_gap_end, "the same over the last tenth of the steps"),
     "first_divergence": Metric(

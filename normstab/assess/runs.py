@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from normstab.assess.constants import constant
 from normstab.assess.curves import Band, band_of, smoothed
 from normstab.assess.spikes import Spike, spikes_of
-from normstab.assess.statistics import PairedGap, paired_gap
+from normstab.assess.statistics import PairedGap, paired_gap, seed_gap
 from normstab.errors import RecordError
 from normstab.experiment.records.cell_record import Predictions, Record
 from normstab.experiment.records.record_reader import read_records
@@ -81,9 +81,15 @@ class Run:
         return float(self.correct.mean()) if self.correct.size else self.record.accuracy
 
     @property
+    def is_of_tokens(self) -> bool:
+        """Whether the network is one for tokens: its accuracy is that of tokens, and it is judged by its token loss."""
+        return self.record.language is not None
+
+    @property
     def chance(self) -> float:
-        """The accuracy of a guess."""
-        return 1.0 / self.record.data.classes
+        """The accuracy of a guess: one over the classes; of tokens, of always the most frequent one."""
+        language = self.record.language
+        return 1.0 / self.record.data.classes if language is None else language.chance
 
     @property
     def is_at_chance(self) -> bool:
@@ -139,14 +145,16 @@ class Run:
     def until(self, share: float | None) -> Run:
         """Return the run as it stood after `share` of its epochs (rounded up to a whole one); None is the end.
 
-        Predictions were kept at the end alone, so an earlier accuracy is that of its epoch.
+        Predictions, and what a network for tokens writes, were kept at the end alone, so an earlier accuracy is that of
+        its epoch.
         """
         kept = len(self.record.epochs) if share is None else max(1, math.ceil(share * len(self.record.epochs)))
         if kept >= len(self.record.epochs):
             return self
         epochs, steps = self.record.epochs[:kept], kept * self.record.steps_per_epoch
         probes = tuple(probe for probe in self.record.probes if probe.step <= steps)
-        earlier = replace(self.record, epochs=epochs, probes=probes, predictions=Predictions())
+        language = self.record.language and replace(self.record.language, word_accuracy=None, chrf=None)
+        earlier = replace(self.record, epochs=epochs, probes=probes, predictions=Predictions(), language=language)
         return Run(earlier, self.steps[:steps])
 
 
@@ -184,9 +192,16 @@ class Group:
         return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
 
     def gap(self, survivors: Sequence[Run]) -> PairedGap | None:
-        """Return the paired gap of `survivors` to their references; None where no pair has predictions."""
+        """Return the paired gap of `survivors` to their references, in token loss for networks for tokens.
+
+        None where no pair has predictions; of tokens, where there are fewer than two seeds.
+        """
         pairs = [(self.pairs[run.id], run) for run in survivors if run.id in self.pairs]
         usable = [(wide, run) for wide, run in pairs if wide.id != run.id and not wide.is_nonfinite]
+        if usable and usable[0][0].is_of_tokens:
+            ends = [(wide.record.epochs[-1].test_loss, run.record.epochs[-1].test_loss) for wide, run in usable]
+            images = usable[0][0].record.data.test
+            return seed_gap([lost - wide for wide, lost in ends], images=images, quantity="token loss")
         return gap_of(usable, self.references)
 
 
@@ -204,6 +219,7 @@ def contrast_of(
     """Return the pooled contrast, sum of weight times accuracy (or error), of tuples of runs on the same images.
 
     Tuples without predictions, or on other images than the first usable one, are left out; None when none is left.
+    Of tokens one difference of each seed counts, and fewer than two seeds give None.
     """
     usable: list[Sequence[tuple[float, Run]]] = []
     for weighted in tuples:
@@ -213,6 +229,9 @@ def contrast_of(
     if not usable:
         return None
     images = usable[0][0][1].correct.size
+    if usable[0][0][1].is_of_tokens:
+        shares = [sum(weight * abs(float(run.correct.mean()) - of_errors) for weight, run in row) for row in usable]
+        return seed_gap(shares, images=images, quantity="token accuracy")
     others = [run.correct for run in seeds if run.correct.size == images]
     difference_SI = np.array(
         [sum(weight * (run.correct != of_errors) for weight, run in weighted) for weighted in usable], np.float64

@@ -9,13 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normstab.assess.constants import constant
 
-__all__ = ["Interval", "PairedGap", "mean_interval", "normal_quantile", "paired_gap", "t_quantile"]
+__all__ = ["Interval", "PairedGap", "mean_interval", "normal_quantile", "paired_gap", "seed_gap", "t_quantile"]
 
 MOST_FREEDOM = 10_000
 MOST_SEEDS = 1000
@@ -36,7 +37,9 @@ class PairedGap:
     """Reference minus cell, in accuracy, over the same test images and paired seeds.
 
     `image_variance` is the variance of the gap over images, each image's difference summed over the seeds
-    first, since the seeds share the images; `seed_variance` is what whole-network luck adds.
+    first, since the seeds share the images; `seed_variance` is what whole-network luck adds. Of networks for tokens
+    the difference of each seed is one number (`quantity`: token accuracy, or token loss, cell minus reference), and all
+    of its variance is that of the seeds: tokens of a sequence are no independent tests.
     """
 
     estimate: float
@@ -44,6 +47,7 @@ class PairedGap:
     seed_variance: float
     seeds: int
     images: int
+    quantity: Literal["accuracy", "token accuracy", "token loss"] = "accuracy"
 
     @property
     def standard_error(self) -> float:
@@ -100,6 +104,16 @@ def paired_gap(
     shared = _seed_excess(seeds_SI) * _drift(difference_SI, seeds_SI)
     image_variance = max(squares, 1.0) / (seeds * images + 2) ** 2
     return PairedGap(float(difference_SI.mean()), image_variance, networks * shared / seeds, seeds, images)
+
+
+def seed_gap(
+    differences: Sequence[float], *, images: int, quantity: Literal["token accuracy", "token loss"]
+) -> PairedGap | None:
+    """Return the mean of one difference per seed, with Student's interval over the seeds; None for fewer than two."""
+    if len(differences) < 2:
+        return None
+    variance = float(np.var(differences, ddof=1)) / len(differences)
+    return PairedGap(float(np.mean(differences)), 0.0, variance, len(differences), images, quantity)
 
 
 def _seed_excess(correct_SI: Sequence[NDArray[np.bool_]]) -> float:

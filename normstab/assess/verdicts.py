@@ -91,7 +91,7 @@ def degraded(run: Run, group: Group, gap: PairedGap | None) -> str | None:
     """Return why the group counts as DEGRADED: the gap's interval lies wholly beyond the tolerance."""
     if gap is None or gap.interval(constant("verdict_confidence")).low <= group.tolerance:
         return None
-    return f"{gap_sentence(gap)}, a loss beyond the tolerance of {points(group.tolerance)}"
+    return f"{gap_sentence(gap)}, a loss beyond the tolerance of {amount(gap, group.tolerance)}"
 
 
 def stable(run: Run, group: Group, gap: PairedGap | None) -> str | None:
@@ -100,7 +100,7 @@ def stable(run: Run, group: Group, gap: PairedGap | None) -> str | None:
         return "the reference itself: finite, above chance, and its loss fell"
     if gap is None or run.is_at_chance or gap.interval(constant("verdict_confidence")).high > group.tolerance:
         return None
-    return f"{gap_sentence(gap)}, no loss beyond the tolerance of {points(group.tolerance)}"
+    return f"{gap_sentence(gap)}, no loss beyond the tolerance of {amount(gap, group.tolerance)}"
 
 
 def inconclusive(run: Run, group: Group, gap: PairedGap | None) -> str | None:
@@ -114,10 +114,12 @@ def inconclusive(run: Run, group: Group, gap: PairedGap | None) -> str | None:
         return "its reference is itself not finite: there is nothing to compare with"
     if reference.is_at_chance:
         return f"its reference stays at chance ({percent(reference.accuracy)}): there is nothing to lose"
+    if gap is None and run.is_of_tokens:
+        return "one seed gives no interval of the token loss; at least 1 more seed is needed"
     if gap is None:
         return "no per-image predictions that pair with the reference's; run the scenario again with --fresh"
     settles = missing_sentence(gap, group.tolerance)
-    return f"{gap_sentence(gap)} spans the tolerance of {points(group.tolerance)}; {settles}"
+    return f"{gap_sentence(gap)} spans the tolerance of {amount(gap, group.tolerance)}; {settles}"
 
 
 RULES: dict[Verdict, Rule] = {
@@ -134,7 +136,8 @@ RULES: dict[Verdict, Rule] = {
     Verdict.DEGRADED: Rule(degraded, "the paired gap's 95 % interval lies wholly beyond the tolerance", False),
     Verdict.STABLE: Rule(
         stable,
-        "the paired gap's 95 % interval lies wholly inside the tolerance; more accurate than the reference is inside",
+        "the paired gap's 95 % interval lies wholly inside the tolerance; more accurate than the reference is inside; "
+        "of networks for tokens the gap is that of the token loss",
         False,
     ),
     Verdict.INCONCLUSIVE: Rule(
@@ -171,9 +174,20 @@ def points(share: float) -> str:
     return f"{100 * share:.3g} point{'' if share == 0.01 else 's'}"
 
 
+def amount(gap: PairedGap, size: float) -> str:
+    """Return an amount of what the gap is of, in its unit."""
+    return f"{size:.3g} nats" if gap.quantity == "token loss" else points(size)
+
+
 def gap_sentence(gap: PairedGap) -> str:
     """Return the gap in words, with its interval."""
     interval = gap.interval(constant("verdict_confidence"))
+    if gap.quantity == "token loss":
+        where = "above" if gap.estimate >= 0 else "below"
+        return (
+            f"token loss {abs(gap.estimate):.4f} nats {where} the reference's "
+            f"({interval.low:.4f} to {interval.high:.4f}, 95 %, {gap.seeds} seeds)"
+        )
     where = "below" if gap.estimate >= 0 else "above"
     seeds = "1 seed, whose luck is assumed" if gap.seeds == 1 else f"{gap.seeds} seeds"
     return (

@@ -69,7 +69,13 @@ def _group(group: GroupJudgement) -> dict[str, Any]:
         "accuracy": group.accuracy,
         "gap": None
         if gap is None
-        else {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "confidence": 0.95},
+        else {
+            "estimate": gap.estimate,
+            "low": gap.low,
+            "high": gap.high,
+            "confidence": 0.95,
+            "quantity": group.gap.quantity if group.gap is not None else "accuracy",
+        },
         "cells": [cell.id for cell in group.cells],
         "remedies": [
             {

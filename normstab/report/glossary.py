@@ -11,7 +11,8 @@ GLOSSARY = {
     "first offence": "the earliest site and step of an overflow, a NaN, a division by zero or an underflow",
     "overflow": "a result beyond the largest number of its format, counted before it is made inf or the largest number",
     "underflow": "a result other than zero that the format rounds to zero",
-    "gap": "the reference's accuracy minus the cell's, seed by seed; negative where the cell is more accurate",
+    "gap": "the reference's accuracy minus the cell's, seed by seed; negative where the cell is more accurate; "
+    "of networks for tokens the cell's token loss minus the reference's, in nats",
     "gap, sd": "the gap divided by the standard deviation of the reference's accuracy over its seeds",
     "cosine": "of the angle between the cell's gradient and its reference's in the same step, the least of the steps "
     "compared: 1 is the same direction, 0 none in common",

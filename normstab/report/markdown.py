@@ -89,6 +89,7 @@ def render_report(found: Assessment) -> Rendered:
         "words": point_words,
         "expectations": sections.expectations_table(found) if found.expectations else "",
         "matrices": sections.matrices(found) if found.groups else [],
+        "tokens": sections.tokens_table(found.groups),
         "seeds": _seeds(found),
         "failures": [_failure(found, group, number, files) for number, group in enumerate(failing[:MOST_FAILURES], 1)],
         "more_failures": [_one_line(group) for group in failing[MOST_FAILURES : MOST_FAILURES + MOST_MORE]],

@@ -18,7 +18,7 @@ from normstab.experiment.scenario.document import Claim
 from normstab.report.markdown import Rendered, fill_template, quoted
 from normstab.report.pictures.claim_plots import claim_plot
 from normstab.report.sections import alert_word
-from normstab.report.words import OUTCOME_MARKS
+from normstab.report.words import OUTCOME_MARKS, items_of
 
 __all__ = ["render_page", "write_page"]
 
@@ -105,6 +105,6 @@ def _setting(found: Assessment) -> str:
     model, train = record.cell.get("model", {}), record.cell.get("train", {})
     seeds = max((len(group.cells) for group in found.groups), default=1)
     return (
-        f"{model.get('name')} on {record.data.name} ({record.data.train:,} + {record.data.test:,} images), "
+        f"{model.get('name')} on {record.data.name} ({record.data.train:,} + {record.data.test:,} {items_of(record)}), "
         f"{train.get('epochs')} epochs, {seeds} seed{'' if seeds == 1 else 's'}"
     )

@@ -6,6 +6,7 @@ The template puts them in order; nothing here judges or draws.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from normstab.assess.assessment import Assessment
@@ -13,6 +14,7 @@ from normstab.assess.causes.blame import rate
 from normstab.assess.causes.headroom import headroom
 from normstab.assess.causes.whatif import WHATIF_FORMATS, forecast
 from normstab.assess.constants import CONSTANTS
+from normstab.assess.expected.contrast import worded
 from normstab.assess.expected.outcome import Outcome
 from normstab.assess.judgement import GroupJudgement, Judgement
 from normstab.assess.points import point_words, value_words, varying_axes
@@ -23,6 +25,7 @@ from normstab.report.escaping import one_line
 from normstab.report.words import (
     OUTCOME_MARKS,
     aligned,
+    items_of,
     number,
 )
 
@@ -39,6 +42,7 @@ __all__ = [
     "remedies_table",
     "rules_table",
     "sites_table",
+    "tokens_table",
     "undecided_table",
     "whatif_table",
 ]
@@ -240,6 +244,26 @@ def _cell_row(cell: Judgement) -> Sequence[str]:
     return (name, cell.verdict.marked, accuracy, gap, site, step, *rates, *rest)
 
 
+def tokens_table(groups: Sequence[GroupJudgement]) -> str:
+    """Return what networks for tokens reach, a row for each grid point, means over its seeds; empty without any."""
+    rows = [
+        (point_words(group.coordinates), *(_mean(group, metric) for metric in TOKEN_METRICS))
+        for group in groups
+        if group.worst.run.is_of_tokens
+    ]
+    headers = ("setting", *(name.replace("_", " ") for name in TOKEN_METRICS))
+    return aligned(headers, rows, right=(1, 2, 3, 4)) if rows else ""
+
+
+TOKEN_METRICS = ("token_loss", "token_accuracy", "word_accuracy", "chrf")
+
+
+def _mean(group: GroupJudgement, metric: str) -> str:
+    """Return the mean of a metric over the seeds that have it."""
+    found = [cell.metrics[metric] for cell in group.cells if cell.metrics[metric] is not None]
+    return worded(metric, fmean(found)) if found else "-"  # type: ignore[arg-type]
+
+
 def rules_table() -> str:
     """Return the rule of every verdict, the gravest first."""
     return aligned(("verdict", "when"), [(v.marked, rule.statement) for v, rule in RULES.items()])
@@ -267,7 +291,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the facts of one run's record."""
     record, model = run.record, run.record.cell.get("model", {})
     assert isinstance(model, Mapping)
-    yield "data", f"{record.data.name}, {record.data.train:,} + {record.data.test:,} images"
+    yield "data", f"{record.data.name}, {record.data.train:,} + {record.data.test:,} {items_of(record)}"
     yield "data sha256", f"`{record.data.sha256}`"
     yield (
         "model",

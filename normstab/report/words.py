@@ -16,6 +16,7 @@ from normstab.assess.expected.outcome import Outcome
 from normstab.assess.points import short_precision
 from normstab.assess.runs import SEED_AXES
 from normstab.assess.verdicts import Verdict
+from normstab.experiment.records.cell_record import Record
 from normstab.experiment.scenario.checking.checks import canonical, path_of
 from normstab.experiment.scenario.document import AXES, VARIANT, Scenario
 
@@ -24,6 +25,7 @@ __all__ = [
     "aligned",
     "command_for",
     "gravity",
+    "items_of",
     "number",
     "promote_command",
 ]
@@ -35,6 +37,11 @@ OUTCOME_MARKS = {Outcome.MET: "✔", Outcome.NOT_MET: "✘", Outcome.INCONCLUSIV
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with `digits` significant digits, a dash for None."""
     return "-" if value is None else f"{value:.{digits}g}"
+
+
+def items_of(record: Record) -> str:
+    """Return what the data of a record are."""
+    return "images" if record.language is None else "sequences"
 
 
 def gravity(verdict: Verdict) -> float:

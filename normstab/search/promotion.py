@@ -229,11 +229,9 @@ def module_names(cell: Cell) -> list[str]:
     """Return the names of the modules of the cell's network, in its order."""
     from normstab.experiment.data.datasets import load_dataset
     from normstab.experiment.network.models import build_model
-    from normstab.experiment.network.networks import Task
 
     dataset = load_dataset(cell.dataset, device="cpu")
-    task = Task(dataset.channels, dataset.side, dataset.classes)
-    model = build_model(cell.model, task, seed=cell.train.seed, weight_scale=cell.train.weight_scale)
+    model = build_model(cell.model, dataset.task, seed=cell.train.seed, weight_scale=cell.train.weight_scale)
     return [name for name, _ in model.named_modules() if name]
 
 

@@ -20,7 +20,7 @@ SHOWN = {Outcome.MET: "met", Outcome.NOT_MET: "NOT MET", Outcome.INCONCLUSIVE: "
 
 
 # The columns beside the setting and its verdict, by worth: each is shown where there is still room for it.
-BY_WORTH = ("first offence", "points lost", "accuracy", "seeds")
+BY_WORTH = ("first offence", "points lost", "nats lost", "accuracy", "seeds")
 
 
 def summary(found: Assessment, *, width: int | None = None) -> str:
@@ -46,7 +46,7 @@ def _table(judged: Sequence[GroupJudgement], width: int) -> str:
     rows = [_row(group, axes) for group in judged]
     shown = [name for name in rows[0] if name not in BY_WORTH]
     table = _of_columns(rows, shown)
-    for name in BY_WORTH:
+    for name in [name for name in BY_WORTH if name in rows[0]]:
         wider = _of_columns(rows, [*shown, name])
         if max(map(len, wider.splitlines())) <= width:
             shown, table = [*shown, name], wider
@@ -70,9 +70,16 @@ def _row(group: GroupJudgement, axes: Sequence[str]) -> dict[str, str]:
         "seeds": str(len(group.cells)),
         "verdict": str(group.verdict),
         "accuracy": number(group.accuracy),
-        "points lost": "-" if group.gap is None else f"{100 * group.gap.estimate:.1f}",
+        **_lost(group),
         "first offence": first,
     }
+
+
+def _lost(group: GroupJudgement) -> dict[str, str]:
+    """Return what was lost beside the reference: points of accuracy, or nats of token loss."""
+    if group.worst.run.is_of_tokens:
+        return {"nats lost": "-" if group.gap is None else f"{group.gap.estimate:.3f}"}
+    return {"points lost": "-" if group.gap is None else f"{100 * group.gap.estimate:.1f}"}
 
 
 def _expectations(found: Assessment) -> list[str]:

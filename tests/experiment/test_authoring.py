@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from normstab.__main__ import main
-from normstab.experiment.data.datasets import DATASETS
-from normstab.experiment.network.models import MODELS
+from normstab.experiment.data.datasets import DATASETS, EVERY_SET
+from normstab.experiment.data.token_sets import TOKEN_SETS
+from normstab.experiment.network.language_models import LANGUAGE_MODELS
+from normstab.experiment.network.models import EVERY_MODEL, MODELS
 from normstab.experiment.scenario.authoring.field_tables import field_tables
 from normstab.experiment.scenario.authoring.schema import schema
 from normstab.experiment.scenario.authoring.starter import Starter
@@ -42,6 +44,12 @@ def test_a_first_file_is_valid_for_everything_that_the_catalogues_have(starter: 
     assert {cell.model.name for cell in cells} == {starter.model}
     assert {cell.dataset.name for cell in cells} == {starter.dataset}
     assert len(cells) == 3 * len(starter.norms) * len(starter.precisions), "three seeds of each"
+
+
+@pytest.mark.parametrize("model", LANGUAGE_MODELS)
+def test_a_first_file_for_a_network_of_tokens_has_tokens(model: str) -> None:
+    cell = expand(scenario_of_text(Starter("mine", model=model).text(), "mine.yaml"), hash_data=False)[0]
+    assert TOKEN_SETS[cell.dataset.name].kind == LANGUAGE_MODELS[model].takes and cell.train.optimizer.name == "adam"
 
 
 def test_a_new_scenario_runs_as_it_is(
@@ -79,8 +87,8 @@ def enumerated(plain: Any) -> set[Any]:
 
 def test_the_schema_offers_every_name_of_the_catalogues() -> None:
     definitions = schema()["$defs"]
-    assert enumerated(definitions["ModelSpec"]["properties"]["name"]) == set(MODELS)
-    assert enumerated(definitions["DatasetSpec"]["properties"]["name"]) == set(DATASETS)
+    assert enumerated(definitions["ModelSpec"]["properties"]["name"]) == set(EVERY_MODEL)
+    assert enumerated(definitions["DatasetSpec"]["properties"]["name"]) == set(EVERY_SET)
     assert enumerated(definitions["Norm"]) == {*NORMS, "mean-only", "none"}
     assert enumerated(definitions["Precision"]) >= {*RECIPES, "native", "fp16"}
     assert enumerated(definitions["Metric"]) == {*METRIC_NAMES, *SWEEP_METRICS}

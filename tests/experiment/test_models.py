@@ -26,7 +26,7 @@ SMALL = Task(channels=1, side=16, classes=10)
 WIDTH = {"mlp": 32, "residual-mlp": 16, "lenet": 4, "resnet50": 4, "vgg11": 8}
 
 
-FOR_BATCH_NORM = ("none", "mean-only")  # which layer norms cannot be
+FOR_BATCH_NORM = ("mean-only",)  # which layer norms cannot be
 
 
 def small(name: str, **chosen: object) -> ModelSpec:

@@ -17,6 +17,7 @@ OUTCOMES = frozenset(
     {
         *("accuracy", "error", "best_accuracy", "accuracy_gap", "accuracy_gap_sd"),
         *("test_loss", "train_loss", "loss_gap_area", "loss_gap_end"),
+        *("token_loss", "token_accuracy", "word_accuracy", "chrf"),
     }
 )
 """The metrics that say how well a network ended; a network that is inf or NaN ended worse than any that is finite."""

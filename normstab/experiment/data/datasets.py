@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normstab.errors import NormstabError, lookup
+from normstab.experiment.data.token_sets import TOKEN_SETS, TokenRow, require_token_set
 from normstab.experiment.scenario.spec import DatasetSpec
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
     from normstab.experiment.data.image_sources import Images, Source
     from normstab.experiment.data.images import Dataset
+    from normstab.experiment.data.token_sources import TokenSource
+    from normstab.experiment.data.tokens import TokenDataset
 
-__all__ = ["DATASETS", "data_sha256", "load_dataset"]
+__all__ = ["DATASETS", "EVERY_SET", "data_sha256", "load_dataset"]
 
 Read = Callable[[Path | None, int | None], "Source"]
 
@@ -91,18 +94,28 @@ DATASETS: dict[str, DatasetRow] = {
     "imagenet": DatasetRow("ImageNet-1k as image folders", _folder, 1281167, 50000, 1000, 3, 224, True),
     "synthetic": DatasetRow("ten patterns under noise, made from a seed", _synthetic, 2000, 500, 10, 3, 16),
 }
+EVERY_SET: dict[str, DatasetRow | TokenRow] = {**DATASETS, **TOKEN_SETS}
+"""Images and tokens by name."""
 
 
 def data_sha256(spec: DatasetSpec) -> str:
     """Return the sha256 of the set that `spec` names, whole and before any resizing."""
+    if spec.name in TOKEN_SETS:
+        return _read_tokens(spec.name, spec.size).sha256
     return _read(spec.name, spec.root, spec.size).sha256
 
 
-def load_dataset(spec: DatasetSpec, *, device: str = "cpu") -> Dataset:
-    """Return the data set that `spec` describes, its pixels on `device` unless they stay in files.
+def load_dataset(spec: DatasetSpec, *, device: str = "cpu") -> Dataset | TokenDataset:
+    """Return the data set that `spec` describes, its pixels or tokens on `device` unless they stay in files.
 
     Raises NormstabError when the name is unknown, the files are absent or damaged, or too few.
     """
+    if spec.name in TOKEN_SETS:
+        from normstab.experiment.data.tokens import make_token_dataset
+
+        require_token_set(spec)
+        return make_token_dataset(spec, _read_tokens(spec.name, spec.size), device=device)
+    lookup(EVERY_SET, spec.name, what="data set")
     from normstab.experiment.data.image_sources import Source
     from normstab.experiment.data.images import make_dataset
 
@@ -113,9 +126,16 @@ def load_dataset(spec: DatasetSpec, *, device: str = "cpu") -> Dataset:
 
 
 @functools.lru_cache(maxsize=2)
+def _read_tokens(name: str, size: int | None) -> TokenSource:
+    """Return the whole token set, a text in windows of `size`."""
+    return TOKEN_SETS[name].read(size)
+
+
+@functools.lru_cache(maxsize=2)
 def _read(name: str, root: str | None, size: int | None) -> Source:
     """Return the whole set; files of a folder are decoded at `size`."""
-    row = lookup(DATASETS, name, what="data set")
+    row = lookup(EVERY_SET, name, what="data set")
+    assert isinstance(row, DatasetRow), "token sets are read elsewhere"
     try:
         place = None if root is None else Path(root).expanduser()
     except RuntimeError as error:

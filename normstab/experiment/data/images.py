@@ -16,6 +16,7 @@ from torch import Tensor
 
 from normstab.experiment.data.image_sources import Images, Pixels, Source
 from normstab.experiment.data.sampling import moves
+from normstab.experiment.network.networks import Task
 from normstab.experiment.scenario.spec import DatasetSpec
 
 __all__ = ["Augmentation", "Dataset", "make_dataset"]
@@ -72,6 +73,11 @@ class Dataset:
     channels: int
     side: int
     augment: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """What a network for this set must do."""
+        return Task(self.channels, self.side, self.classes)
 
     def augmentation(self, seed: int, epoch: int) -> Augmentation | None:
         """Return how the training images move in this epoch; None when they do not."""

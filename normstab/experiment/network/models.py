@@ -10,19 +10,25 @@ import functools
 import hashlib
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from normstab.errors import NormstabError, lookup
+from normstab.experiment.network.language_models import (
+    LANGUAGE_MODELS,
+    LanguageRow,
+    build_language_model,
+    require_language_model,
+)
 from normstab.experiment.network.users_code import load_function, users_code
 from normstab.experiment.scenario.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from normstab.experiment.network.networks import Task
+    from normstab.experiment.network.networks import Task, TokenTask
 
-__all__ = ["MODELS", "build_model", "require_model"]
+__all__ = ["EVERY_MODEL", "MODELS", "build_model", "require_model"]
 
 Build = Callable[["Task", int, str], "nn.Module"]
 
@@ -97,10 +103,18 @@ MODELS: dict[str, ModelRow] = {
     "residual-mlp": ModelRow("four residual layers with layer norms before them", 128, False, _residual_mlp),
     "lenet": ModelRow("two 5x5 convolutions and a hidden layer, a norm in each", 8, False, _lenet),
 }
+EVERY_MODEL: dict[str, ModelRow | LanguageRow] = {**MODELS, **LANGUAGE_MODELS}
+"""Networks for images and for tokens by name."""
 
 
 def require_model(spec: ModelSpec) -> None:
     """Raise NormstabError when `spec` names no model, or a width or stem that the model does not have."""
+    if spec.name in LANGUAGE_MODELS:
+        require_language_model(spec)
+        return
+    if spec.layers is not None or spec.heads is not None or spec.norm_layer != "layer":
+        known = ", ".join(LANGUAGE_MODELS)
+        raise NormstabError(f"model {spec.name!r}: layers, heads and norm_layer are those of {known}; leave them out")
     library, colon, _ = spec.name.partition(":")
     if not colon and spec.args:
         raise NormstabError(
@@ -110,12 +124,13 @@ def require_model(spec: ModelSpec) -> None:
         if spec.width is not None or spec.stem != "small" or spec.init != "torch":
             raise NormstabError(f"model {spec.name!r}: width, stem and init are those of {library}; leave them out")
         return
-    row = lookup(MODELS, spec.name, what="model")
+    row = lookup(EVERY_MODEL, spec.name, what="model")
+    assert isinstance(row, ModelRow), "networks for tokens are checked above"
     if spec.stem != "small" and not row.has_stem:
         raise NormstabError(f"model {spec.name!r} has one form of stem; leave model.stem out")
 
 
-def build_model(spec: ModelSpec, task: Task, *, seed: int = 0, weight_scale: float = 1.0) -> nn.Module:
+def build_model(spec: ModelSpec, task: Task | TokenTask, *, seed: int = 0, weight_scale: float = 1.0) -> nn.Module:
     """Return the network that `spec` describes for `task`, initialised from `seed`, on the CPU.
 
     `weight_scale` multiplies the initial weights of every layer under a norm, that is all but the last.
@@ -141,19 +156,26 @@ def build_model(spec: ModelSpec, task: Task, *, seed: int = 0, weight_scale: flo
     return model
 
 
-def _own(spec: ModelSpec, task: Task, seed: int) -> nn.Module:
-    """Return a network of MODELS with its first weights."""
-    row = MODELS[spec.name]
-    model = row.build(task, row.width if spec.width is None else spec.width, spec.stem)
+def _own(spec: ModelSpec, task: Task | TokenTask, seed: int) -> nn.Module:
+    """Return a network of the catalogue with its first weights."""
+    from normstab.experiment.network.networks import Task, TokenTask
+
+    if isinstance(task, TokenTask) and spec.name in LANGUAGE_MODELS:
+        model = build_language_model(spec, task)
+    elif isinstance(task, Task) and spec.name in MODELS:
+        row = MODELS[spec.name]
+        model = row.build(task, row.width if spec.width is None else spec.width, spec.stem)
+    else:
+        raise NormstabError(f"model {spec.name!r} does not take what the data set has")
     initialise_(model, seed, init=spec.init)
     return model
 
 
-def _foreign(spec: ModelSpec, task: Task) -> nn.Module:
+def _foreign(spec: ModelSpec, task: Task | TokenTask) -> nn.Module:
     """Return a network of torchvision, timm or the user, initialised as its function does.
 
-    Any other `module:function` is called with the task's `channels`, `side` and `classes`; that such a name may be
-    imported was allowed where the scenario was read. `spec.args` are further keyword arguments.
+    Any other `module:function` is called with the task's `channels`, `side` and `classes`, or the fields of TokenTask;
+    that such a name may be imported was allowed where the scenario was read. `spec.args` are further keyword arguments.
     """
     library, _, model_name = spec.name.partition(":")
     options = _options(library, spec, task)
@@ -164,8 +186,14 @@ def _foreign(spec: ModelSpec, task: Task) -> nn.Module:
     return model
 
 
-def _options(library: str, spec: ModelSpec, task: Task) -> dict[str, Any]:
+def _options(library: str, spec: ModelSpec, task: Task | TokenTask) -> dict[str, Any]:
     """Return the keyword arguments that say what the data set asks of a network, as its function names them."""
+    from normstab.experiment.network.networks import TokenTask
+
+    if isinstance(task, TokenTask):
+        if library in ("timm", "torchvision"):
+            raise NormstabError(f"model {spec.name!r} takes images, the data set is of {task.kind}")
+        return asdict(task)
     if library == "timm":
         return {"in_chans": task.channels, "num_classes": task.classes}
     if library == "torchvision":
@@ -209,6 +237,9 @@ def initialise_(model: nn.Module, seed: int, *, init: str = "torch") -> None:
                     parameter.normal_(0.0, (2.0 / fan_out) ** 0.5, generator=generator)
                 else:
                     parameter.uniform_(-bound, bound, generator=generator)
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Embedding):  # N(0, 1), as torch.nn.Embedding has it
+                module.weight.normal_(generator=torch.Generator().manual_seed(_seed_of(seed, f"{name}.weight")))
 
 
 def _seed_of(seed: int, name: str) -> int:

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-__all__ = ["Task", "lenet", "mlp", "residual_mlp", "resnet_bottleneck", "resnet_cifar", "resnet_imagenet", "vgg11"]
+__all__ = [
+    "Task",
+    "TokenTask",
+    "lenet",
+    "mlp",
+    "residual_mlp",
+    "resnet_bottleneck",
+    "resnet_cifar",
+    "resnet_imagenet",
+    "vgg11",
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,17 @@ class Task:
     channels: int
     side: int
     classes: int
+
+
+@dataclass(frozen=True)
+class TokenTask:
+    """What a network for tokens is for: sources to targets (`pairs`) or what follows (`text`); how many, how long."""
+
+    kind: str
+    sources: int
+    targets: int
+    source_length: int
+    target_length: int
 
 
 def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -140,7 +140,12 @@ def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
 
 
 def _unscaled(name: str, old: nn.Module, norm: str) -> nn.Module:
-    """Return what stands for the batch norm `old` without a scale: mean-only normalization, or none at all."""
+    """Return what stands for the norm layer `old` without a scale: mean-only normalization, or none at all.
+
+    After a layer or RMS norm come linear layers with biases of their own, so that nothing of it is left.
+    """
+    if norm == "none" and isinstance(old, nn.LayerNorm | nn.RMSNorm):
+        return nn.Identity()
     if not isinstance(old, nn.BatchNorm1d | nn.BatchNorm2d):
         raise NormstabError(f"layer {name!r} is a {type(old).__name__}; {norm!r} stands in for batch norm only")
     if norm == "none":

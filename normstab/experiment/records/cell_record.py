@@ -19,6 +19,7 @@ __all__ = [
     "DataFacts",
     "Environment",
     "EpochRecord",
+    "LanguageRecord",
     "Nonfinite",
     "NormLayerRecord",
     "Offence",
@@ -138,12 +139,27 @@ class SweepPoint:
 
 
 @dataclass(frozen=True)
+class LanguageRecord:
+    """What there is to know of a network for tokens beyond an epoch's numbers, which are of its tokens.
+
+    `kind` is the set's; `chance` the share of the most frequent target among the test tokens. Of pairs, after the last
+    epoch: the share of the test words written rightly, END included, and chrF of what was written.
+    """
+
+    kind: str
+    chance: float
+    word_accuracy: float | None = None
+    chrf: float | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """What happened in one cell. `status` is `finished` or `nonfinite`; `cell` is the resolved cell as JSON.
 
     `steps` were taken, the one that became non-finite included. `weights_sha256` is that of the final parameters
     and buffers, names and bytes; `steps_sha256` that of the log beside the record; `rho` is the constant of every
     layer under a bounded weight norm. A swept cell has a `sweep`, by norm layer, and neither steps nor epochs.
+    `language` is of a network for tokens, and left out of the file where there is none.
     """
 
     id: str
@@ -167,6 +183,7 @@ class Record:
     weights_sha256: str | None = None
     rho: Mapping[str, float] = field(default_factory=dict)
     steps_sha256: str | None = None
+    language: LanguageRecord | None = None
     version: int = VERSION
 
     @property
@@ -199,7 +216,8 @@ def write_record(directory: Path, record: Record) -> None:
 def record_document(record: Record) -> dict[str, Any]:
     """Return `record` as JSON data, the schema's keys in order, tallies without what is zero."""
     document = {"version": record.version}
-    document |= {f.name: plain(getattr(record, f.name)) for f in fields(record) if f.name != "version"}
+    left_out = {"version"} | ({"language"} if record.language is None else set())
+    document |= {f.name: plain(getattr(record, f.name)) for f in fields(record) if f.name not in left_out}
     return document
 
 

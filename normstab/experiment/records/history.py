@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from normstab.experiment.records.cell_record import EpochRecord, Nonfinite, NormLayerRecord, Predictions, Probe, plain
+from normstab.experiment.records.cell_record import (
+    EpochRecord,
+    LanguageRecord,
+    Nonfinite,
+    NormLayerRecord,
+    Predictions,
+    Probe,
+    plain,
+)
 from normstab.experiment.records.files import jsonable
 from normstab.experiment.records.offences import Tallies
 
@@ -39,6 +47,7 @@ class History:
     predictions: Predictions = field(default_factory=Predictions)
     unrecognised: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    language: LanguageRecord | None = None
 
     @property
     def accuracy(self) -> float | None:

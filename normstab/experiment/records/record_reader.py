@@ -89,6 +89,10 @@ def _check_values(record: Record) -> None:
     wrong = [name for name, values in counts.items() if any(value < 0 for value in values)]
     if not all(0.0 <= epoch.accuracy <= 1.0 for epoch in epochs):
         wrong.append("epochs.accuracy")
+    language = record.language
+    shares = () if language is None else (language.chance, language.word_accuracy or 0.0, language.chrf or 0.0)
+    if not all(0.0 <= share <= 1.0 for share in shares):
+        wrong.append("language")
     if record.status not in ("finished", "nonfinite"):
         wrong.append("status")
     sites = [offence.site for offence in record.first.values()] + [site for epoch in epochs for site in epoch.sites]

@@ -22,7 +22,7 @@ Scalar = str | int | float | bool | None  # a value on an axis of a grid
 # Fields that came after records had been made: left out of the hash at their default, so that older ids stay.
 LATER_FIELDS: dict[str, frozenset[str]] = {
     "Cell": frozenset({"code_sha256", "fork", "record"}),
-    "ModelSpec": frozenset({"args", "init", "norm_noise"}),
+    "ModelSpec": frozenset({"args", "heads", "init", "layers", "norm_layer", "norm_noise"}),
 }
 LONGEST_SLUG = 60
 

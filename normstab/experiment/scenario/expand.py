@@ -71,7 +71,7 @@ class _Resolver:
         self._specs_built: dict[str, Any] = {}
         self._specs_of: dict[int, Any] = {}
         self._values: dict[tuple[str, int], Scalar] = {}
-        self._checked: set[tuple[int, int, int]] = set()
+        self._checked: set[tuple[int, ...]] = set()
         self._hashes: dict[str, str] = {}
         self._code_hashes: dict[str, str] = {}
         self._built: dict[Hashable, Cell] = {}
@@ -161,9 +161,9 @@ class _Resolver:
         if reference is not None:
             depends_on.insert(0, reference.id)
         specs = self._specs(plain, numerics)
-        combined = (id(specs[1]), id(specs[2]), id(specs[3]))
+        combined = tuple(map(id, specs))
         if combined not in self._checked:
-            for message in combination_faults(*specs[1:]):
+            for message in combination_faults(*specs):
                 raise ScenarioError(f"{self._scenario.path}: {message} (at {_shown(point)})")
             self._checked.add(combined)
         return Cell(

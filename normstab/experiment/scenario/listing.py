@@ -72,15 +72,21 @@ def _recipes() -> Rows:
 
 
 def _models() -> Rows:
+    from normstab.experiment.network.language_models import LANGUAGE_MODELS
     from normstab.experiment.network.models import MODELS
 
-    return [{"name": name, "width": row.width, "network": row.summary} for name, row in MODELS.items()]
+    of_images: Rows = [{"name": name, "width": row.width, "network": row.summary} for name, row in MODELS.items()]
+    return of_images + [
+        {"name": name, "width": each.width, "network": f"{each.summary} (takes {each.takes})"}
+        for name, each in LANGUAGE_MODELS.items()
+    ]
 
 
 def _datasets() -> Rows:
     from normstab.experiment.data.datasets import DATASETS
+    from normstab.experiment.data.token_sets import TOKEN_SETS
 
-    return [
+    of_images: Rows = [
         {
             "name": name,
             "train": row.train,
@@ -91,6 +97,18 @@ def _datasets() -> Rows:
             "set": row.summary,
         }
         for name, row in DATASETS.items()
+    ]
+    return of_images + [
+        {
+            "name": name,
+            "train": each.train,
+            "test": each.test,
+            "classes": each.targets,
+            "side": None,
+            "needs": None,
+            "set": f"{each.summary} ({each.kind})",
+        }
+        for name, each in TOKEN_SETS.items()
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from normstab.errors import lookup
-from normstab.experiment.data.datasets import DATASETS
+from normstab.experiment.data.datasets import EVERY_SET
 from normstab.experiment.scenario.reader import Scenario
 from normstab.experiment.scenario.spec import Cell, Scalar
 from normstab.numerics.precision import Precision
@@ -117,7 +117,7 @@ def _cell_outline(cell: Cell) -> CellOutline:
     role = "sweep" if cell.sweep else "reference" if cell.is_reference else "cell" if cell.is_listed else "recording"
     if cell.sweep:
         return CellOutline(cell.id, dict(cell.coordinates), role, 0, 0, 0)
-    in_set = lookup(DATASETS, cell.dataset.name, what="data set").train
+    in_set = lookup(EVERY_SET, cell.dataset.name, what="data set").train
     per_epoch = cell.dataset.train if cell.dataset.train is not None else in_set
     epochs = cell.train.epochs
     images = None if per_epoch is None else epochs * per_epoch

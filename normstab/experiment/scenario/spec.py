@@ -43,7 +43,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """The images: which set, how many, how large, and the condition `scale` they are multiplied by last.
+    """The data: which set, how many, how large, and the condition `scale` that images are multiplied by last.
 
     `train` and `test` keep that many images of the set, the first of each class in turn; None keeps all.
     `scale` (grid axis `input_scale`) multiplies the normalised images.
@@ -52,9 +52,12 @@ class DatasetSpec:
     __pydantic_config__ = STRICT
 
     name: Annotated[str, Field(description="A name of `normstab list datasets`.")]
-    size: Annotated[Count | None, Field(description="Side of the images in pixels; null keeps the set's own.")] = None
-    train: Annotated[Count | None, Field(description="Number of training images; null takes all.")] = None
-    test: Annotated[Count | None, Field(description="Number of test images; null takes all.")] = None
+    size: Annotated[
+        Count | None,
+        Field(description="Side of the images in pixels, or characters of a text's window; null: the set's own."),
+    ] = None
+    train: Annotated[Count | None, Field(description="Number of training images or sequences; null takes all.")] = None
+    test: Annotated[Count | None, Field(description="Number of test images or sequences; null takes all.")] = None
     root: Annotated[str | None, Field(description="Folder of a data set that is not embedded.")] = None
     augment: Annotated[
         tuple[Literal["crop", "flip"], ...],
@@ -103,7 +106,10 @@ class ModelSpec:
     name: Annotated[
         str, Field(description="A name of `normstab list models`, torchvision:NAME, timm:NAME or your module:function.")
     ]
-    width: Annotated[Count | None, Field(description="Channels of the first stage (mlp: hidden units).")] = None
+    width: Annotated[
+        Count | None,
+        Field(description="Channels of the first stage; hidden units of an mlp; features of a transformer."),
+    ] = None
     args: Annotated[
         dict[str, Any] | None,
         Field(description="Keyword arguments of a library's or your own function, beside those of the data set."),
@@ -115,6 +121,11 @@ class ModelSpec:
     weight_norm_p: Annotated[Literal[1, 2, "inf"], Field(description="The p of the weight norm's vector norm.")] = 2
     norm_constant: Annotated[Positive, Field(description="Factor on the constant C of L1, Linf, topK, range.")] = 1.0
     eps: Annotated[NonNegative | None, Field(description="eps of the norm layers; null is the default 1e-5.")] = None
+    layers: Annotated[Count | None, Field(description="Layers of each stack of a transformer.")] = None
+    heads: Annotated[Count | None, Field(description="Heads of its attention; they divide the width.")] = None
+    norm_layer: Annotated[
+        Literal["layer", "rms"], Field(description="Its norms: of centred features, or of the features as they are.")
+    ] = "layer"
     stem: Annotated[Literal["small", "imagenet"], Field(description="The first layers of a ResNet.")] = "small"
     init: Annotated[
         Literal["torch", "he-fan-out"],
@@ -172,8 +183,8 @@ class TrainSpec:
 
     __pydantic_config__ = STRICT
 
-    epochs: Annotated[Count, Field(description="Passes over the training images.")] = 1
-    batch: Annotated[Count, Field(description="Images of a step.")] = 64
+    epochs: Annotated[Count, Field(description="Passes over the training set.")] = 1
+    batch: Annotated[Count, Field(description="Images or sequences of a step.")] = 64
     optimizer: Annotated[OptimizerSpec, Field(description="The update rule.")] = field(default_factory=OptimizerSpec)
     schedule: Annotated[ScheduleSpec, Field(description="The learning rate over the run.")] = field(
         default_factory=ScheduleSpec

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normstab.experiment.data.images import Dataset
+from normstab.experiment.data.tokens import TokenDataset
 from normstab.experiment.network.weighted_layers import channel_norms, norm_layers, weight_layers
 from normstab.experiment.records.cell_record import NormLayerRecord
+from normstab.experiment.training.batch_loss import Inputs, judged, outputs
 from normstab.experiment.training.cell_arithmetic import Simulated
 from normstab.norms.catalogue import parse_norm
 from normstab.norms.modules import BatchForward
@@ -27,38 +29,41 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions for every test image in order, their accuracy and mean cross entropy (float64 of the logits)."""
+    """Predictions for every test image or token in order: accuracy and mean cross entropy (float64 of the logits)."""
 
     accuracy: float
     loss: float
+    labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     is_finite: bool
 
 
-def evaluate(model: nn.Module, dataset: Dataset, simulated: Simulated) -> Evaluation:
-    """Return what `model`, in evaluation mode and in the emulated arithmetic, makes of the test images.
+def evaluate(model: nn.Module, dataset: Dataset | TokenDataset, simulated: Simulated) -> Evaluation:
+    """Return what `model`, in evaluation mode and in the emulated arithmetic, makes of the test images or sequences.
 
     A NaN logit counts as the greatest, so that the prediction of a broken network is the first such class.
     """
     model.eval()
-    predicted, losses, correct, finite = [], 0.0, 0, True
+    labels, predicted, losses, correct, finite = [], [], 0.0, 0, True
     with torch.no_grad():
         for x, y in _batches(dataset, simulated):
-            logits = model(x)
+            logits = outputs(model, x)
             with simulated.paused():
-                wide = logits.double()
+                wide, y = judged(logits.double(), y)
                 losses += F.cross_entropy(wide, y, reduction="sum").item()
                 best = wide.argmax(1)
                 correct += int((best == y).sum())
                 finite = finite and bool(wide.isfinite().all())
+                labels.append(y)
                 predicted.append(best)
     model.train()
-    n = len(dataset.test_y)
-    return Evaluation(correct / n, losses / n, torch.cat(predicted).cpu().numpy(), finite)
+    all_labels, all_predicted = (torch.cat(found).cpu().numpy() for found in (labels, predicted))
+    n = len(all_labels)
+    return Evaluation(correct / n, losses / n, all_labels, all_predicted, finite)
 
 
-def _batches(dataset: Dataset, simulated: Simulated) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the test images, normalised in the emulated arithmetic, and their labels."""
+def _batches(dataset: Dataset | TokenDataset, simulated: Simulated) -> Iterator[tuple[Inputs, Tensor]]:
+    """Yield the test images, normalised in the emulated arithmetic, or sequences, and their targets."""
     batches = dataset.test_batches(BATCH)
     while True:
         with simulated.rounding_float32():
@@ -105,7 +110,7 @@ def batch_norms(model: nn.Module) -> dict[str, BatchForward]:
     return {name: layer for name, layer in norm_layers(model).items() if isinstance(layer, BatchForward)}
 
 
-def count_values(model: nn.Module, batch: Tensor) -> dict[str, int]:
+def count_values(model: nn.Module, batch: Inputs) -> dict[str, int]:
     """Return how many values share a mean in each batch norm when `batch` is trained on."""
     counts: dict[str, int] = {}
     hooks = []
@@ -118,7 +123,7 @@ def count_values(model: nn.Module, batch: Tensor) -> dict[str, int]:
     was_training = model.training
     try:
         with torch.no_grad():
-            model.eval()(batch)
+            outputs(model.eval(), batch)
     finally:
         model.train(was_training)
         for hook in hooks:

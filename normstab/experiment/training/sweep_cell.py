@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from normstab.errors import NormstabError
 from normstab.experiment.data.datasets import load_dataset
+from normstab.experiment.data.tokens import TokenDataset
 from normstab.experiment.network.models import build_model
-from normstab.experiment.network.networks import Task
 from normstab.experiment.network.weighted_layers import norm_layers
 from normstab.experiment.records.cell_record import DataFacts, Record, SweepPoint
 from normstab.experiment.records.machine import environment
@@ -38,8 +38,9 @@ def run_sweep(cell: Cell, *, threads: int, device: str) -> Record:
     sweep = cell.sweep
     assert sweep is not None, "a swept cell has a sweep"
     dataset = load_dataset(cell.dataset, device=device)
-    task = Task(dataset.channels, dataset.side, dataset.classes)
-    model = build_model(cell.model, task, seed=cell.train.seed).to(device)
+    if isinstance(dataset, TokenDataset):
+        raise NormstabError("sweep: its statistics are those of a channel, as images have; tokens have none")
+    model = build_model(cell.model, dataset.task, seed=cell.train.seed).to(device)
     wanted = torch.arange(min(sweep.images, len(dataset.train_y)), device=device)
     inputs = norm_inputs(model, dataset.train_batch(wanted)[0])
     ar = Arithmetic(cell.numerics.precision, ledger=Ledger(), key=Key(seed=cell.train.seed))

@@ -18,10 +18,10 @@ from normstab.errors import NormstabError, RecordError
 from normstab.experiment.data.datasets import load_dataset
 from normstab.experiment.data.images import Dataset
 from normstab.experiment.data.sampling import epoch_order
+from normstab.experiment.data.tokens import TokenDataset
 from normstab.experiment.execution.progress import Progress
 from normstab.experiment.network.model_code import code_sha256
 from normstab.experiment.network.models import build_model
-from normstab.experiment.network.networks import Task
 from normstab.experiment.network.weighted_layers import noise_clocks
 from normstab.experiment.records.cell_record import DataFacts, Record, write_record
 from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints, read_snapshot, write_snapshot
@@ -119,8 +119,7 @@ class _Running:
         """Train to the end or to the first number that is not finite; `problem`: why it starts again."""
         cell = self.cell
         dataset = load_dataset(cell.dataset, device=self.device)
-        task = Task(dataset.channels, dataset.side, dataset.classes)
-        model = build_model(cell.model, task, seed=cell.train.seed, weight_scale=cell.train.weight_scale)
+        model = build_model(cell.model, dataset.task, seed=cell.train.seed, weight_scale=cell.train.weight_scale)
         model.to(self.device).train()
         session = self._session(dataset, model)
         with simulated(model, cell.numerics, optimizer=session.optimizer, seed=cell.train.seed) as around:
@@ -135,7 +134,7 @@ class _Running:
         checkpoints.remove()
         return record
 
-    def _session(self, dataset: Dataset, model: torch.nn.Module) -> Session:
+    def _session(self, dataset: Dataset | TokenDataset, model: torch.nn.Module) -> Session:
         """Return the session at its start, in plain torch so far."""
         train, cell = self.cell.train, self.cell
         images = len(dataset.train_y)
@@ -292,6 +291,7 @@ class _Running:
             weights_sha256=weights_sha256(session.model),
             rho=bounds(session.model),
             steps_sha256=log_sha256(self.directory),
+            language=history.language,
         )
 
 

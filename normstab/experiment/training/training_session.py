@@ -14,23 +14,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from normstab.experiment.data.images import Augmentation, Dataset
+from normstab.experiment.data.tokens import TokenDataset
 from normstab.experiment.records.cell_record import EpochRecord, Nonfinite, Predictions
 from normstab.experiment.records.history import History
 from normstab.experiment.records.offences import origin_of_nonfinite
 from normstab.experiment.records.step_log import Step
 from normstab.experiment.scenario.spec import TrainSpec
 from normstab.experiment.training.angular_updates import angles_since, weights_now
+from normstab.experiment.training.batch_loss import batch_loss, counted, outputs
 from normstab.experiment.training.cell_arithmetic import Simulated
 from normstab.experiment.training.corrections import RecordedNorms, correct_gradients, correct_rates, follow_norms
 from normstab.experiment.training.evaluation import evaluate, norm_layer_records, weight_norms
 from normstab.experiment.training.optimizers import CompensatedSGD, set_rate
 from normstab.experiment.training.probes import Probes
 from normstab.experiment.training.schedules import Span, rate_factor
+from normstab.experiment.training.sequence_scores import language_record
 from normstab.experiment.training.storage import Storage
 from normstab.numerics.steps.clock import Clock
 from normstab.simulation.loss_scale import LossScaler
@@ -46,7 +48,7 @@ class Session:
     """
 
     train: TrainSpec
-    dataset: Dataset
+    dataset: Dataset | TokenDataset
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: LossScaler
@@ -60,7 +62,7 @@ class Session:
     unrecognised_before: dict[str, int] = field(default_factory=dict)
 
     def step(self, index: Tensor, augmentation: Augmentation | None) -> Step:
-        """Train on the images numbered `index`; a loss, logit or parameter that is not finite is noted."""
+        """Train on the images or sequences numbered `index`; a loss, logit or parameter that is not finite is noted."""
         history, step = self.history, self.history.step
         epoch = step // self.span.steps_per_epoch
         self._begin_step(step)
@@ -69,11 +71,11 @@ class Session:
             factor = rate_factor(self.train.schedule, step, self.span)
             set_rate(self.optimizer, self._lr_factor(factor))
             self.optimizer.zero_grad(set_to_none=True)
-        logits = self.model(x)
-        loss = F.cross_entropy(logits, y, label_smoothing=self.train.label_smoothing)
+        logits = outputs(self.model, x)
+        loss = batch_loss(logits, y, self.train.label_smoothing)
         self._backward(loss)
         with self.simulated.paused():
-            logged = self._look(loss, logits, len(y))
+            logged = self._look(loss, logits, counted(y))
         if history.nonfinite is None:
             self._update(epoch, factor)
         history.step += 1
@@ -100,14 +102,14 @@ class Session:
             multiplier = torch.full_like(scaled, self.train.loss_multiplier)
         scaled.backward(multiplier)
 
-    def _look(self, loss: Tensor, logits: Tensor, images: int) -> Step:
+    def _look(self, loss: Tensor, logits: Tensor, predictions: int) -> Step:
         """Unscale, measure and clip the gradients; note what is not finite; return the log's entry."""
         step, scale = self.history.step, self.scaler.scale_factor
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = get_total_norm(gradients)
         logged = Step(step, loss.item(), norm.item(), self.optimizer.param_groups[0]["lr"], scale)
-        self.history.add_loss(logged.loss, images)
+        self.history.add_loss(logged.loss, predictions)
         if not math.isfinite(logged.loss):
             self._fail("loss")
         elif not bool(logits.isfinite().all()):
@@ -172,6 +174,7 @@ class Session:
         self._begin_step(history.step)
         result = evaluate(self.model, self.dataset, self.simulated)
         norms = weight_norms(self.model, self.simulated)
+        self._write_sequences()
         with self.simulated.paused():
             if history.nonfinite is None:
                 self.collect()
@@ -195,7 +198,14 @@ class Session:
                 )
             )
             history.norm_layers = norm_layer_records(self.model, history.values, history.norm_layers)
-            history.predictions = Predictions.of(self.dataset.test_y.cpu().numpy(), result.predicted)
+            history.predictions = Predictions.of(result.labels, result.predicted)
+
+    def _write_sequences(self) -> None:
+        """Let a network for tokens write by itself, after the last epoch."""
+        is_last = self.history.step == self.span.steps or self.history.nonfinite is not None
+        if is_last and isinstance(self.dataset, TokenDataset):
+            is_whole = self.history.nonfinite is None
+            self.history.language = language_record(self.model, self.dataset, self.simulated, writes=is_whole)
 
     def _fail_after(self, what: str) -> None:
         """Note a failure seen on the test images, in the last step taken."""

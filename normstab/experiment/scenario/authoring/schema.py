@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from normstab.experiment.data.datasets import DATASETS
-from normstab.experiment.network.models import MODELS
+from normstab.experiment.data.datasets import EVERY_SET
+from normstab.experiment.network.models import EVERY_MODEL
 from normstab.experiment.scenario.checking.checks import OTHER_NORMS
 from normstab.experiment.scenario.document import AXES, DOCUMENT, PATHS, SECTIONS, VARIANT
 from normstab.experiment.scenario.metric_names import METRIC_NAMES, SWEEP_METRICS
@@ -73,8 +73,8 @@ _FROM: Plain = {
 def _name_catalogues(specs: Plain) -> None:
     """Put the names of the catalogues where a text stood, in place."""
     named: dict[tuple[str, str], Plain] = {
-        ("DatasetSpec", "name"): {"enum": list(DATASETS)},
-        ("ModelSpec", "name"): {"anyOf": [{"enum": list(MODELS)}, {"type": "string", "pattern": "^[^:]+:.+$"}]},
+        ("DatasetSpec", "name"): {"enum": list(EVERY_SET)},
+        ("ModelSpec", "name"): {"anyOf": [{"enum": list(EVERY_MODEL)}, {"type": "string", "pattern": "^[^:]+:.+$"}]},
         ("ModelSpec", "norm"): {"anyOf": [_NORM, {"type": "object", "additionalProperties": _NORM}]},
         ("NumericsSpec", "precision"): _PRECISION,
     }

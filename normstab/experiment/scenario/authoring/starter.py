@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 
 from normstab.experiment.data.datasets import DATASETS
+from normstab.experiment.data.token_sets import TOKEN_SETS
+from normstab.experiment.network.language_models import LANGUAGE_MODELS
 from normstab.experiment.network.models import MODELS
 
 __all__ = ["SEEDS", "Starter"]
@@ -15,6 +17,7 @@ SEEDS = (0, 1, 2)
 """The seeds of a new scenario: with fewer, few verdicts can be told from chance."""
 SMALL_SIDE, LARGER_SIDE = 16, 64
 SMALL_TRAIN, SMALL_TEST = 2000, 500
+SGD, ADAM = "name: sgd, lr: 0.1, momentum: 0.9, weight_decay: 5.0e-4", "name: adam, lr: 0.01"
 NEEDS_ROOT = "/path/to/the/files"
 
 
@@ -33,6 +36,7 @@ class Starter:
         return _TEXT.format(
             name=_word(self.name),
             dataset=self._dataset(),
+            optimizer=ADAM if self.model in LANGUAGE_MODELS else SGD,
             model=self._model(),
             precisions=", ".join(map(_word, self.precisions)),
             norms=", ".join(map(_word, self.norms)),
@@ -41,15 +45,25 @@ class Starter:
         )
 
     def _dataset(self) -> str:
-        """Return the mapping of the data: few small images, a folder where the set needs one."""
+        """Return the mapping of the data: few small images, a folder where the set needs one, or tokens."""
+        if self.model in LANGUAGE_MODELS or self.dataset in TOKEN_SETS:
+            return f"name: {_word(self._token_set())}, train: {SMALL_TRAIN}, test: {SMALL_TEST}"
         row = DATASETS.get(self.dataset)
         if row is None or not row.needs_root:
             return f"name: {_word(self.dataset)}, size: {SMALL_SIDE}, train: {SMALL_TRAIN}, test: {SMALL_TEST}"
         size = f"size: {min(row.side, LARGER_SIDE)}, train: {SMALL_TRAIN}, test: {SMALL_TEST}"
         return f"name: {self.dataset}, root: {NEEDS_ROOT}, {size}"
 
+    def _token_set(self) -> str:
+        """Return the token set that was asked for, else the first that the model takes."""
+        wanted = LANGUAGE_MODELS.get(self.model)
+        fitting = [name for name, row in TOKEN_SETS.items() if wanted is not None and row.kind == wanted.takes]
+        return self.dataset if self.dataset in TOKEN_SETS else fitting[0]
+
     def _model(self) -> str:
         """Return the mapping of the network: a quarter of its width; a library's or the user's has no width here."""
+        if self.model in LANGUAGE_MODELS:
+            return f"name: {self.model}, width: 32, layers: 1"
         row = MODELS.get(self.model)
         return f"name: {_word(self.model)}" + (f", width: {max(8, row.width // 4)}" if row is not None else "")
 
@@ -76,7 +90,7 @@ name: {name}  # names the report: reports/NAME/report.md
 question: {question}
 # source: the paper, figure or issue that the question is from
 
-# The images: `normstab list datasets`. The first `train` and `test` images, classes in turn, at `size` pixels a side.
+# The data: `normstab list datasets`. The first `train` and `test` images, classes in turn, at `size` pixels a side.
 dataset: {{{dataset}}}
 
 # The network: `normstab list models`, timm:NAME, torchvision:NAME, or your own module:function (with `args: {{...}}`).
@@ -85,7 +99,7 @@ model: {{{model}}}
 train:
   epochs: 2
   batch: 64
-  optimizer: {{name: sgd, lr: 0.1, momentum: 0.9, weight_decay: 5.0e-4}}
+  optimizer: {{{optimizer}}}
   schedule: {{name: one-cycle}}
   # loss_scale: dynamic  # as torch.amp.GradScaler; or a factor
 

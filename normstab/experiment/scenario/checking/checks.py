@@ -196,20 +196,20 @@ def _norm(text: str) -> None:
 
 def _dataset(name: str) -> None:
     """Raise unless the data set is in the catalogue."""
-    from normstab.experiment.data.datasets import DATASETS
+    from normstab.experiment.data.datasets import EVERY_SET
 
-    lookup(DATASETS, name, what="data set")
+    lookup(EVERY_SET, name, what="data set")
 
 
 def _model(name: str, *, allow_import: bool) -> None:
     """Raise unless the model is in the catalogue, a library's, or a factory that may be imported."""
-    from normstab.experiment.network.models import MODELS
+    from normstab.experiment.network.models import EVERY_MODEL
 
     library, colon, _ = name.partition(":")
-    if name in MODELS or (colon and library in LIBRARIES):
+    if name in EVERY_MODEL or (colon and library in LIBRARIES):
         return
     if not colon:
-        listed = ", ".join((*MODELS, *(f"{known}:NAME" for known in LIBRARIES)))
-        raise NormstabError(f"unknown model {name!r}{near(name, MODELS)} ({listed})")
+        listed = ", ".join((*EVERY_MODEL, *(f"{known}:NAME" for known in LIBRARIES)))
+        raise NormstabError(f"unknown model {name!r}{near(name, EVERY_MODEL)} ({listed})")
     if not allow_import:
         raise NormstabError(f"{name!r} would import the module {library!r}; add --allow-import if you trust its code")

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from normstab.errors import NormstabError
+from normstab.experiment.data.token_sets import TOKEN_SETS, require_token_set
+from normstab.experiment.network.language_models import LANGUAGE_MODELS
 from normstab.experiment.network.models import require_model
-from normstab.experiment.scenario.spec import ModelSpec, NumericsSpec, TrainSpec
+from normstab.experiment.scenario.spec import DatasetSpec, ModelSpec, NumericsSpec, TrainSpec
 
 __all__ = ["combination_faults"]
 
 
-def combination_faults(model: ModelSpec, train: TrainSpec, numerics: NumericsSpec) -> Iterator[str]:
+def combination_faults(
+    dataset: DatasetSpec, model: ModelSpec, train: TrainSpec, numerics: NumericsSpec
+) -> Iterator[str]:
     """Yield what does not go together in the specs of a cell."""
     optimizer = train.optimizer
     wrong = {
@@ -33,5 +37,15 @@ def combination_faults(model: ModelSpec, train: TrainSpec, numerics: NumericsSpe
         if model.norm_noise is not None:
             model.norm_noise.noise()
         require_model(model)
+        require_token_set(dataset)
+        require_match(dataset, model)
     except NormstabError as error:
         yield str(error)
+
+
+def require_match(dataset: DatasetSpec, model: ModelSpec) -> None:
+    """Raise NormstabError where a network of the catalogue does not take what the data set has."""
+    has = TOKEN_SETS[dataset.name].kind if dataset.name in TOKEN_SETS else "images"
+    takes = LANGUAGE_MODELS[model.name].takes if model.name in LANGUAGE_MODELS else "images"
+    if has != takes and (":" not in model.name or model.name.startswith(("timm:", "torchvision:"))):
+        raise NormstabError(f"model {model.name!r} takes {takes}, data set {dataset.name!r} has {has}")
