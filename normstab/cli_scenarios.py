@@ -114,7 +114,7 @@ def schema(
 def list_catalogue(
     context: typer.Context,
     catalogue: Annotated[
-        str, typer.Argument(help="formats, recipes, norms, models, datasets or scenarios; none: all.")
+        str, typer.Argument(help="formats, recipes, norms, models, datasets, scenarios or metrics; none: all.")
     ] = "",
     as_json: options.Json = False,
 ) -> None:

@@ -20,6 +20,7 @@ from normstab.assess.judgement import GroupJudgement, Judgement
 from normstab.assess.points import point_words, value_words, varying_axes
 from normstab.assess.runs import Run
 from normstab.assess.verdicts import RULES, Verdict
+from normstab.experiment.scenario.metric_names import TOKEN_METRICS
 from normstab.report.answer import answer
 from normstab.report.escaping import one_line
 from normstab.report.words import (
@@ -253,9 +254,6 @@ def tokens_table(groups: Sequence[GroupJudgement]) -> str:
     ]
     headers = ("setting", *(name.replace("_", " ") for name in TOKEN_METRICS))
     return aligned(headers, rows, right=(1, 2, 3, 4)) if rows else ""
-
-
-TOKEN_METRICS = ("token_loss", "token_accuracy", "word_accuracy", "chrf")
 
 
 def _mean(group: GroupJudgement, metric: str) -> str:

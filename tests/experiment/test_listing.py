@@ -6,13 +6,20 @@ from normstab.errors import NormstabError
 from normstab.experiment.data.datasets import EVERY_SET
 from normstab.experiment.network.models import EVERY_MODEL
 from normstab.experiment.scenario.listing import LISTINGS, SCALES, listing
+from normstab.experiment.scenario.metric_names import METRIC_NAMES, SWEEP_METRICS
 from normstab.experiment.scenario.reader import load_scenario, scenario_paths
 from normstab.norms.catalogue import KINDS, NORMS
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.precision import Precision
 from normstab.numerics.recipes import RECIPES
 
-CATALOGUES = {"formats": FORMATS, "norms": NORMS, "models": EVERY_MODEL, "datasets": EVERY_SET}
+CATALOGUES = {
+    "formats": FORMATS,
+    "norms": NORMS,
+    "models": EVERY_MODEL,
+    "datasets": EVERY_SET,
+    "metrics": (*METRIC_NAMES, *SWEEP_METRICS),
+}
 
 
 def test_the_recipes_are_listed_with_what_they_expand_to():

@@ -19,7 +19,7 @@ Rows = list[dict[str, str | int | float | None]]
 
 
 def listing(kind: str) -> Rows:
-    """Return the rows of the catalogue called `kind`: formats, recipes, norms, models, datasets or scenarios."""
+    """Return the rows of the catalogue called `kind`, one of LISTINGS."""
     return lookup(LISTINGS, kind, what="catalogue")()
 
 
@@ -127,6 +127,16 @@ def _question(path: Path) -> str:
     return " ".join(match[1].split()).strip("\"'") if match else ""
 
 
+def _metrics() -> Rows:
+    from normstab.experiment.scenario.metric_names import METRIC_NAMES, SWEEP_METRICS, TOKEN_METRICS
+
+    kinds = {
+        **dict.fromkeys(METRIC_NAMES, "a trained cell"),
+        **dict.fromkeys(TOKEN_METRICS, "a cell trained on tokens"),
+    }
+    return [{"name": name, "of": of} for name, of in {**kinds, **dict.fromkeys(SWEEP_METRICS, "a sweep")}.items()]
+
+
 LISTINGS: dict[str, Callable[[], Rows]] = {
     "formats": _formats,
     "recipes": _recipes,
@@ -134,5 +144,6 @@ LISTINGS: dict[str, Callable[[], Rows]] = {
     "models": _models,
     "datasets": _datasets,
     "scenarios": _scenarios,
+    "metrics": _metrics,
 }
 """Catalogue name -> the function that makes its rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["METRIC_NAMES", "SWEEP_METRICS"]
+__all__ = ["METRIC_NAMES", "SWEEP_METRICS", "TOKEN_METRICS"]
 
 # Of trained cells: the rows of `assess`'s catalogue, which a test compares with this one.
 METRIC_NAMES: tuple[str, ...] = (
@@ -47,3 +47,6 @@ METRIC_NAMES: tuple[str, ...] = (
 
 # Of swept cells: the contiguous scales 2^k around 1 where s is within 1 % of the exact one (k low, k high, count).
 SWEEP_METRICS: tuple[str, ...] = ("sweep_low", "sweep_high", "sweep_binades")
+
+# Of these, what only networks for tokens have; the last two only those that write sequences by themselves.
+TOKEN_METRICS: tuple[str, ...] = ("token_loss", "token_accuracy", "word_accuracy", "chrf")

@@ -123,9 +123,7 @@ class ModelSpec:
     eps: Annotated[NonNegative | None, Field(description="eps of the norm layers; null is the default 1e-5.")] = None
     layers: Annotated[Count | None, Field(description="Layers of each stack of a transformer.")] = None
     heads: Annotated[Count | None, Field(description="Heads of its attention; they divide the width.")] = None
-    norm_layer: Annotated[
-        Literal["layer", "rms"], Field(description="Its norms: of centred features, or of the features as they are.")
-    ] = "layer"
+    norm_layer: Annotated[Literal["layer", "rms"], Field(description="Its norms: layer norm or RMS norm.")] = "layer"
     stem: Annotated[Literal["small", "imagenet"], Field(description="The first layers of a ResNet.")] = "small"
     init: Annotated[
         Literal["torch", "he-fan-out"],
