@@ -46,8 +46,8 @@ class Code(Protocol):
 
 
 def serves(x: Tensor, parameters: tuple[Tensor | None, ...], scheme: Scheme) -> bool:
-    """Whether this normalizes `x`: by l1, linf, top k or range, all of them plain tensors of one wide dtype."""
-    if scheme.spec is None or not scheme.spec.has_constant or torch.compiler.is_compiling():
+    """Whether this normalizes `x`: by l1, linf, top k or range, undisturbed, plain tensors of one wide dtype."""
+    if scheme.spec is None or not scheme.spec.has_constant or scheme.noise is not None or torch.compiler.is_compiling():
         return False
     if is_transforming() or is_traced(x):
         return False
