@@ -10,6 +10,7 @@ A name that is missing is listed in MISSING, which `normstab doctor` shows.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ __all__ = [
     "break_graph",
     "compiled_call",
     "decomposition",
+    "default_store",
+    "fake_tensor_type",
     "flat_weights",
     "function_mode",
     "has_modes",
@@ -300,6 +303,20 @@ def flat_weights(module: nn.RNNBase) -> list[Any]:
     """Return the list where a recurrent layer looks up its weights."""
     weights: list[Any] = module._flat_weights
     return weights
+
+
+def fake_tensor_type() -> type | None:
+    """Return the type of tensors that have a shape and no numbers; None where nobody has loaded it."""
+    found: type | None = getattr(sys.modules.get("torch._subclasses.fake_tensor"), "FakeTensor", None)
+    return found
+
+
+def default_store() -> Any:
+    """Return the store at which the processes of torch.distributed met; None where this torch does not say.
+
+    Without it a process that is gone is named by torch's own errors alone.
+    """
+    return _found("torch.distributed.distributed_c10d._get_default_store", _nothing)()
 
 
 def compiled_call(module: nn.Module) -> Any:

@@ -174,7 +174,8 @@ class Arithmetic(ExactOperations, Powers):
         if self.key is None:
             raise_missing_key(self.precision)
         n = self.clock.number(site)
-        return Draw(key_word(self.key.seed, f"{site}#{n}" if n else site), self.clock.step, 0)
+        step = self.clock.counted_step(self.direction, self.role)
+        return Draw(key_word(self.key.seed, f"{site}#{n}" if n else site), step, 0)
 
     @opaque
     def cast(self, x: Tensor, operation: str = "cast", *, out: Tensor | None = None) -> Tensor:

@@ -6,7 +6,7 @@ nothing. Nothing here needs torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -60,8 +60,8 @@ class Ledger(Mapping[Site, Tally]):
     `inexact=True` also counts inexact results, which rules out the float32 fast path; `histogram=True` counts
     exact results per binade, `mse=True` squared errors of scaled formats. `losses=True` counts `absorbed` and
     `cancelled` on every add, sub, fma and inside sums, which the readable code does, slowly; `lost_updates` are
-    counted always. `ledger[site]` takes a Site, or a dotted prefix such as "conv1" or "bn1.square", for which it
-    returns the sum.
+    counted always. `processes` says of how many it was joined. `ledger[site]` takes a Site, or a dotted prefix such as
+    "conv1" or "bn1.square", for which it returns the sum.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Ledger(Mapping[Site, Tally]):
         self.counts_histogram = histogram
         self.counts_squares = mse
         self.counts_losses = losses
+        self.processes = 1
         self._rows: dict[Site, Row] = {}
         self._recomputed: Ledger | None = None
         self._stamp = 0
@@ -131,7 +132,7 @@ class Ledger(Mapping[Site, Tally]):
             for site, row in self._rows.items():
                 stamp, step = row.first_of(name)
                 if stamp >= 0 and (earliest is None or stamp < earliest[0]) and (name, site) not in besides:
-                    earliest = stamp, First(site, step)
+                    earliest = stamp, First(site, step, row.first_ranks.get(name))
         return earliest[1] if earliest else None
 
     def first_step(self, site: Site, counter: str) -> int | None:
@@ -148,6 +149,37 @@ class Ledger(Mapping[Site, Tally]):
             self._recomputed.drain()
         return tallies
 
+    def become_joined(self, ledgers: Sequence[Ledger]) -> None:
+        """Become the sum of `ledgers`, one of each process in the order of their ranks, which stay as they are.
+
+        Counters add. A first offence is that of the earliest step, in it of the lowest rank, in that of the process's
+        own order; it names its rank. Ledgers that were joined before keep the ranks that they name.
+        """
+        assert all(ledger is not self for ledger in ledgers), "what is joined into a ledger are copies"
+        events = []
+        for rank, ledger in enumerate(ledgers):
+            for site, other in ledger._rows.items():
+                firsts = {name: other.first_of(name) for name in (*COUNTERS, *LOSSES)}
+                events += [
+                    (step, other.first_ranks.get(name, rank), stamp, site, name)
+                    for name, (stamp, step) in firsts.items()
+                    if stamp >= 0
+                ]
+        for row in self._rows.values():
+            row.reset()
+            row.forget_firsts()
+        for ledger in ledgers:
+            for site, other in ledger._rows.items():
+                self.row(site).add_row(other)
+        self._rows = {site: self._rows[site] for site in dict.fromkeys((*_sites_of(ledgers), *self._rows))}
+        for stamp, (step, rank, _, site, name) in enumerate(sorted(events, key=lambda event: event[:3])):
+            row = self.row(site)
+            if row.first_of(name)[0] < 0:
+                row.set_first(name, stamp, step, rank)
+        self._stamp, self.processes = len(events), len(ledgers)
+        if any(ledger._recomputed is not None for ledger in ledgers):
+            self.recomputed.become_joined([ledger.recomputed for ledger in ledgers])
+
     def total(self) -> Tally:
         """Return the sum over all sites."""
         return sum(self.values(), Tally())
@@ -156,6 +188,12 @@ class Ledger(Mapping[Site, Tally]):
         total = self.total()
         shown = ", ".join(f"{f.name}={getattr(total, f.name)}" for f in fields(Tally)[:5])
         return f"Ledger({len(self)} sites, {shown})"
+
+
+def _sites_of(ledgers: Sequence[Ledger]) -> Iterator[Site]:
+    """Yield the sites of all ledgers, those of the first process first."""
+    for ledger in ledgers:
+        yield from ledger
 
 
 def _is_under(site: Site, prefix: str) -> bool:

@@ -32,6 +32,17 @@ class Sources:
         if operation not in known and place.direction != "backward":
             known[operation] = _user_line()
 
+    @property
+    def lines(self) -> dict[str, dict[str, str]]:
+        """The lines by module and operation, as plain data."""
+        return self._lines
+
+    def add(self, lines: dict[str, dict[str, str]]) -> None:
+        """Take lines of another process where there is none."""
+        for module, found in lines.items():
+            known = self._lines.setdefault(module, {})
+            known |= {operation: line for operation, line in found.items() if not known.get(operation)}
+
     def of(self, site: Site) -> str | None:
         """Return "file.py:12" of a site; of a gradient, that of its operation or of its module's first one."""
         known = {name: line for name, line in self._lines.get(site.module, {}).items() if line}

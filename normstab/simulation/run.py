@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import LOSSES, First, Ledger, Site, Tally
@@ -21,6 +22,17 @@ OFFENCES = ("nan_produced", "overflow", "divide_by_zero", "saturated", "underflo
 MOST_SITES = 10
 
 
+class Joined(NamedTuple):
+    """What one process counted and noted; see the fields of Run."""
+
+    ledger: Ledger
+    unrecognised: dict[str, int]
+    results: int
+    notes: list[str]
+    ignored_upcasts: dict[str, int]
+    lines: dict[str, dict[str, str]]
+
+
 @dataclass
 class Run:
     """A simulation, while it runs and afterwards.
@@ -28,7 +40,8 @@ class Run:
     `unrecognised` counts operations that were computed as torch does; `notes` say in words what else was
     not simulated; `sources` names the line of code of a first offence, where one is known. `parameters` are
     those that the network uses as rounded copies. `ignored_upcasts` counts, by site, the casts to a wider type that
-    a machine without one ignored.
+    a machine without one ignored. `rank` is this process's number and how many there are, while a network is simulated
+    in several; afterwards everything here is joined over them, and the same in each.
     """
 
     arithmetic: Arithmetic
@@ -39,6 +52,7 @@ class Run:
     parameters: Parameters = field(default_factory=lambda: Parameters(()), repr=False)
     outside: Place | None = field(default=None, repr=False)
     ignored_upcasts: dict[str, int] = field(default_factory=dict)
+    rank: tuple[int, int] | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -89,7 +103,8 @@ class Run:
     def report(self) -> str:
         """Return a plain text table of outcomes and first offences, the worst sites, and what was not simulated."""
         total = self.ledger.total()
-        lines = [f"simulated in {self.arithmetic.precision}, {self.step} steps, {total.count} results rounded", ""]
+        lines = [f"simulated in {self.arithmetic.precision}, {self.step} steps, {total.count} results rounded"]
+        lines += [*self._processes(), ""]
         lines += self._first_offences()
         lines += self._precision_lost()
         lines += self._worst_sites()
@@ -102,17 +117,48 @@ class Run:
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines).rstrip() + "\n"
 
+    def _processes(self) -> list[str]:
+        """Return of which processes this is, where there are several."""
+        if self.rank is not None:
+            return [f"by rank {self.rank[0]} of {self.rank[1]} alone: all are joined when the simulation ends"]
+        return [f"in {self.ledger.processes} processes together"] if self.ledger.processes > 1 else []
+
+    def to_join(self) -> Joined:
+        """Return, as plain data, what is joined over processes."""
+        unknown = dict(self.unrecognised)
+        return Joined(
+            self.ledger, unknown, self.unrecognised.results, self.notes, self.ignored_upcasts, self.sources.lines
+        )
+
+    def become_joined(self, parts: Sequence[Joined]) -> None:
+        """Hold what every process counted and noted, of each a part, in the order of ranks."""
+        self.rank = None
+        self.ledger.become_joined([part.ledger for part in parts])
+        self.unrecognised.clear()
+        self.unrecognised.results = 0
+        self.ignored_upcasts.clear()
+        for part in parts:
+            self.unrecognised.add(part.unrecognised, part.results)
+            for site, count in part.ignored_upcasts.items():
+                self.ignored_upcasts[site] = self.ignored_upcasts.get(site, 0) + count
+            self.sources.add(part.lines)
+        self.notes[:] = dict.fromkeys(note for part in parts for note in part.notes)
+
     def _first_offences(self) -> list[str]:
         """Return a line for every kind of offence."""
         total = self.ledger.total()
-        rows: list[tuple[str, ...]] = [("offence", "count", "first site", "step", "code")]
+        several = self.ledger.processes > 1
+        rows: list[tuple[str, ...]] = [("offence", "count", "first site", "step", *["rank"] * several, "code")]
         for counter in OFFENCES:
             first = self.first(counter)
             if first is not None:
                 source = self.sources.of(first.site) or ""
-                rows.append((counter, str(getattr(total, counter)), str(first.site), str(first.step), source))
+                rank = [str(first.rank)] if several else []
+                count = str(getattr(total, counter))
+                rows.append((counter, count, str(first.site), str(first.step), *rank, source))
         if len(rows) == 1:
-            return ["nothing overflowed, vanished or became NaN", ""]
+            where = f" on rank {self.rank[0]}" if self.rank is not None else ""
+            return [f"nothing overflowed, vanished or became NaN{where}", ""]
         return [*in_columns(rows), ""]
 
     def _precision_lost(self) -> list[str]:

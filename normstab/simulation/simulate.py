@@ -24,6 +24,7 @@ from normstab.simulation.around.session import Session
 from normstab.simulation.around.simulated_machine import Arithmetics
 from normstab.simulation.full_float32 import full_float32
 from normstab.simulation.loss_scale import LossScaler
+from normstab.simulation.ranks.team import Team, network_of
 from normstab.simulation.run import Run
 
 __all__ = ["simulate"]
@@ -57,35 +58,43 @@ def simulate(
     and attention apart, which are otherwise wide inside with one rounding. `observer` is shown the rounded
     result of each operation, in order.
 
+    Processes that hold a DistributedDataParallel or shards are simulated together, their ledgers joined at the end.
+
     Only this thread, and its backward passes, are simulated. Raises NormstabError for a precision, rule or
     loss scale that does not exist, and where the context is not closed innermost first by the thread that opened
     it: whatever happens, nothing is rounded after its end. A result that is not finite never raises.
     """
     check_instance(model, nn.Module, "simulate: model", "a torch.nn.Module")
-    check_optional(ledger, Ledger, "simulate: ledger", "a normstab.Ledger")
     check_optional(rules, Mapping, "simulate: rules", "a mapping from names to precisions")
+    check_ledger(ledger, losses=losses)
     chosen = precision_rules(rules, precision)
     refuse_what_is_not_simulated(chosen)
-    if ledger is not None and losses and not ledger.counts_losses:
-        raise NormstabError("simulate: the ledger given counts no losses; make it with Ledger(losses=True)")
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(losses=losses), seed)
     if master_weights is None:
         master_weights = chosen.default.master == "on"
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=notes_of(chosen))
-    session = Session(model, run, chosen, arithmetics, optimizer, master_weights=master_weights)
-    with full_float32(), ExitStack() as stack:
-        session.mode.observer = session.mode.stored.observer = observer
-        session.begin(stack, expand=expand)
-        yield run
-    check_order(session.is_in_order, "simulate")
-    if arithmetics.rules is not None:
-        arithmetics.rules.check_met()
+    session = Session(network_of(model), run, chosen, arithmetics, optimizer, master_weights=master_weights)
+    with Team(model, run, chosen) as team:
+        with full_float32(), ExitStack() as stack:
+            session.mode.observer = session.mode.stored.observer = observer
+            session.begin(stack, expand=expand)
+            team.attach(session, stack)
+            yield run
+        check_order(session.is_in_order, "simulate")
+        if arithmetics.rules is not None:
+            arithmetics.rules.check_met()
+
+
+def check_ledger(ledger: Ledger | None, *, losses: bool) -> None:
+    """Raise for a ledger that is none, or does not count what is asked for."""
+    check_optional(ledger, Ledger, "simulate: ledger", "a normstab.Ledger")
+    if ledger is not None and losses and not ledger.counts_losses:
+        raise NormstabError("simulate: the ledger given counts no losses; make it with Ledger(losses=True)")
 
 
 def refuse_what_is_not_simulated(rules: Rules[Precision]) -> None:
     """Raise for the first rule or key that asks for what a simulation does not do, rather than pass over it."""
     for key, precision in rules.by_key.items():
-        refuse_keys(precision)
         if precision.autocast not in ("none", rules.default.autocast):
             raise NormstabError(f"rules: {key!r}: {precision}: autocast is the whole network's, not a rule's")
 
@@ -96,9 +105,3 @@ def notes_of(rules: Rules[Precision]) -> list[str]:
     others = {key: p.master for key, p in rules.by_key.items() if p.master != ours}
     masters = [f"rules: {key!r}: master={own} is not a rule's; it is {ours} for all" for key, own in others.items()]
     return [*cautions(rules.values()), *masters]
-
-
-def refuse_keys(precision: Precision) -> None:
-    """Raise for the first key of a precision that is not simulated."""
-    if precision.collective is not None:
-        raise NormstabError(f"precision {precision}: collective={precision.collective} is not simulated")

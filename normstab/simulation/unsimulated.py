@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +26,11 @@ class Unsimulated(Counter[str]):
             return
         self[name] += 1
         self.results += _elements(result)
+
+    def add(self, counted: Mapping[str, int], results: int) -> None:
+        """Count what another process counted."""
+        self.update(counted)
+        self.results += results
 
     def share_beside(self, simulated: int) -> float:
         """Return which share of all results these are, beside as many that were simulated."""

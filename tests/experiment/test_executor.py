@@ -203,6 +203,13 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path, monkeypat
         run([cell()], tmp_path)
 
 
+def test_processes_of_torchrun_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(NormstabError, match="torchrun started 2 processes, and each would run every cell"):
+        lock_directory(tmp_path)
+
+
 SCRIPT = """
 import signal
 import sys

@@ -6,6 +6,7 @@ It keeps a second run, or one started right after `kill -9`, from writing beside
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from pathlib import Path
 from typing import IO
@@ -21,8 +22,10 @@ LONGEST_WAIT_S = 10.0
 def lock_directory(directory: Path) -> IO[bytes]:
     """Return the held lock of `directory`; close it to release. Raises NormstabError where another run holds it.
 
-    Orphaned workers end by themselves within moments: they are waited for.
+    Orphaned workers end by themselves within moments: they are waited for. Processes of torchrun, each of which would
+    run every cell, are refused.
     """
+    refuse_torchrun(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = open_plain_file(directory / ".lock", "wb")
@@ -43,6 +46,17 @@ def lock_directory(directory: Path) -> IO[bytes]:
         else:
             fcntl.flock(file, fcntl.LOCK_SH)
             return file
+
+
+def refuse_torchrun(directory: Path) -> None:
+    """Raise in one of several processes that torchrun started: a run is one process, with workers of its own."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and size != "1":
+        raise NormstabError(
+            f"{directory}: torchrun started {size} processes, and each would run every cell; start normstab without "
+            "it: --jobs N runs N cells at a time, --executor ray those of a cluster. In a loop of your own, one "
+            "network trains in several processes: simulate its DistributedDataParallel, or apply fully_shard to it"
+        )
 
 
 def hold_shared(directory: Path) -> IO[bytes]:

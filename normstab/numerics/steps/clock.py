@@ -6,18 +6,24 @@ from collections import Counter
 
 from normstab.numerics.steps.replay import Moment, Replay
 
-__all__ = ["Clock"]
+__all__ = ["SHARE_SHIFT", "Clock"]
+
+SHARE_SHIFT = 48
+"""Where a share's number stands in the 64 bits of the step that Philox counts by: steps are below 2^48 there."""
 
 
 class Clock:
     """The step that all Arithmetics made from one share, and how often each site was called within it.
 
-    `is_set`: someone outside says which step begins, so a simulation does not count forwards of its own.
+    `is_set`: someone outside says which step begins, so a simulation does not count forwards of its own. `share` is
+    the number of this process's part of a batch, `splits_parameters` whether it has a part of each parameter too.
     """
 
     def __init__(self, step: int = 0) -> None:
         self.step = step
         self.is_set = False
+        self.share = 0
+        self.splits_parameters = False
         self._calls: Counter[str] = Counter()
         self.replay = Replay(self)
 
@@ -29,6 +35,16 @@ class Clock:
         """Begin `step`, as a training loop that counts its steps does, also after a resume."""
         self._begin(step)
         self.is_set = True
+
+    def counted_step(self, direction: str, role: str | None) -> int:
+        """Return by what random bits are counted beside the element: the step, and above it the share of the batch.
+
+        No two samples of a step draw the same bits, whichever process has them; parameters and their updates, which are
+        alike in every process, have share 0.
+        """
+        is_update = direction == "optimizer"
+        is_alike = not self.splits_parameters if is_update else role == "parameter"
+        return self.step if is_alike else self.step + (self.share << SHARE_SHIFT)
 
     def number(self, site: str) -> int:
         """Return how often `site` was called before in this step, and count this call."""

@@ -40,7 +40,8 @@ class Row:
     `buffer` holds 31 int64: the ten COUNTERS; for each the stamp of its first offence (-1: none); for each
     the step of it; then the float32 pair (largest, smallest). `histogram` has HISTOGRAM_BINS int64, or is None.
     `losses` has for each of LOSSES its count, the stamp of its first and the step of it, which no kernel writes;
-    `counts_losses_alone` says that nothing else of the row is read.
+    `counts_losses_alone` says that nothing else of the row is read. `first_ranks` names the process of each first
+    offence, where several were joined.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class Row:
         "counts_losses_alone",
         "counts_squares",
         "extremes",
+        "first_ranks",
         "first_stamp",
         "first_step",
         "granules",
@@ -60,6 +62,7 @@ class Row:
 
     def __init__(self, *, with_histogram: bool) -> None:
         self.granules: GranuleCounts | None = None
+        self.first_ranks: dict[str, int] = {}
         self.counts_squares = self.counts_losses = self.counts_losses_alone = False
         self.losses: NDArray[np.int64] = np.zeros((3, len(LOSSES)), np.int64)
         self.losses[1:] = -1
@@ -80,7 +83,8 @@ class Row:
         asked = self.counts_squares, self.counts_losses, self.counts_losses_alone
         with COUNTING:
             histogram = None if self.histogram is None else self.histogram.copy()
-            return _copied_row, (self.buffer.copy(), histogram, self.granules, self.losses.copy(), asked)
+            ranks = dict(self.first_ranks)
+            return _copied_row, (self.buffer.copy(), histogram, self.granules, self.losses.copy(), asked, ranks)
 
     def reset(self) -> None:
         """Set every count to zero; the first offences stay."""
@@ -124,6 +128,36 @@ class Row:
             stamp, step = int(self.first_stamp[i]), int(self.first_step[i])
         return (stamp, step % 2**64) if stamp >= 0 else (-1, -1)
 
+    def add_row(self, other: Row) -> None:
+        """Add the counts of another row of the same kind; the first offences stay."""
+        with COUNTING:
+            self.counts += other.counts
+            self.losses[0] += other.losses[0]
+            self.extremes[0] = max(self.extremes[0], other.extremes[0])
+            self.extremes[1] = min(self.extremes[1], other.extremes[1])
+            if other.granules is not None:
+                self.granules = other.granules if self.granules is None else self.granules + other.granules
+            if self.histogram is not None and other.histogram is not None:
+                self.histogram += other.histogram
+
+    def set_first(self, counter: str, stamp: int, step: int, rank: int) -> None:
+        """Say when the first of `counter` was, its step in 0 .. 2^64 - 1, and in which of several processes."""
+        step = step - 2**64 if step >= 2**63 else step  # the int64 of the same bits
+        with COUNTING:
+            if counter in LOSSES:
+                self.losses[1:, LOSSES.index(counter)] = stamp, step
+            else:
+                i = COUNTERS.index(counter)
+                self.first_stamp[i], self.first_step[i] = stamp, step
+            self.first_ranks[counter] = rank
+
+    def forget_firsts(self) -> None:
+        """Have no first offences."""
+        with COUNTING:
+            self.first_stamp[:] = self.first_step[:] = -1
+            self.losses[1:] = -1
+            self.first_ranks.clear()
+
     def tally(self, *, with_inexact: bool) -> Tally:
         """Return the counts so far as plain data."""
         counts: dict[str, Any] = dict(zip(COUNTERS, self.counts.tolist(), strict=True))
@@ -141,10 +175,11 @@ def _copied_row(
     granules: GranuleCounts | None,
     losses: NDArray[np.int64],
     asked: tuple[bool, bool, bool],
+    ranks: dict[str, int],
 ) -> Row:
     """Return a row of its own memory with these counts, that counts on as `asked`."""
     row = Row(with_histogram=histogram is not None)
-    row.granules, row.losses = granules, losses
+    row.granules, row.losses, row.first_ranks = granules, losses, ranks
     row.counts_squares, row.counts_losses, row.counts_losses_alone = asked
     row.buffer[:] = buffer
     if row.histogram is not None and histogram is not None:

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from normstab.torch_private import compiled_call
+from normstab.torch_private import compiled_call, fake_tensor_type
 
-__all__ = ["is_compiled", "keep_uncompiled"]
+__all__ = ["are_fake", "is_compiled", "keep_uncompiled"]
 
 
 def keep_uncompiled(mode_type: Any) -> None:
@@ -20,6 +20,12 @@ def keep_uncompiled(mode_type: Any) -> None:
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     if compiler is not None:
         compiler.skip_code(mode_type.__torch_dispatch__.__code__)  # type: ignore[attr-defined]
+
+
+def are_fake(types: Any) -> bool:
+    """Whether tensors of shapes without numbers are among those of `types`: DTensors ask torch for results' shapes."""
+    kind = fake_tensor_type()
+    return kind is not None and any(issubclass(found, kind) for found in types)
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from normstab.numerics.precision import NEAREST
-from normstab.simulation.around.parameters import Held
+from normstab.simulation.around.parameters import Held, is_split
 from normstab.simulation.aten.entering_numbers import is_own_format
 from normstab.torch_private import flat_weights, modes_off, storage_key, tables_of, version_of
 
@@ -95,11 +95,17 @@ class Copies:
 
     def put(self) -> None:
         """Put the copies in the modules' tables, unless they are there."""
-        if self._in_tables:
-            return
+        if not self._in_tables:
+            self.put_more()
+
+    def put_more(self) -> None:
+        """Put copies in the modules' tables where there are none: of parameters that came there meanwhile too."""
         with modes_off():
+            there = {id(copy) for _, _, copy in self._in_tables}
             for entry in self._entries:
                 original = entry.table.get(entry.name)
+                if is_split(original) or id(original) in there:
+                    continue  # a part of a parameter: the whole one comes when its module begins
                 if original is not entry.held.tensor:
                     original = self._replaced(entry, original)
                     if original is None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
 from normstab.numerics.readable.reference import holds
+from normstab.simulation.around.compilation import are_fake
 from normstab.simulation.around.operands import Operands, read_operands
 from normstab.simulation.around.operation_rules import OperationRules, cast_back, loaded
 from normstab.simulation.around.parameter_updates import update
@@ -88,6 +89,8 @@ class Emulation(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Arguments = (), kwargs: Named | None = None) -> Any:
         if types and any(found.__torch_dispatch__ is not OF_PLAIN_TENSORS for found in types):
+            if are_fake(types):
+                return func(*args, **(kwargs or NOTHING))
             return NotImplemented  # a tensor subclass takes itself apart first; what it is made of is seen afterwards
         compiler = set_compiler(None)
         if compiler is None:

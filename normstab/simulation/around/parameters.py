@@ -17,7 +17,7 @@ from normstab.simulation.around.places import Place
 from normstab.simulation.aten.parts.complex_parts import REAL_OF, as_real, round_complex
 from normstab.torch_private import version_of
 
-__all__ = ["Held", "Parameters"]
+__all__ = ["Held", "Parameters", "is_split"]
 
 CARRIERS = (torch.float32, torch.float64)
 
@@ -98,10 +98,14 @@ class Held:
 
 
 class Parameters:
-    """Every parameter and buffer of a model that is cast on use, found by address."""
+    """Every parameter and buffer of a model that is cast on use, found by address.
+
+    `come_and_go` says that their memory is another with every use, and that their values stay (`fully_shard`).
+    """
 
     def __init__(self, held: Iterable[Held]) -> None:
         self._held = list(held)
+        self.come_and_go = False
         self._starts: list[int] = []
         self._sorted: list[Held] = []
         self._sort()
@@ -116,7 +120,7 @@ class Parameters:
         address = tensor.data_ptr()
         i = bisect_right(self._starts, address) - 1
         if i < 0 or address >= self._sorted[i].end:
-            return None
+            return self.find(tensor) if self.come_and_go and self.refresh() else None
         found = self._sorted[i]
         if found.moved:  # its old memory may by now be anything's
             self.refresh()
@@ -127,13 +131,16 @@ class Parameters:
         """Whether one of `args` is, or is a view of, one of them."""
         return any(isinstance(x, Tensor) and x.dtype in CARRIERS and self.find(x) is not None for x in args)
 
-    def refresh(self) -> None:
-        """Notice tensors that have moved."""
-        if any(held.moved for held in self._held):
-            for held in self._held:
-                held.relocate()
+    def refresh(self) -> bool:
+        """Notice tensors that have moved, and say whether there were any."""
+        if not any(held.moved for held in self._held):
+            return False
+        for held in self._held:
+            held.relocate()
+            if not self.come_and_go:
                 held.invalidate()
-            self._sort()
+        self._sort()
+        return True
 
     def cast_names(self) -> list[str]:
         """Return the names of those that the rest of this step will not cast again."""
@@ -150,6 +157,11 @@ class Parameters:
         """Order by address; a tensor without elements has none."""
         self._sorted = sorted((held for held in self._held if held.end > held.start), key=lambda held: held.start)
         self._starts = [held.start for held in self._sorted]
+
+
+def is_split(tensor: object) -> bool:
+    """Whether a tensor is one of which this process has a part (a DTensor)."""
+    return isinstance(tensor, Tensor) and hasattr(tensor, "to_local") and hasattr(tensor, "device_mesh")
 
 
 def _extent(tensor: Tensor) -> int:

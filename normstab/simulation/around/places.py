@@ -114,6 +114,10 @@ class Whereabouts:
         """Note that gradients added up for `parameter` belong to `place`."""
         self._of_parameter[id(parameter)] = place.backward
 
+    def place_of(self, parameter: torch.Tensor) -> Place:
+        """Return the place to which the gradient of a parameter belongs."""
+        return self._of_parameter.get(id(parameter), self.outside.backward)
+
     def enter(self, place: Place) -> None:
         """Begin a module. One that begins within a backward node is being recomputed (checkpointing)."""
         self.replay.follow()

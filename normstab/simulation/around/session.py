@@ -23,6 +23,7 @@ from normstab.simulation.around.places import Place, Whereabouts
 from normstab.simulation.around.simulated_machine import Arithmetics, Machine
 from normstab.simulation.aten.parts.expand_fused import WithoutFastPaths
 from normstab.simulation.ignored_casts import counted
+from normstab.simulation.ranks.sharded import gathered, sharded_modules, shards_of
 from normstab.simulation.run import Run
 from normstab.torch_private import mode_stack, modes_off
 
@@ -57,15 +58,20 @@ class Session:
         for note in machine.notes:
             run.note(note)
         run.outside = self.whereabouts.outside
-        self.held = list(held_tensors(self.places))
+        self.sharded = sharded_modules(model)
+        shards = shards_of(self.places)
+        with gathered(self.sharded):
+            self.held = list(held_tensors(self.places))
+            copied = machine.copied(self.places) if machine.casts_parameters else {}
+            self.copies = Copies(model, self.held, copied)
         held = Parameters(self.held)
         run.parameters = held if machine.casts_parameters else Parameters(())
         run.unrecognised.is_repeating = self.whereabouts.replay.follow
         self.mode = Emulation(self.whereabouts, run.parameters, run.unrecognised, master_weights=master_weights)
-        self.mode.updated = held
+        held.come_and_go = bool(self.sharded)
+        self.mode.updated = Parameters(shards) if shards else held
         self.mode.sources = self.mode.stored.sources = run.sources
         self.mode.rules = arithmetics.rules
-        self.copies = Copies(model, self.held, machine.copied(self.places) if machine.casts_parameters else {})
         self.mode.stored.copies = self.copies if self.copies else None
         self.is_in_order = True
         self._has_entered = False
@@ -92,6 +98,8 @@ class Session:
         if not self.master_weights:
             self._store_rounded("forward")
         hook_modules(self.model, self.places, self, stack)
+        for module in self.sharded:  # after torch's own hook, which gathers the module's parameters
+            stack.callback(module.register_forward_pre_hook(self._note_gathered).remove)
         self._hook_crossings(stack)
         hook_optimizers(self, stack)
         self.run.scaler.on_skip = self.end_skipped_step
@@ -164,6 +172,12 @@ class Session:
         if self._has_entered:
             self.copies.put()
 
+    def _note_gathered(self, module: nn.Module, args: Any) -> None:
+        """Show the parameters that were gathered for a module in the network's dtype."""
+        if self._has_entered and not self.is_idle:
+            self.run.parameters.refresh()
+            self.copies.put_more()
+
     def end_module(self) -> None:
         """Show parameters and buffers as they are."""
         self.copies.take_back()
@@ -203,7 +217,7 @@ class Session:
     def _store_rounded(self, direction: str) -> None:
         """Round the parameters themselves."""
         with modes_off():
-            for held in self.held:
+            for held in self.mode.updated:
                 if held.is_parameter:
                     held.round_in_place(direction)
 

@@ -15,7 +15,7 @@ from normstab.simulation.aten.products import PRODUCTS
 from normstab.simulation.aten.reductions import REDUCTIONS
 from normstab.simulation.aten.selections import SELECTIONS
 
-__all__ = ["EXACT", "HANDLERS", "MADE", "PASSING"]
+__all__ = ["EXACT", "HANDLERS", "MADE", "MOVING", "PASSING"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -73,4 +73,15 @@ PASSING = _names(
     sym_storage_offset _nested_tensor_from_tensor_list _has_same_storage_numel _version data requires_grad
     retain_grad _record_function_enter_new _record_function_exit
     _print _make_dep_token tril_indices triu_indices"""
+)
+
+# Collectives that carry numbers to other processes as they are, in torch.distributed's two catalogues, and
+# what fully_shard lays out for them.
+MOVING = _names(
+    """c10d.broadcast_ c10d.allgather_ c10d._allgather_base_ c10d.allgather_coalesced_
+    c10d.allgather_into_tensor_coalesced_ c10d.gather_ c10d.scatter_ c10d.send c10d.recv_ c10d.recv_any_source_
+    c10d.barrier c10d.monitored_barrier_ c10d.alltoall_ c10d.alltoall_base_ _c10d_functional.all_gather_into_tensor
+    _c10d_functional.all_gather_into_tensor_out _c10d_functional.all_gather_into_tensor_coalesced
+    _c10d_functional.all_to_all_single _c10d_functional.broadcast _c10d_functional.broadcast_
+    _c10d_functional.wait_tensor fsdp.all_gather_copy_in fsdp.split_with_sizes_copy fsdp.chunk_cat fsdp.copy_"""
 )

@@ -13,7 +13,7 @@ import torch
 
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.operation import Handler
-from normstab.simulation.aten.operation_table import EXACT, HANDLERS, MADE, PASSING
+from normstab.simulation.aten.operation_table import EXACT, HANDLERS, MADE, MOVING, PASSING
 from normstab.simulation.aten.parts.fused_optimizers import FUSED
 from normstab.simulation.aten.parts.grouped_products import GROUPED
 from normstab.simulation.aten.pointwise import REPLACED
@@ -55,8 +55,8 @@ def plan_of(func: Any) -> Plan:
     written = tuple(_written(func))
     if namespace not in ("aten", "prims"):
         full = f"{namespace}.{base}"
-        is_ours = namespace in ("profiler", "prim", "normstab")
-        return Plan("pass", full, func, None, written) if is_ours else _composite_or_unknown(func, full, written)
+        passes = namespace in ("profiler", "prim", "normstab") or full in MOVING
+        return Plan("pass", full, func, None, written) if passes else _composite_or_unknown(func, full, written)
     if base.startswith(FOREACH):
         name = base.removeprefix(FOREACH).removesuffix("_")
         return Plan("foreach", name, func, None, written)

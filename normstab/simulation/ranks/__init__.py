@@ -1,0 +1,1 @@
+"""A simulation in one of several processes: what they tell each other, and how gradients are summed over them."""
