@@ -3,6 +3,7 @@
 import copy
 import os
 import time
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -101,6 +102,18 @@ def sgd_no_masters(rank, size):
     return trained("sgd_no_masters", rank)
 
 
+@contextmanager
+def one_thread():
+    """As the processes have: products in several threads add up in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def in_one_process(machine, size, *, is_split=False):
     """Do what `trained` does in each process, rank by rank: replicas, each with a ledger, and joined gradients."""
     text, kind = (SHARDED if is_split else MACHINES)[machine]

@@ -27,7 +27,6 @@ OF_FOUR = ["sgd_ring"]
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    torch.set_num_threads(1)
     return run_cases(CASES, [*MACHINES, *OTHERS], 2, tmp_path_factory.mktemp("two"))
 
 
@@ -54,7 +53,6 @@ def test_two_ranks_equal_one_process_bit_for_bit(two, machine):
 
 @pytest.mark.parametrize("machine", OF_FOUR)
 def test_four_ranks_equal_one_process_bit_for_bit(tmp_path, machine):
-    torch.set_num_threads(1)
     check_machine(run_cases(CASES, [machine], 4, tmp_path)[machine], machine, 4)
 
 

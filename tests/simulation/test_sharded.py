@@ -12,7 +12,6 @@ CASES = "tests.simulation.data_parallel_cases"
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    torch.set_num_threads(1)
     return run_cases(CASES, [*SHARDED, "split_afterwards", "split_policy"], 2, tmp_path_factory.mktemp("two"))
 
 
