@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from normstab.errors import NormstabError
+from normstab.simulation.ranks.parts import is_in_any_part, part_of
 from normstab.torch_private import modes_off
 
 __all__ = ["LossScaler"]
@@ -68,8 +69,10 @@ class LossScaler:
         with modes_off():
             for gradient in gradients:
                 gradient.mul_(factor)
-                if not bool(torch.isfinite(gradient).all()):
+                if not bool(torch.isfinite(part_of(gradient)).all()):
                     self._found_nonfinite = True
+            # Processes that hold parts of one gradient take the step together, or none does.
+            self._found_nonfinite = is_in_any_part(self._found_nonfinite, gradients)
         self._is_unscaled.add(id(optimizer))
 
     def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:

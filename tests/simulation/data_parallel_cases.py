@@ -241,6 +241,23 @@ def split_afterwards(rank, size):
     return torch.equal(*gradients)
 
 
+def split_scaled(rank, size):
+    """In step 0 the gradient of rank 1's part overflows under a dynamic loss scale."""
+    torch.manual_seed(1)
+    model = nn.Linear(4, 2, bias=False)
+    fully_shard(model)
+    steps, scales = torch.optim.SGD(model.parameters(), lr=0.1), []
+    with ns.simulate(model, "fp16", optimizer=steps, loss_scale="dynamic") as run:
+        for step in range(2):
+            weight = torch.tensor([1e-3, 1e3 if step == 0 else 1e-3])
+            run.scaler.scale((model(torch.ones(2, 4)) * weight).sum()).backward()
+            run.scaler.step(steps)
+            run.scaler.update()
+            steps.zero_grad()
+            scales.append((run.scaler.get_scale(), run.scaler.skipped_steps))
+    return scales, run.step
+
+
 def split_policy(rank, size):
     """A policy that converts the parameters itself."""
     model = nn.Linear(5, 4)

@@ -8,11 +8,14 @@ from tests.simulation.data_parallel_cases import SHARDED, in_one_process
 from tests.simulation.processes import run_cases
 
 CASES = "tests.simulation.data_parallel_cases"
+OTHERS = ["split_afterwards", "split_policy", "split_scaled"]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return run_cases(CASES, [*SHARDED, "split_afterwards", "split_policy"], 2, tmp_path_factory.mktemp("two"))
+    return run_cases(
+        CASES, [*SHARDED, "split_afterwards", "split_policy", "split_scaled"], 2, tmp_path_factory.mktemp("two")
+    )
 
 
 def joined_sites(ledger):
@@ -80,3 +83,7 @@ def test_fully_shard_reduces_as_before_after_a_simulation(two):
 
 def test_a_policy_that_converts_parameters_is_refused_by_name(two):
     assert all("MixedPrecisionPolicy" in text and "'weight'" in text for text in two["split_policy"])
+
+
+def test_a_step_is_skipped_by_all_where_one_part_of_a_gradient_is_not_finite(two):
+    assert two["split_scaled"] == [([(2.0**15, 1), (2.0**15, 1)], 2)] * 2

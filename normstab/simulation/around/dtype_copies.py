@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from normstab.numerics.precision import NEAREST
-from normstab.simulation.around.parameters import Held, is_split
+from normstab.simulation.around.parameters import Held
 from normstab.simulation.aten.entering_numbers import is_own_format
+from normstab.simulation.ranks.parts import is_split
 from normstab.torch_private import flat_weights, modes_off, storage_key, tables_of, version_of
 
 __all__ = ["Copies"]

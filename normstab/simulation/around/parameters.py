@@ -17,7 +17,7 @@ from normstab.simulation.around.places import Place
 from normstab.simulation.aten.parts.complex_parts import REAL_OF, as_real, round_complex
 from normstab.torch_private import version_of
 
-__all__ = ["Held", "Parameters", "is_split"]
+__all__ = ["Held", "Parameters"]
 
 CARRIERS = (torch.float32, torch.float64)
 
@@ -157,11 +157,6 @@ class Parameters:
         """Order by address; a tensor without elements has none."""
         self._sorted = sorted((held for held in self._held if held.end > held.start), key=lambda held: held.start)
         self._starts = [held.start for held in self._sorted]
-
-
-def is_split(tensor: object) -> bool:
-    """Whether a tensor is one of which this process has a part (a DTensor)."""
-    return isinstance(tensor, Tensor) and hasattr(tensor, "to_local") and hasattr(tensor, "device_mesh")
 
 
 def _extent(tensor: Tensor) -> int:

@@ -18,9 +18,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from normstab.errors import NormstabError
-from normstab.simulation.around.parameters import CARRIERS, Held, is_split
+from normstab.simulation.around.parameters import CARRIERS, Held
 from normstab.simulation.around.places import Place
 from normstab.simulation.ranks.joining import Joining, carrier_of
+from normstab.simulation.ranks.parts import is_split, part_of
 from normstab.torch_private import modes_off
 
 __all__ = ["ShardedReduction", "gathered", "group_of", "reduction_of_shards", "sharded_modules", "shards_of"]
@@ -63,8 +64,7 @@ def shards_of(places: dict[nn.Module, Place]) -> list[Held]:
     for module, place in places.items():
         for name, parameter in module.named_parameters(recurse=False):
             if not place.passes and is_split(parameter) and parameter.is_floating_point():
-                part: Tensor = parameter.detach().to_local()  # type: ignore[attr-defined]
-                found.append(Held(part, place, name, is_parameter=True))
+                found.append(Held(part_of(parameter), place, name, is_parameter=True))
     return found
 
 
