@@ -54,10 +54,8 @@ def simulate(
     says) the network uses rounded copies of parameters; without, they are rounded in place at entry and after each
     update, the one lasting change.
     `loss_scale` configures `run.scaler`. `ledger` continues an existing one. `losses` counts `absorbed` and
-    `cancelled` too, slowly. `expand` takes softmax, losses
-    and attention apart, which are otherwise wide inside with one rounding. `observer` is shown the rounded
-    result of each operation, in order.
-
+    `cancelled` too, slowly. `expand` takes softmax, losses and attention apart, which are otherwise wide inside with
+    one rounding. `observer` is shown the rounded result of each operation, in order.
     Processes that hold a DistributedDataParallel or shards are simulated together, their ledgers joined at the end.
 
     Only this thread, and its backward passes, are simulated. Raises NormstabError for a precision, rule or
