@@ -10,7 +10,6 @@ A name that is missing is listed in MISSING, which `normstab doctor` shows.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,6 @@ __all__ = [
     "compiled_call",
     "decomposition",
     "default_store",
-    "fake_tensor_type",
     "flat_weights",
     "function_mode",
     "has_modes",
@@ -303,12 +301,6 @@ def flat_weights(module: nn.RNNBase) -> list[Any]:
     """Return the list where a recurrent layer looks up its weights."""
     weights: list[Any] = module._flat_weights
     return weights
-
-
-def fake_tensor_type() -> type | None:
-    """Return the type of tensors that have a shape and no numbers; None where nobody has loaded it."""
-    found: type | None = getattr(sys.modules.get("torch._subclasses.fake_tensor"), "FakeTensor", None)
-    return found
 
 
 def default_store() -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from normstab.torch_private import compiled_call, fake_tensor_type
+from normstab.torch_private import compiled_call
 
 __all__ = ["are_fake", "is_compiled", "keep_uncompiled"]
 
@@ -24,7 +24,7 @@ def keep_uncompiled(mode_type: Any) -> None:
 
 def are_fake(types: Any) -> bool:
     """Whether tensors of shapes without numbers are among those of `types`: DTensors ask torch for results' shapes."""
-    kind = fake_tensor_type()
+    kind = getattr(sys.modules.get("torch._subclasses.fake_tensor"), "FakeTensor", None)
     return kind is not None and any(issubclass(found, kind) for found in types)
 
 
