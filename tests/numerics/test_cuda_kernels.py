@@ -20,7 +20,7 @@ import triton
 
 from normstab import FORMATS
 from normstab.numerics.execute import add_counts, carrier_dtype
-from normstab.numerics.kernels.cuda import cuda_kernels
+from normstab.numerics.kernels.cuda import cuda_kernels, float32_tensors
 from normstab.numerics.kernels.cuda import cuda_tensors as cuda
 from normstab.numerics.ledger import Row
 from normstab.numerics.philox import Draw
@@ -134,7 +134,7 @@ def test_random_bits_depend_on_the_index_alone(first, bits, monkeypatch):
     whole = check_rounding(x, FORMATS["fp16"], rounding, draw=Draw(11, 12, first))
     part = check_rounding(x[234:].clone(), FORMATS["fp16"], rounding, draw=Draw(11, 12, first + 234))
     assert torch.equal(part, whole[234:])
-    monkeypatch.setattr(cuda, "BLOCK", 512)
+    monkeypatch.setattr(float32_tensors, "BLOCK32", 512)
     assert torch.equal(check_rounding(x, FORMATS["fp16"], rounding, draw=Draw(11, 12, first)), whole)
 
 

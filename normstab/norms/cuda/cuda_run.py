@@ -28,7 +28,7 @@ from normstab.norms.cuda.cuda_parts import (
 )
 from normstab.norms.fused.launch import Layer
 from normstab.norms.fused.plan_of_layer import FIELDS
-from normstab.numerics.kernels.cuda.cuda_tensors import add_found, signed
+from normstab.numerics.kernels.cuda.launches import add_found, signed
 from normstab.numerics.kernels.format_table import LANE64, plan
 from normstab.numerics.philox import field_width
 

@@ -1,31 +1,34 @@
 """The CUDA kernels as tensors see them: round a tensor, or compute and round an operation, in one pass.
 
-What they refuse (None) the torch reference computes. This file lays out arguments and settles counts; the
-arithmetic is in cuda_bits. Importing it needs Triton; under its interpreter it serves CPU tensors too.
+What they refuse (None) the torch reference computes. This file lays out arguments; the arithmetic
+is in cuda_bits, and in float32_bits where that has the same bits and counters. Importing it needs Triton; under its
+interpreter it serves CPU tensors too.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.cuda.cuda_kernels import BLOCK, CODES, pointwise_kernel, round_kernel
+from normstab.numerics.kernels.cuda.float32_tensors import (
+    computes32,
+    launch_pointwise32,
+    launch_round32,
+    rounds32,
+)
+from normstab.numerics.kernels.cuda.launches import Launch, prepared, settle
 from normstab.numerics.kernels.format_table import LANE64, contains_dtype, plan
 from normstab.numerics.kernels.strides import Axes, align, is_dense, overlaps, result_like
-from normstab.numerics.philox import field_width
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import layout
-from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
-from normstab.numerics.tallies.tally import COUNTERS
 
-__all__ = ["add_found", "pointwise", "round_into", "signed"]
+__all__ = ["pointwise", "round_into"]
 
 NAMES = {
     torch.float16: "float16",
@@ -36,7 +39,7 @@ NAMES = {
 OPERAND_DTYPES = (torch.float32, torch.float64)
 MOST_OPERANDS = 3
 WIDEST_FOLDED = 51  # beyond, the result is IEEE's own sum: there is no second rounding to prepare
-INF64, MIN_NORMAL32, REBIAS32, LARGEST32 = 2047 << 52, 897 << 52, 896 << 23, 0x7F7FFFFF
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 Operand = Tensor | float
 
 
@@ -54,24 +57,33 @@ def round_into(x: Tensor, out: Tensor, call: Call) -> bool:
         round_into(dense, dense, call)
         out.copy_(dense)
         return True
-    bits_of, copies = layout(x.dtype), contains_dtype(call.format, NAMES[x.dtype])
-    table = _table(call.format, call.rounding, copies, x.device)
-    launch = _launch(n, call, x.device)
+    launch = prepared(n, call, x.device)
     with torch.cuda.device_of(x):
-        round_kernel[launch.grid](
-            x.view(bits_of.integer),
-            out.view(bits_of.integer),
-            table,
-            launch.counts,
-            launch.bins,
-            *launch.place,
-            DIGITS=bits_of.fraction_bits,
-            BIAS=bits_of.bias,
-            COPIES=copies,
-            **launch.options,
-        )
-    _settle(launch, n, call)
+        if rounds32(x, call):
+            launch_round32(x, out, call, launch)
+        else:
+            _round64(x, out, call, launch)
+    settle(launch, n, call)
     return True
+
+
+def _round64(x: Tensor, out: Tensor, call: Call, launch: Launch) -> None:
+    """Round `x` into `out`, both dense and in one order, in 64 bits."""
+    bits_of, copies = layout(x.dtype), contains_dtype(call.format, NAMES[x.dtype])
+    round_kernel[_programs(launch)](
+        x.view(bits_of.integer),
+        out.view(bits_of.integer),
+        _table(call.format, call.rounding, copies, x.device),
+        launch.counts,
+        launch.bins,
+        *launch.place,
+        DIGITS=bits_of.fraction_bits,
+        BIAS=bits_of.bias,
+        COPIES=copies,
+        HISTOGRAM=launch.bins is not None,
+        BLOCK=BLOCK,
+        **launch.options,
+    )
 
 
 def pointwise(
@@ -103,107 +115,56 @@ def pointwise(
 
 
 def _as_tensor(x: Operand, device: torch.device) -> Tensor:
-    """Return an operand as a tensor; a Python scalar is a float64."""
+    """Return an operand as a tensor; a Python scalar is a float64, or a float32 where that is the same number."""
     if isinstance(x, Tensor):
         return x.detach().resolve_neg()
-    return torch.full((), x, dtype=torch.float64, device=device)
+    is_narrow = abs(x) <= LARGEST_FLOAT32 and float(np.float32(x)) == x
+    return torch.full((), x, dtype=torch.float32 if is_narrow else torch.float64, device=device)
 
 
 def _compute(operation: str, tensors: list[Tensor], axes: Axes, call: Call, target: Tensor) -> None:
     """Run the pointwise kernel, and settle what it counted."""
-    n, missing = target.numel(), MOST_OPERANDS - len(tensors)
+    launch = prepared(target.numel(), call, target.device)
+    with torch.cuda.device_of(target):
+        if computes32(operation, tensors, call, target):
+            launch_pointwise32(operation, tensors, axes, call, launch, target=target)
+        else:
+            _compute64(operation, tensors, axes, call, launch, target=target)
+    settle(launch, target.numel(), call)
+
+
+def _compute64(
+    operation: str, tensors: list[Tensor], axes: Axes, call: Call, launch: Launch, *, target: Tensor
+) -> None:
+    """Run the pointwise kernel in float64."""
+    missing = MOST_OPERANDS - len(tensors)
     bits = [x.view(layout(x.dtype).integer) for x in [*tensors, *tensors[:1] * missing]]
     strides = [step for steps in axes.strides + axes.strides[:1] * missing for step in steps]
-    launch = _launch(n, call, target.device)
-    with torch.cuda.device_of(target):
-        pointwise_kernel[launch.grid](
-            target.view(layout(target.dtype).integer),
-            *bits,
-            _table(call.format, call.rounding, False, target.device),
-            launch.counts,
-            launch.bins,
-            *launch.place,
-            *axes.sizes[1:],
-            *strides,
-            OPERATION=CODES[operation],
-            FOLDS=call.format.precision <= WIDEST_FOLDED,
-            ROUNDS_DOWN=call.rounding.mode == "down",
-            **launch.options,
-        )
-    _settle(launch, n, call)
+    pointwise_kernel[_programs(launch)](
+        target.view(layout(target.dtype).integer),
+        *bits,
+        _table(call.format, call.rounding, False, target.device),
+        launch.counts,
+        launch.bins,
+        *launch.place,
+        *axes.sizes[1:],
+        *strides,
+        OPERATION=CODES[operation],
+        FOLDS=call.format.precision <= WIDEST_FOLDED,
+        ROUNDS_DOWN=call.rounding.mode == "down",
+        HISTOGRAM=launch.bins is not None,
+        BLOCK=BLOCK,
+        **launch.options,
+    )
 
 
-class Launch(NamedTuple):
-    """What both kernels are launched with: programs, counters (ten, then two magnitudes), bins, place, options."""
-
-    grid: tuple[int]
-    counts: Tensor | None
-    bins: Tensor | None
-    place: tuple[int, int, int, int, int]
-    options: dict[str, Any]
-
-
-def _launch(n: int, call: Call, device: torch.device) -> Launch:
-    """Return how `n` results are shared among programs, from which random bits on, and where they are counted.
-
-    With random bits the first program begins at the first element of a Philox block, at or before the first.
-    """
-    row, draw, rounding = call.row, call.draw, call.rounding
-    width, begin, block, word, step = 0, 0, 0, 0, 0
-    if rounding.is_stochastic:
-        assert draw is not None, "stochastic rounding needs a draw"
-        width = field_width(rounding.bits)
-        block, skipped = divmod(draw.first_index, 128 // width)
-        begin, word, step = -skipped, signed(draw.word), signed(draw.step)
-    counts = None if row is None else torch.zeros(len(COUNTERS) + 2, dtype=torch.int64, device=device)
-    has_histogram = row is not None and row.histogram is not None
-    bins = torch.zeros(HISTOGRAM_BINS, dtype=torch.int64, device=device) if has_histogram else None
-    # No fused multiply-add: it would merge two roundings into one.
-    options = {"WIDTH": width, "COUNTS": row is not None, "HISTOGRAM": has_histogram, "BLOCK": BLOCK}
-    options |= {"enable_fp_fusion": False}
-    programs = (n - begin + BLOCK - 1) // BLOCK
-    return Launch((programs,), counts, bins, (n, begin, word, step, block), options)
-
-
-def _settle(launch: Launch, n: int, call: Call) -> None:
-    """Add what a launch counted to the row of its call; this waits for the device."""
-    row = call.row
-    if row is None or launch.counts is None:
-        return
-    found = launch.counts.cpu().numpy()
-    found[0] = n
-    add_found(call, found)
-    if row.histogram is not None and launch.bins is not None:
-        row.histogram += launch.bins.cpu().numpy()
-
-
-def add_found(call: Call, found: NDArray[np.int64]) -> None:
-    """Add to the row of a call what a kernel found: ten counters, the greatest magnitude, and that below infinity."""
-    assert call.row is not None, "nobody counts"
-    counts, largest, below_inf = found[: len(COUNTERS)], int(found[-2]), int(found[-1])
-    if not call.inexact:
-        counts[-1] = 0
-    smallest = _towards_zero32(INF64 - below_inf) if below_inf else np.inf
-    call.row.add(counts, _towards_zero32(largest), smallest, stamp=call.stamp, step=call.step)
-
-
-def _towards_zero32(bits: int) -> float:
-    """Return a finite float64 magnitude, given by its bits, rounded to float32 toward zero."""
-    if bits >= MIN_NORMAL32:
-        narrow = min((bits >> 29) - REBIAS32, LARGEST32)
-    else:
-        biased = max(bits >> 52, 1)
-        significand = bits - ((biased - 1) << 52)
-        narrow = significand >> (926 - biased)
-    return float(np.int32(narrow).view(np.float32))
+def _programs(launch: Launch) -> tuple[int]:
+    """Return the grid of the kernels in float64: a program for each block."""
+    n, begin, *_ = launch.place
+    return ((n - begin + BLOCK - 1) // BLOCK,)
 
 
 @lru_cache(maxsize=1024)
 def _table(format: AnyFormat, rounding: Rounding, copies: bool, device: torch.device) -> Tensor:
     """Return the plan of lane 64 on a device; nothing writes to it."""
     return torch.tensor(plan(format, rounding, LANE64, copies=copies), device=device)
-
-
-def signed(word: int) -> int:
-    """Return a 64-bit word as the int64 of the same bits."""
-    return word - 2**64 if word >= 2**63 else word

@@ -1,0 +1,130 @@
+"""Which calls the CUDA kernels in float32 serve, and their launch. Importing this needs Triton.
+
+What is not served here cuda_tensors computes in float64: float64 tensors, histograms, `wrap`, and of the operations
+stochastic rounding, targets wider than 22 bits and fma. Nothing here looks at what a tensor holds.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from normstab.numerics.call import Call
+from normstab.numerics.formats import AnyFormat, FixedFormat
+from normstab.numerics.kernels.cuda.cuda_kernels import CODES
+from normstab.numerics.kernels.cuda.float32_events import MOST_TILES
+from normstab.numerics.kernels.cuda.float32_exact import WIDEST_TARGET
+from normstab.numerics.kernels.cuda.float32_kernels import pointwise32_kernel, round32_kernel
+from normstab.numerics.kernels.cuda.launches import Launch
+from normstab.numerics.kernels.format_table import LANE32, PLAN, contains_dtype, plan
+from normstab.numerics.kernels.strides import Axes
+from normstab.numerics.precision import Rounding
+
+__all__ = ["computes32", "launch_pointwise32", "launch_round32", "programs32", "rounds32", "tile_of"]
+
+# Elements of a tile: eight for each thread of four warps. Programs for each multiprocessor: what one holds at a time.
+BLOCK32, RESIDENT = 1024, 8
+# By dtype: its fraction bits, its name, and the integer of its size.
+DTYPES32 = {
+    torch.float16: (10, "float16", torch.int16),
+    torch.bfloat16: (7, "bfloat16", torch.int16),
+    torch.float32: (23, "float32", torch.int32),
+}
+STYLE = PLAN.index("style")
+# The least quantum of a target: two bits above float32's least subnormal, so that an odd result rounds on.
+LEAST_QUANTUM = -147
+MOST_ELEMENTS = 2**31 - 1  # strides and sizes of axes are 32 bits wide
+
+
+def rounds32(x: Tensor, call: Call) -> bool:
+    """Whether a cast of `x` is served."""
+    return x.dtype in DTYPES32 and _is_simple(call)
+
+
+def computes32(operation: str, tensors: list[Tensor], call: Call, target: Tensor) -> bool:
+    """Whether an operation is served: on float32 alone, in every deterministic mode, whatever the operands hold."""
+    format = call.format
+    if operation == "fma" or call.rounding.is_stochastic or not _is_simple(call):
+        return False
+    if format.precision > WIDEST_TARGET or target.numel() > MOST_ELEMENTS:
+        return False
+    least = -format.fraction_bits if isinstance(format, FixedFormat) else format.emin - format.precision + 1
+    return least >= LEAST_QUANTUM and all(x.dtype == torch.float32 for x in (*tensors, target))
+
+
+def _is_simple(call: Call) -> bool:
+    """Whether a call neither fills a histogram nor wraps."""
+    return (call.row is None or call.row.histogram is None) and call.format.overflow != "wrap"
+
+
+def launch_round32(x: Tensor, out: Tensor, call: Call, launch: Launch) -> None:
+    """Round `x` into `out`, both dense and in one order."""
+    digits, name, integer = DTYPES32[x.dtype]
+    copies = contains_dtype(call.format, name)
+    table, style = table32(call.format, call.rounding, copies, x.device)
+    n, begin, *drawn = launch.place
+    round32_kernel[programs32(n - begin, x.device, tile=BLOCK32)](
+        x.view(integer),
+        out.view(integer),
+        table,
+        launch.counts,
+        n,
+        begin,
+        *drawn,
+        DIGITS=digits,
+        COPIES=copies,
+        STYLE=style,
+        BLOCK=BLOCK32,
+        **launch.options,
+    )
+
+
+def launch_pointwise32(
+    operation: str, tensors: list[Tensor], axes: Axes, call: Call, launch: Launch, *, target: Tensor
+) -> None:
+    """Compute an operation into `target`, which is dense; `axes` are those of the operands."""
+    n, tile = target.numel(), tile_of(operation)
+    table, style = table32(call.format, call.rounding, False, target.device)
+    options = {name: option for name, option in launch.options.items() if name != "WIDTH"}
+    pointwise32_kernel[programs32(n, target.device, tile=tile)](
+        target.view(torch.int32),
+        *(x.view(torch.int32) for x in (tensors[0], tensors[-1])),
+        table,
+        launch.counts,
+        n,
+        *axes.sizes[1:],
+        *axes.strides[0],
+        *axes.strides[-1],
+        OPERATION=CODES[operation],
+        ROUNDS_DOWN=call.rounding.mode == "down",
+        STYLE=style,
+        FLAT=axes.sizes[:2] == (1, 1) and all(steps[2] == 1 for steps in axes.strides),
+        BLOCK=tile,
+        **options,
+    )
+
+
+def tile_of(operation: str) -> int:
+    """Return the elements of a tile: half as many where the steps of a division would take all registers."""
+    return BLOCK32 // 2 if operation == "div" else BLOCK32
+
+
+def programs32(n: int, device: torch.device, *, tile: int) -> tuple[int]:
+    """Return the grid for `n` elements: what the device holds at a time, more where a cell would run over."""
+    tiles = (n + tile - 1) // tile
+    return (max(min(tiles, RESIDENT * multiprocessors(device)), (tiles + MOST_TILES - 1) // MOST_TILES),)
+
+
+@lru_cache(maxsize=64)
+def multiprocessors(device: torch.device) -> int:
+    """Return how many multiprocessors a device has; one where it is none, as under Triton's interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@lru_cache(maxsize=1024)
+def table32(format: AnyFormat, rounding: Rounding, copies: bool, device: torch.device) -> tuple[Tensor, int]:
+    """Return the plan of lane 32 on a device, to which nothing writes, and its shortcut."""
+    words = plan(format, rounding, LANE32, copies=copies)
+    return torch.tensor(words.astype("uint32").view("int32"), device=device), int(words[STYLE])

@@ -1,0 +1,100 @@
+"""What a CUDA kernel is launched with, and what it counted, added to the row of its call. No arithmetic here."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normstab.numerics.call import Call
+from normstab.numerics.philox import field_width
+from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
+from normstab.numerics.tallies.tally import COUNTERS
+
+__all__ = ["COUNTED", "Launch", "add_found", "prepared", "settle", "signed"]
+
+# What kernels count, as int64: ten counters; the greatest magnitude and the greatest below infinity in bits of
+# float64, then the same in bits of float32. A kernel writes one of the two pairs.
+COUNTED = len(COUNTERS) + 4
+INF64, MIN_NORMAL32, REBIAS32, LARGEST32 = 2047 << 52, 897 << 52, 896 << 23, 0x7F7FFFFF
+INF32 = 255 << 23
+
+
+class Launch(NamedTuple):
+    """What every kernel is launched with: counters, bins, place (n, begin, word, step, block), options."""
+
+    counts: Tensor | None
+    bins: Tensor | None
+    place: tuple[int, int, int, int, int]
+    options: dict[str, Any]
+
+
+def prepared(n: int, call: Call, device: torch.device) -> Launch:
+    """Return from which random bits on `n` results are rounded, and where they are counted.
+
+    With random bits the first tile begins at the first element of a Philox block, at or before the first.
+    """
+    row, draw, rounding = call.row, call.draw, call.rounding
+    width, begin, block, word, step = 0, 0, 0, 0, 0
+    if rounding.is_stochastic:
+        assert draw is not None, "stochastic rounding needs a draw"
+        width = field_width(rounding.bits)
+        block, skipped = divmod(draw.first_index, 128 // width)
+        begin, word, step = -skipped, signed(draw.word), signed(draw.step)
+    counts = None if row is None else torch.zeros(COUNTED, dtype=torch.int64, device=device)
+    has_histogram = row is not None and row.histogram is not None
+    bins = torch.zeros(HISTOGRAM_BINS, dtype=torch.int64, device=device) if has_histogram else None
+    # No fused multiply-add: it would merge two roundings into one.
+    options = {"WIDTH": width, "COUNTS": row is not None, "enable_fp_fusion": False}
+    return Launch(counts, bins, (n, begin, word, step, block), options)
+
+
+def settle(launch: Launch, n: int, call: Call) -> None:
+    """Add what a launch counted to the row of its call; this waits for the device."""
+    row = call.row
+    if row is None or launch.counts is None:
+        return
+    found = launch.counts.cpu().numpy()
+    found[0] = n
+    add_found(call, found)
+    if row.histogram is not None and launch.bins is not None:
+        row.histogram += launch.bins.cpu().numpy()
+
+
+def add_found(call: Call, found: NDArray[np.int64]) -> None:
+    """Add to the row of a call what a kernel found, as COUNTED, or without the last pair."""
+    assert call.row is not None, "nobody counts"
+    n = len(COUNTERS)
+    counts, magnitudes = found[:n], [int(word) for word in found[n:]]
+    if not call.inexact:
+        counts[-1] = 0
+    largest, below_inf = _towards_zero32(magnitudes[0]), magnitudes[1]
+    smallest = _towards_zero32(INF64 - below_inf) if below_inf else np.inf
+    if len(magnitudes) > 2:
+        largest = max(largest, _value32(magnitudes[2]))
+        smallest = min(smallest, _value32(INF32 - magnitudes[3]))
+    call.row.add(counts, largest, smallest, stamp=call.stamp, step=call.step)
+
+
+def _towards_zero32(bits: int) -> float:
+    """Return a finite float64 magnitude, given by its bits, rounded to float32 toward zero."""
+    if bits >= MIN_NORMAL32:
+        narrow = min((bits >> 29) - REBIAS32, LARGEST32)
+    else:
+        biased = max(bits >> 52, 1)
+        significand = bits - ((biased - 1) << 52)
+        narrow = significand >> (926 - biased)
+    return _value32(narrow)
+
+
+def _value32(bits: int) -> float:
+    """Return the float32 of the bits."""
+    return float(np.int32(bits).view(np.float32))
+
+
+def signed(word: int) -> int:
+    """Return a 64-bit word as the int64 of the same bits."""
+    return word - 2**64 if word >= 2**63 else word

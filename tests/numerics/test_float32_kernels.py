@@ -1,0 +1,212 @@
+"""The CUDA kernels in float32 have the bits and the counters of the reference, and are float32 in the PTX.
+
+As in test_cuda_kernels they run on a GPU, or else in Triton's interpreter, in a process of its own; there a tile is
+made as large as the tensor, for the interpreter takes as long over a small one.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton")
+pytest.importorskip("numba")  # which the oracle's own module imports
+
+import triton
+
+from normstab import FORMATS, parse_format
+from normstab.numerics.kernels import format_table
+from normstab.numerics.kernels.cuda import cuda_kernels, cuda_tensors, float32_kernels, float32_tensors
+from normstab.numerics.ledger import Row
+from normstab.numerics.precision import Rounding
+from normstab.numerics.readable.reference import contains, holds
+from tests.numerics.kernel_oracle import ALL_FORMATS, call_of, contents, patterns
+from tests.numerics.test_cuda_kernels import (
+    DEVICE,
+    IS_INTERPRETED,
+    all_kinds,
+    check_operation,
+    check_rounding,
+    needs_device,
+)
+
+N = 2**16
+ROUNDED = [Rounding(), Rounding("to-odd"), Rounding("stochastic", 16)]
+OPERATIONS = ("add", "sub", "mul", "div", "sqrt")
+# Of each kind: plain, narrow, float32's own range, the widest that is served, no -0, no subnormals, fixed point.
+OPERATED = ["fp16", "e2m1", "bf16", "e8m21", "e4m3fnuz", "flushed", "q7.8"]
+
+
+@pytest.fixture(autouse=True)
+def one_tile(monkeypatch):
+    """A tile that holds a whole tensor; numpy, which the interpreter computes with, is silent about infinities."""
+    if IS_INTERPRETED:
+        monkeypatch.setattr(float32_tensors, "BLOCK32", 2 * N)
+    with np.errstate(all="ignore"):
+        yield
+
+
+def run_interpreted(chosen):
+    """Run the tests of this file whose names `chosen` picks once more, in Triton's interpreter."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen, __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert "passed" in done.stdout
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="this is what it runs")
+def test_the_float32_kernels_equal_the_reference_in_tritons_interpreter():
+    run_interpreted("scalars or tiles or cell or (operands_of_every_kind and (fp16 or bf16 or q7.8))")
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(IS_INTERPRETED, reason="this is what it runs")
+def test_every_half_pattern_and_format_equals_the_reference_in_tritons_interpreter():
+    run_interpreted("every")
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_pattern_of_sixteen_bits_is_rounded_as_by_the_reference(name, dtype):
+    if not (holds(dtype, FORMATS[name]) or contains(FORMATS[name], dtype)):
+        pytest.skip(f"{dtype} cannot hold {name}")
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    for rounding in ROUNDED[:1] if contains(FORMATS[name], dtype) else ROUNDED:
+        check_rounding(every, FORMATS[name], rounding)
+
+
+@needs_device
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_half_and_its_neighbours_in_float32_are_rounded_as_by_the_reference(name):
+    if not (holds(torch.float32, FORMATS[name]) or contains(FORMATS[name], torch.float32)):
+        pytest.skip(f"float32 cannot hold {name}")
+    halves = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.float16).float().view(torch.int32)
+    beside = halves + torch.tensor([-1, 0, 1, 2**12]).int().repeat(N // 4)
+    for x in (beside.view(torch.float32), patterns(torch.float32, N, seed=31)):
+        for rounding in ROUNDED:
+            check_rounding(x, FORMATS[name], rounding)
+
+
+def at_the_edges(n):
+    """Two operands of every class, many beside 2^128 and 2^-126, where sums and products leave float32's range."""
+    torch.manual_seed(5)
+    a, b = patterns(torch.float32, n, seed=32), patterns(torch.float32, n, seed=33)
+    largest = torch.tensor(2**31 - 2**23 - 1, dtype=torch.int32)
+    near = (largest - torch.randint(0, 3, (n,)).int()) * (torch.rand(n) < 0.1)
+    a = torch.where(near > 0, near, a.view(torch.int32)).view(torch.float32)
+    ulps = torch.exp2(torch.randint(100, 106, (n,)).float()) * torch.tensor([1.0, -1.0]).repeat(n // 2)
+    b = torch.where(near > 0, ulps * torch.randint(1, 8, (n,)), b)
+    deep = torch.rand(n) < 0.3
+    scale = torch.exp2(torch.randint(-100, -30, (n,)).float())
+    return torch.where(deep, torch.randn(n) * scale, a), torch.where(deep, torch.randn(n) * scale / 2**10, b)
+
+
+@needs_device
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", OPERATED)
+def test_operations_equal_the_reference_on_operands_of_every_kind(name, operation):
+    kinds = zip(all_kinds(N // 32)[:2], at_the_edges(N // 16), strict=True)
+    operands = tuple(torch.cat(kind) for kind in kinds)[: 1 if operation == "sqrt" else 2]
+    for rounding in (Rounding(), Rounding("down"), Rounding("toward-zero")):
+        format = ALL_FORMATS.get(name) or parse_format(name)
+        tensors = [x.to(DEVICE) for x in operands]
+        assert float32_tensors.computes32(operation, tensors, call_of(format, rounding), tensors[0])
+        check_operation(operation, operands, format, rounding)
+
+
+@needs_device
+def test_scalars_that_float32_holds_are_operands_of_float32():
+    x = patterns(torch.float32, N // 8, seed=34)
+    for scalar in (0.5, 3, -1e30, float("inf"), 0.1):
+        check_operation("div", (x, scalar), FORMATS["fp16"], Rounding())
+        check_operation("sub", (scalar, x), FORMATS["bf16"], Rounding("up"))
+
+
+@needs_device
+def test_a_cell_that_counts_its_most_does_not_run_over(monkeypatch):
+    monkeypatch.setattr(float32_tensors, "BLOCK32", 32)
+    monkeypatch.setattr(float32_tensors, "RESIDENT", 0)
+    n = 32 * 255
+    assert float32_tensors.programs32(n, torch.device(DEVICE), tile=32) == (1,)
+    assert float32_tensors.programs32(n + 1, torch.device(DEVICE), tile=32) == (2,)
+    check_rounding(torch.full((n,), 1e6), FORMATS["fp16"], Rounding())  # each one overflows and is inexact
+
+
+@needs_device
+@pytest.mark.parametrize("rounding", [Rounding(), Rounding("stochastic", 16)], ids=str)
+def test_tiles_are_shared_among_programs_without_a_trace(rounding, monkeypatch):
+    x = patterns(torch.float32, 1000, seed=35)
+    whole, row = torch.empty_like(x, device=DEVICE), Row(with_histogram=False)
+    call = call_of(FORMATS["fp16"], rounding, row)
+    assert cuda_tensors.round_into(x.to(DEVICE), whole, call)
+    monkeypatch.setattr(float32_tensors, "BLOCK32", 128)
+    shared, shared_row = torch.empty_like(x, device=DEVICE), Row(with_histogram=False)
+    cuda_tensors.round_into(x.to(DEVICE), shared, call._replace(row=shared_row))
+    assert torch.equal(whole.view(torch.int32), shared.view(torch.int32))
+    assert contents(row) == contents(shared_row)
+
+
+def compiled(kernel, constants, capability, folder, monkeypatch):
+    """The PTX of a kernel in float32, its pointers and numbers of elements multiples of 16, as torch's are."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
+    pointers = {"table": "*i32", "counts": "*i64"} | dict.fromkeys(("source", "target", "left", "right"), "*i32")
+    types = pointers | dict.fromkeys(float32_kernels.VARYING32, "i64") | dict.fromkeys(constants, "constexpr")
+    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    even = [name for name, type in signature.items() if type.startswith("*") or name in ("n", "begin")]
+    attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in even}
+    source = triton.compiler.ASTSource(kernel, signature=signature, constexprs=places, attrs=attributes)
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target, options={"enable_fp_fusion": False}).asm["ptx"]
+
+
+def check_resources(ptx, folder):
+    """Assert that nothing spills, and that at least four programs fit a multiprocessor."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    ptxas = next((tools / name for name in ("ptxas-blackwell", "ptxas") if (tools / name).exists()), None)
+    if ptxas is None:
+        pytest.skip("this Triton has no ptxas")
+    (folder / "kernel.ptx").write_text(ptx)
+    architecture = re.search(r"\.target (\w+)", ptx)[1]
+    command = [ptxas, "-v", f"-arch={architecture}", folder / "kernel.ptx", "-o", folder / "kernel.cubin"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "0 bytes spill stores, 0 bytes spill loads" in said
+    assert int(re.search(r"Used (\d+) registers", said)[1]) <= 128, "fewer than four programs would fit"
+
+
+FORBIDDEN = r"\bfma\.|\.approx|\.ftz|\.full|f64"
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="interpreted, so not compiled")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("style", "width"), [("MAGIC", 0), ("INTEGER", 0), ("SPREAD", 16), ("GENERIC", 32)])
+def test_rounding_compiles_to_float32_alone_that_moves_sixteen_bytes_at_once(
+    style, width, capability, tmp_path, monkeypatch
+):
+    constants = {"DIGITS": 23, "COPIES": False, "STYLE": getattr(format_table, style), "WIDTH": width}
+    constants |= {"COUNTS": True, "BLOCK": float32_tensors.BLOCK32}
+    ptx = compiled(float32_kernels.round32_kernel, constants, capability, tmp_path, monkeypatch)
+    assert not re.search(FORBIDDEN, ptx)
+    assert re.search(r"ld\.global\S*\.v4", ptx) and re.search(r"st\.global\S*\.v4", ptx)
+    check_resources(ptx, tmp_path)
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="interpreted, so not compiled")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("operation", "instruction"), [("add", "add.f32"), ("div", "div.rn.f32"), ("sqrt", "sqrt.rn.f32")]
+)
+def test_operations_compile_to_those_of_ieee_in_float32(operation, instruction, capability, tmp_path, monkeypatch):
+    constants = {"OPERATION": cuda_kernels.CODES[operation], "ROUNDS_DOWN": True, "STYLE": format_table.GENERIC}
+    constants |= {"FLAT": True, "COUNTS": True, "BLOCK": float32_tensors.tile_of(operation)}
+    ptx = compiled(float32_kernels.pointwise32_kernel, constants, capability, tmp_path, monkeypatch)
+    assert instruction in ptx.replace("add.rn.f32", "add.f32") and not re.search(FORBIDDEN, ptx)
+    check_resources(ptx, tmp_path)
