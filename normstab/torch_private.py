@@ -55,6 +55,7 @@ __all__ = [
     "set_compiler",
     "sparse_parts",
     "storage_key",
+    "switches_free",
     "tables_of",
     "tracing_state",
     "tree_leaves",
@@ -258,6 +259,10 @@ def without_autocast(key: str) -> contextlib.AbstractContextManager[Any]:
     return context
 
 
+switches_free: Callable[[], Any] = _found("torch.backends.__allow_nonbracketed_mutation", contextlib.nullcontext)
+"""A context in which the switches of torch.backends can be set, also after `torch.backends.disable_global_flags`."""
+
+
 def break_graph(reason: str) -> None:
     """Tell torch.compile, which is reading this frame, to end its graph here."""
     torch._dynamo.graph_break(msg=reason)  # type: ignore[no-untyped-call]
@@ -272,13 +277,10 @@ def version_of(tensor: Tensor) -> int:
 
 
 def storage_key(tensor: Tensor) -> int | None:
-    """Return what tells a tensor's memory from any other while it lives; None where it has none of its own.
-
-    A sparse tensor and one that a transform of torch.func wraps have none; torch says so by raising alone.
-    """
+    """Return what tells a tensor's memory from any other while it lives; None for sparse tensors and wrapped ones."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except NotImplementedError:
+    except NotImplementedError:  # torch says by raising alone that there is no memory
         return None
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from normstab.torch_private import switches_free
+
 __all__ = ["full_float32"]
 
 # Where a switch is in torch.backends, its name, and what it is while one is open. A torch that lacks one has no such
@@ -77,13 +79,14 @@ def _read(place: str, name: str) -> object:
 
 def _write(states: list[object], before: list[object]) -> None:
     """Set every switch that had a state before, in order: the later ones say more."""
-    for (place, name, _), state, known in zip(SWITCHES, states, before, strict=True):
-        if known is None or _read(place, name) == state:
-            continue
-        if place:
-            setattr(_holder(place), name, state)
-        else:
-            torch.set_float32_matmul_precision(str(state))
+    with switches_free():
+        for (place, name, _), state, known in zip(SWITCHES, states, before, strict=True):
+            if known is None or _read(place, name) == state:
+                continue
+            if place:
+                setattr(_holder(place), name, state)
+            else:
+                torch.set_float32_matmul_precision(str(state))
 
 
 def _holder(place: str) -> Any:

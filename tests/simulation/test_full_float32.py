@@ -1,5 +1,7 @@
 """Inside simulate and record torch's float32 products are float32, and afterwards the switches are as they were."""
 
+import subprocess
+import sys
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -71,3 +73,17 @@ def test_the_last_to_close_turns_them_back_in_whatever_order(switched):
     assert is_full()
     second.close()
     assert states() == switched
+
+
+def test_switches_that_were_frozen_are_turned_all_the_same():
+    code = """
+import torch
+import normstab as ns
+before = torch.backends.cudnn.allow_tf32
+torch.backends.disable_global_flags()
+with ns.simulate(torch.nn.Identity(), "fp16"):
+    assert not torch.backends.cudnn.allow_tf32
+assert torch.backends.cudnn.allow_tf32 == before and torch.backends.flags_frozen()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
