@@ -4,7 +4,8 @@
     autograd_node, next_node_number            which part of the network a backward pass is in
     ...                                        the rest costs a feature, or speed, and never a right result
 
-A name that is missing is listed in MISSING, which `normstab doctor` shows.
+A name that is missing is listed in MISSING, which `normstab doctor` shows. What torch's objects keep under an
+underscore (`x._version`, `module._parameters`) is only gathered here: nothing could stand for it.
 """
 
 from __future__ import annotations

@@ -79,10 +79,14 @@ def test_switches_that_were_frozen_are_turned_all_the_same():
     code = """
 import torch
 import normstab as ns
+from normstab.experiment.records.machine import settled
 before = torch.backends.cudnn.allow_tf32
 torch.backends.disable_global_flags()
 with ns.simulate(torch.nn.Identity(), "fp16"):
     assert not torch.backends.cudnn.allow_tf32
+with settled("cpu", 1, seed=0):
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.allow_tf32
+assert not torch.backends.cudnn.deterministic
 assert torch.backends.cudnn.allow_tf32 == before and torch.backends.flags_frozen()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)

@@ -9,6 +9,8 @@ import torch
 
 from normstab.errors import NormstabError
 from normstab.experiment.records.cell_record import Environment
+from normstab.simulation.full_float32 import full_float32
+from normstab.torch_private import switches_free
 
 __all__ = ["environment", "require_device", "settled"]
 
@@ -33,14 +35,19 @@ def settled(device: str, threads: int, seed: int) -> Iterator[None]:
     """
     require_device(device)
     on_cuda = device.startswith("cuda")
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
-    with torch.random.fork_rng(devices=[torch.device(device)] if on_cuda else []):
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
+    with full_float32(), torch.random.fork_rng(devices=[torch.device(device)] if on_cuda else []):
         torch.manual_seed(seed)
-        torch.set_num_threads(threads)
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False, False
+        _set(threads, True, False)
         try:
             yield
         finally:
-            torch.set_num_threads(before[0])
-            cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before[1:]
+            _set(*before)
+
+
+def _set(threads: int, deterministic: bool, benchmark: bool) -> None:
+    """Set the number of threads, and how cuDNN chooses its kernels."""
+    torch.set_num_threads(threads)
+    with switches_free():
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
