@@ -20,6 +20,7 @@ from normstab.norms.functional import (
     normalize_with,
 )
 from normstab.norms.unrounded.native_norm import normalize_native, serves
+from normstab.norms.unrounded.outputs import own
 from normstab.norms.wide_norm import INSIDE
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import opaque, plain
@@ -146,11 +147,3 @@ class _Emulated(torch.autograd.Function):
             ):
                 d_input = d_input.to(ctx.dtype)
         return d_input, *parameters, None, None
-
-
-def own(output: Tensor, saved: tuple[Tensor | None, ...]) -> Tensor:
-    """Return `output` as a tensor that the next layer may write to: no view, and no memory of what is saved."""
-    if any(isinstance(kept, Tensor) and kept.data_ptr() == output.data_ptr() for kept in saved):
-        return output.clone()
-    unviewed: Tensor = torch.ops.aten._unsafe_view(output, output.shape)
-    return unviewed

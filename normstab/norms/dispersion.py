@@ -219,7 +219,7 @@ def slopes(sign_RK: Tensor, members: Tensor, scheme: Scheme, reduction: Reductio
     factor = ar.constant(scheme.constant(reduction.n), operation="constant")
     kind = scheme.spec.kind
     if kind == "range":
-        return range_slopes(members, factor, ar)
+        return range_slopes(sign_RK, members, factor, ar)
     one_R1 = torch.ones_like(sign_RK[:, :1])
     # Without centring ds/dx is zero outside the members: the share 1/n that flows through the mean is none.
     share = ar.div(one_R1, float(reduction.n), operation="slope.count") if scheme.centres else torch.zeros_like(one_R1)
@@ -238,10 +238,10 @@ def slopes(sign_RK: Tensor, members: Tensor, scheme: Scheme, reduction: Reductio
     )
 
 
-def range_slopes(members: Tensor, factor: float, ar: Arithmetic) -> Slopes:
+def range_slopes(sign_RK: Tensor, members: Tensor, factor: float, ar: Arithmetic) -> Slopes:
     """Return C (1[j = argmax] - 1[j = argmin]), which is zero where both are the same place."""
     is_same = members[:, :1] == members[:, 1:]
-    one_R1 = torch.ones_like(members[:, :1], dtype=torch.float32)
+    one_R1 = torch.ones_like(sign_RK[:, :1])
     ends = torch.where(is_same, 0.0, torch.cat([one_R1, -one_R1], 1))
     return Slopes(
         ar.mul(factor, ends, operation="slope"), ar.mul(factor, torch.zeros_like(ends[:, :1]), operation="slope")

@@ -217,6 +217,6 @@ def _tried(module: str, device_type: str) -> Kernels:
     """Import the kernels, and launch one: many a compiler fails only there."""
     found: Kernels = import_module(f"normstab.numerics.kernels.{module}")
     with modes_off():  # a mode of the caller's would see, or fake, the tensor of this trial
-        x = torch.zeros(1, device=device_type)
+        x = torch.zeros(1, dtype=torch.float32, device=device_type)
         found.round_into(x, x, Call(FORMATS["fp16"]))
     return found

@@ -152,19 +152,21 @@ class Ledger(Mapping[Site, Tally]):
     def become_joined(self, ledgers: Sequence[Ledger]) -> None:
         """Become the sum of `ledgers`, one of each process in the order of their ranks, which stay as they are.
 
-        Counters add. A first offence is that of the earliest step, in it of the lowest rank, in that of the process's
-        own order; it names its rank. Ledgers that were joined before keep the ranks that they name.
+        Counters add. A first offence of one simulation is that of the earliest step, in it of the lowest rank, in
+        that of the process's own order; it names its rank. Ledgers that were joined before
+        keep the ranks that they name.
         """
         assert all(ledger is not self for ledger in ledgers), "what is joined into a ledger are copies"
         events = []
         for rank, ledger in enumerate(ledgers):
             for site, other in ledger._rows.items():
                 firsts = {name: other.first_of(name) for name in (*COUNTERS, *LOSSES)}
-                events += [
-                    (step, other.first_ranks.get(name, rank), stamp, site, name)
-                    for name, (stamp, step) in firsts.items()
-                    if stamp >= 0
-                ]
+                for name, (stamp, step) in firsts.items():
+                    if stamp >= 0:
+                        # What an earlier joining ordered keeps its order, and comes before what is joined now.
+                        known = other.first_ranks.get(name)
+                        order = (1, step, rank, stamp) if known is None else (0, stamp)
+                        events.append((order, step, rank if known is None else known, site, name))
         for row in self._rows.values():
             row.reset()
             row.forget_firsts()
@@ -172,7 +174,7 @@ class Ledger(Mapping[Site, Tally]):
             for site, other in ledger._rows.items():
                 self.row(site).add_row(other)
         self._rows = {site: self._rows[site] for site in dict.fromkeys((*_sites_of(ledgers), *self._rows))}
-        for stamp, (step, rank, _, site, name) in enumerate(sorted(events, key=lambda event: event[:3])):
+        for stamp, (_, step, rank, site, name) in enumerate(sorted(events, key=lambda event: event[0])):
             row = self.row(site)
             if row.first_of(name)[0] < 0:
                 row.set_first(name, stamp, step, rank)

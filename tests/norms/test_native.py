@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -16,10 +16,10 @@ import normstab as ns
 from normstab.norms import op_by_op
 from normstab.norms.catalogue import parse_norm
 from normstab.norms.dispersion import Scheme
-from normstab.norms.modules import BatchNorm1d, BatchNorm2d, InstanceNorm2d, LayerNorm
+from normstab.norms.modules import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, Normalizing
 from normstab.norms.reduction import Reduction
 from normstab.norms.unrounded import compiled, few_passes
-from normstab.norms.unrounded.native_norm import NATIVE, code_for
+from normstab.norms.unrounded.native_norm import NATIVE, code_for, normalize_native
 
 NAMES = ("l1", "linf", "top3", "range")
 SHAPE = (4, 6, 3, 5)
@@ -46,6 +46,22 @@ def parameters_of(reduction: Reduction) -> tuple[Tensor, Tensor]:
     """Return a gamma and a beta."""
     count = torch.Size(reduction.parameters).numel()
     return drawn(2, count).unbind()  # type: ignore[return-value]
+
+
+SUMS = 4  # on the way to a result: of the mean, the dispersion, and the two of the gradient
+
+
+def assert_within_the_sums(found: Tensor, expected: Tensor, terms: int, magnitude: float | None = None) -> None:
+    """Assert that two float32 results differ by less than the sums of `terms` numbers in other orders can.
+
+    To first order each sum errs by at most the unit roundoff, once for every term, of the sum of what is summed
+    (Higham 2002, equation 4.4), which here is of the size of the largest result, or of `magnitude`.
+    """
+    if magnitude is None:
+        finite = expected[expected.isfinite()].abs()
+        magnitude = float(finite.max()) if finite.numel() else 0.0
+    bound = 2 * UNIT * terms * magnitude  # of two results, neither of which is exact
+    torch.testing.assert_close(found, expected, rtol=0, atol=bound, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,12 +174,9 @@ def test_ties_and_special_values_give_what_the_readable_code_gives(name: str, va
     for code in (compiled, few_passes):
         z, _, saved = code.forward(x, gamma, beta, scheme, reduction)
         found = code.backward(grad, saved, scheme, reduction, needs_input=True)
-        torch.testing.assert_close(z, readable.detach(), rtol=1e-5, atol=1e-5, equal_nan=True)
-        scale = 1.0 if values != "constant" else 1e5  # s is eps there
+        assert_within_the_sums(z, readable.detach(), SUMS * reduction.n)
         for mine, its in zip(found, expected, strict=True):
-            torch.testing.assert_close(
-                mine.reshape(its.shape), its.detach(), rtol=1e-4, atol=1e-4 * scale, equal_nan=True
-            )
+            assert_within_the_sums(mine.reshape(its.shape), its.detach(), SUMS * reduction.n)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -177,9 +190,8 @@ def test_second_derivatives_are_right(name: str, affine: bool) -> None:
     first = torch.autograd.grad(narrow(leaf).pow(3).sum(), leaf, create_graph=True)[0]
     second = torch.autograd.grad(first.pow(2).sum(), leaf)[0]
     wide = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)[0]
-    torch.testing.assert_close(
-        second.double(), torch.autograd.grad(wide.pow(2).sum(), x)[0], rtol=1e-3, atol=1e-3 * float(second.abs().max())
-    )
+    expected = torch.autograd.grad(wide.pow(2).sum(), x)[0]
+    assert_within_the_sums(second.double(), expected, 2 * SUMS * 12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -199,19 +211,19 @@ def test_what_torch_transforms_or_traces_is_the_readable_code(name: str) -> None
     layer, x = BatchNorm2d(6, norm=name, track_running_stats=False), drawn(*SHAPE)
     expected = step(layer, x, torch.ones(SHAPE))
     found = torch.func.grad(lambda x: layer(x).sum())(x)
-    torch.testing.assert_close(found, expected[1], rtol=1e-4, atol=1e-5)
+    n, size = 60, float(x.abs().max())
+    assert_within_the_sums(found, expected[1], SUMS * n, magnitude=1.0)  # of ones, whose mean is taken off
     with forward_ad.dual_level():
         dual = layer(forward_ad.make_dual(x, torch.ones_like(x)))
-        assert (
-            float(forward_ad.unpack_dual(dual).tangent.detach().abs().max()) <= 1e-4
-        )  # adding a constant changes nothing
+        tangent = forward_ad.unpack_dual(dual).tangent.detach()
+    assert_within_the_sums(tangent, torch.zeros(SHAPE), SUMS * n, magnitude=1.0)  # adding a constant changes nothing
     traced = make_fx(layer)(x)
-    torch.testing.assert_close(traced(2 * x), layer(2 * x), rtol=1e-4, atol=1e-5)
+    assert_within_the_sums(traced(2 * x), layer(2 * x), SUMS * n, magnitude=size)
     leaf = x.clone().requires_grad_()
     many = torch.stack([torch.ones(SHAPE), drawn(*SHAPE)])
     batched = torch.autograd.grad(layer(leaf), leaf, many, is_grads_batched=True)[0]
     for one, grad in zip(batched, many, strict=True):
-        torch.testing.assert_close(one, step(layer, x, grad)[1], rtol=1e-4, atol=1e-5)
+        assert_within_the_sums(one, step(layer, x, grad)[1], SUMS * n, magnitude=float(grad.abs().max()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -220,8 +232,78 @@ def test_only_the_gradients_that_are_needed_are_made(name: str) -> None:
     layer = InstanceNorm2d(6, norm=name, affine=True)
     layer(drawn(*SHAPE)).backward(grad)
     assert layer.bias.grad is not None
-    assert torch.allclose(layer.bias.grad, grad.sum((0, 2, 3)), atol=1e-4)
+    assert_within_the_sums(layer.bias.grad, grad.sum((0, 2, 3)), 60, magnitude=float(grad.abs().max()))
     frozen, leaf = BatchNorm1d(6, norm=name).requires_grad_(False), drawn(7, 6).requires_grad_()
     frozen(leaf).sum().backward()
     assert leaf.grad is not None
     assert frozen.weight.grad is None
+
+
+def within(precision: str, layer: Normalizing) -> Normalizing:
+    """Return `layer`, which then computes in `precision`."""
+    layer.arithmetic = precision
+    return layer
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("precision", ["native", "fp16"])
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_torch_s_default_dtype_changes_no_bit(name: str, precision: str, default: torch.dtype) -> None:
+    x, grad = drawn(*SHAPE), drawn(*SHAPE[::-1]).reshape(SHAPE)
+    expected = step(within(precision, BatchNorm2d(6, norm=name)), x, grad)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = step(within(precision, BatchNorm2d(6, norm=name, dtype=torch.float32)), x, grad)
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", (*NAMES, "l2"))
+@pytest.mark.parametrize("precision", ["native", "fp16"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda norm: BatchNorm2d(6, norm=norm),
+        lambda norm: BatchNorm2d(6, norm=norm, dtype=torch.float64),
+        lambda norm: LayerNorm((6, 3, 5), norm=norm),
+        lambda norm: GroupNorm(2, 6, norm=norm),
+        lambda norm: InstanceNorm2d(6, norm=norm, affine=True),
+    ],
+    ids=["batch", "double", "layer", "group", "instance"],
+)
+def test_what_follows_may_write_to_the_output(name: str, precision: str, make: Callable[[str], Normalizing]) -> None:
+    layer = within(precision, make(name))
+    x = drawn(*SHAPE).to(next(layer.parameters()).dtype)
+    results = []
+    for in_place in (False, True):
+        leaf = x.clone().requires_grad_()
+        z = nn.functional.relu(layer(leaf), inplace=in_place)
+        z.square().sum().backward()
+        results.append((z.detach(), leaf.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_second_derivatives_where_gamma_is_made_from_the_input(name: str) -> None:
+    reduction, scheme = Reduction.of_batch((5, 3)), scheme_of(name)
+
+    def normed(x: Tensor) -> Tensor:
+        return normalize_native(x, x.mean(0).exp(), None, scheme, reduction)[0]
+
+    x = drawn(5, 3).double().requires_grad_()
+    assert gradcheck(normed, x)
+    assert gradgradcheck(normed, x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_of_float64_is_as_wide(name: str) -> None:
+    layer, x = BatchNorm1d(3, norm=name, track_running_stats=False, dtype=torch.float64), drawn(7, 3).double()
+    leaf = x.requires_grad_()
+    layer(leaf).pow(3).sum().backward()
+    readable = op_by_op.forward(x, None, None, scheme_of(name), Reduction.of_batch(x.shape), NATIVE).output
+    expected = torch.autograd.grad(readable.pow(3).sum(), x)[0]
+    assert leaf.grad is not None
+    bound = 2.0**-52 * 2 * SUMS * 7 * float(expected.abs().max())
+    torch.testing.assert_close(leaf.grad, expected, rtol=0, atol=bound)

@@ -196,4 +196,11 @@ def test_joined_ledgers_add_and_name_the_earliest_first():
     assert whole.first("overflow", besides={("overflow", Site("b", "cast"))}) == (Site("a", "cast"), 2, 1)
     again = ns.Ledger(histogram=True)
     again.become_joined([whole, ns.Ledger(histogram=True)])
+    going_on = ns.Ledger()  # in a next simulation, whose steps begin at 0: what it meets first comes after
+    ns.Arithmetic("fp16", ledger=going_on, key=ns.Key(step=0)).at("c").cast(torch.tensor([1e6]))
+    both = ns.Ledger(histogram=True)
+    both.become_joined([whole, going_on])
+    assert both.first("overflow") == whole.first("overflow")
+    besides = {("overflow", Site(name, "cast")) for name in "ab"}
+    assert both.first("overflow", besides=besides) == (Site("c", "cast"), 0, 1)
     assert again.first("overflow") == whole.first("overflow") and dict(again) == dict(whole)

@@ -84,8 +84,8 @@ def forward(
     groups = groups_of(reduction)
     k = max(int(fields[K]), 1)
     device = x.device
-    z = torch.empty(x.shape, device=device)
-    mean, scale, reciprocal, stored = (torch.zeros(groups, device=device) for _ in range(4))
+    z = torch.empty(x.shape, dtype=torch.float32, device=device)
+    mean, scale, reciprocal, stored = (torch.zeros(groups, dtype=torch.float32, device=device) for _ in range(4))
     members, signs = (torch.zeros(groups, k, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
     tensors = {"x": source, "z": z, "gamma": gamma_cast, "beta": beta_cast, "mean": mean, "scale": scale}
     tensors |= {"reciprocal": reciprocal, "stored": stored, "members": members, "signs": signs}

@@ -51,7 +51,7 @@ def backward(
     sites = Sites(BACKWARD, ar)
     slope, constants = backward_sites(sites, of, saved, backward_program(outline, needs), scheme)
     groups = groups_of(reduction)
-    dx = torch.empty(grad.shape, device=grad.device) if needs_input else None
+    dx = torch.empty(grad.shape, dtype=torch.float32, device=grad.device) if needs_input else None
     tensors = {"grad": source, "x": saved.input, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
     tensors |= {"reciprocal": saved.reciprocal, "members": saved.members, "slope": slope, "dx": dx}
     tensors |= of.room(groups, grad.device)
@@ -74,7 +74,7 @@ def backward_sites(
     The slopes of the few members of linf, topk and range are computed here, by the readable code itself.
     """
     program, fitting = traced
-    slope, constants, ar = torch.zeros(1, 1, device=saved.input.device), np.zeros(2), of.ar
+    slope, constants, ar = torch.zeros(1, 1, dtype=torch.float32, device=saved.input.device), np.zeros(2), of.ar
     has_members = scheme.spec is not None and scheme.spec.kind in ("linf", "topk", "range")
     call_again(sites, saved, scheme, ar)
     for step in program.steps:
@@ -129,7 +129,7 @@ class Parameters:
         """Return where the kernel writes: the gradients, or the terms of those that it does not sum."""
         for name, is_needed in self.needs.items():
             shape = (groups,) if self.in_kernel else self.reduction.view
-            self.values[name] = torch.empty(shape, device=device) if is_needed else None
+            self.values[name] = torch.empty(shape, dtype=torch.float32, device=device) if is_needed else None
         names = ("d_gamma", "d_beta") if self.in_kernel else ("product", "grad_cast")
         return dict(zip(names, (self.values["dgamma"], self.values["dbeta"]), strict=True))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from normstab.errors import NormstabError, lookup, near
 from normstab.numerics.formats import AnyFormat, parse_format
@@ -51,10 +52,16 @@ class NormNoise:
         if (self.sigma is None) == (self.like is None):
             given = "neither is given" if self.sigma is None else "both are given"
             raise NormstabError(f"norm_noise takes sigma, a standard deviation, or like, a format: {given}")
+        if self.sigma is not None:
+            if isinstance(self.sigma, bool) or not isinstance(self.sigma, Real):
+                raise NormstabError(f"norm_noise.sigma: {self.sigma!r:.60} is no number")
+            object.__setattr__(self, "sigma", float(self.sigma))
         if self.sigma is not None and not (math.isfinite(self.sigma) and self.sigma >= 0):
             raise NormstabError(f"norm_noise.sigma is zero or positive, found {self.sigma}")
         if self.like is not None:
             object.__setattr__(self, "like", parse_format(self.like))
+        if not isinstance(self.where, str | tuple | list):
+            raise NormstabError(f"norm_noise.where: {self.where!r:.60} is no name, nor several ({', '.join(PLACES)})")
         places = (self.where,) if isinstance(self.where, str) else tuple(self.where)
         if not places:
             raise NormstabError(f"norm_noise.where names no place; allowed: {', '.join(PLACES)}")

@@ -35,8 +35,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, SavedNative]:
     """Return the output, the statistic to be stored, and what backward needs, of a float32 tensor on a CPU."""
     groups, k = groups_of(reduction), members_of(scheme)
-    z = torch.empty(x.shape, device=x.device)
-    mean, scale, stored = torch.empty(3, groups, device=x.device).unbind()
+    z = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    mean, scale, stored = torch.empty(3, groups, dtype=torch.float32, device=x.device).unbind()
     members = torch.empty(groups, k, dtype=torch.int64, device=x.device) if k else None
     tensors = {"x": x, "gamma": gamma, "beta": beta}
     written = {"z": z, "mean": mean, "scale": scale, "stored": stored, "members": members}
@@ -49,8 +49,8 @@ def forward(
 def backward(grad: Tensor, saved: SavedNative, scheme: Scheme, reduction: Reduction, *, needs_input: bool) -> Gradients:
     """Return the gradients of the input, and of gamma and beta: as many as there are parameters."""
     groups = groups_of(reduction)
-    d_gamma, d_beta = torch.empty(2, groups, device=grad.device).unbind()
-    dx = torch.empty(grad.shape, device=grad.device) if needs_input else None
+    d_gamma, d_beta = torch.empty(2, groups, dtype=torch.float32, device=grad.device).unbind()
+    dx = torch.empty(grad.shape, dtype=torch.float32, device=grad.device) if needs_input else None
     written = {"dx": dx, "d_gamma": d_gamma, "d_beta": d_beta}
     tensors = {"x": saved.input, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
     tensors |= {"members": saved.members, "grad": grad}
@@ -73,7 +73,10 @@ def run(
     tensors: dict[str, Tensor | None],
     written: dict[str, Tensor | None],
 ) -> None:
-    """Run a kernel on all groups, whose results do not depend on how many threads there are."""
+    """Run a kernel on all groups, whose results do not depend on how many threads there are.
+
+    What is not row-major, such as an input in channels_last, is copied first, forward and backward.
+    """
     assert scheme.spec is not None
     n, groups = reduction.n, groups_of(reduction)
     # Named here, so that they outlive the kernels: what is contiguous already is itself.

@@ -21,6 +21,7 @@ from normstab.norms.fused.coverage import LARGEST_K
 from normstab.norms.reduction import Reduction
 from normstab.norms.unrounded import few_passes
 from normstab.norms.unrounded.few_passes import Gradients, SavedNative
+from normstab.norms.unrounded.outputs import own
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import PLAIN_DISPATCH, is_traced, served
 from normstab.torch_private import has_modes, is_batched, is_transforming, is_zero_tensor, modes_off
@@ -95,7 +96,8 @@ def _compiled() -> Code | None:
     def load() -> Code:
         module: Code = import_module("normstab.norms.unrounded.compiled")
         with modes_off():
-            module.forward(torch.zeros(1, 1, device="cpu"), None, None, Scheme(NORMS["l1"]), Reduction.of_batch((1, 1)))
+            x = torch.zeros(1, 1, dtype=torch.float32, device="cpu")
+            module.forward(x, None, None, Scheme(NORMS["l1"]), Reduction.of_batch((1, 1)))
         return module
 
     return served(load, "native norms on a CPU")
@@ -122,7 +124,8 @@ class _Native(torch.autograd.Function):
         ctx.scheme, ctx.reduction = scheme, reduction
         ctx.shapes = [None if tensor is None else tensor.shape for tensor in (gamma, beta)]
         found.append((saved.mean, stored))
-        return z
+        # torch lets nobody write to a view that was made in here: what follows in place needs a tensor of its own.
+        return own(z, saved)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -147,9 +150,12 @@ def _differentiable(
     """Return the gradients of the readable code: functions of the input, gamma and `grad`, or many at once."""
     reduction: Reduction = ctx.reduction
     with torch.enable_grad():
-        z = op_by_op.forward(saved.input, saved.gamma, None, ctx.scheme, reduction, NATIVE).output
-    of_both = zip((saved.input, saved.gamma), needs[:2], strict=True)
-    sources = [x for x, is_needed in of_both if is_needed and x is not None]
+        # Of these alone the gradient is: gamma itself may have been computed from x.
+        x, gamma = (None if tensor is None else tensor.view_as(tensor) for tensor in (saved.input, saved.gamma))
+        assert x is not None
+        z = op_by_op.forward(x, gamma, None, ctx.scheme, reduction, NATIVE).output
+    of_both = zip((x, gamma), needs[:2], strict=True)
+    sources = [source for source, is_needed in of_both if is_needed and source is not None]
     made = iter(torch.autograd.grad(z, sources, grad, create_graph=torch.is_grad_enabled()) if sources else ())
     d_input, d_gamma = (next(made) if is_needed else None for is_needed in needs[:2])
     d_beta = None

@@ -122,7 +122,8 @@ def quantize_operand(x: Tensor, scaled: Scaled, call: Call, *, axis: int = -1, a
     """
     extents_of(x.shape, scaled, axis)  # which refuses an axis that is not there
     if x.numel() == 0:
-        return Quantized(x.clone(), torch.ones([min(size, 1) for size in x.shape]), codes_of(widened(x), scaled))
+        no_scales = torch.ones([min(size, 1) for size in x.shape], dtype=torch.float32)
+        return Quantized(x.clone(), no_scales, codes_of(widened(x), scaled))
     if amax is None and x.device.type == "cpu" and kernels_for(x) is not None:
         from normstab.numerics.kernels.cpu.cpu_quantize import quantize_rows  # needs numba
 
