@@ -204,3 +204,108 @@ def test_the_gradient_of_a_product_takes_the_conjugate() -> None:
     with ns.simulate(model, "uniform:fp16"):
         torch.view_as_real(x.to(torch.complex64) @ model.weight).backward(pulled)
     assert float((x.grad - expected).abs().max()) <= 2**-11 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("machine", ["uniform:fp16", "half", "bf16"])
+@pytest.mark.parametrize(
+    "function", [lambda x: x * 1j, lambda x: 1j / (x + 2), lambda x: torch.exp(1j * x)], ids=["mul", "div", "exp"]
+)
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_a_complex_number_of_python_s_makes_a_complex_result(machine: str, function) -> None:
+    class Calls(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    x = ns.cast(torch.rand(4), "bf16" if machine == "bf16" else "fp16")
+    with ns.simulate(model := Calls(), machine) as run:
+        found = model(x)
+    assert found.is_complex() and not run.unrecognised
+    expected = function(x.to(torch.float64))
+    u = 2**-8 if machine == "bf16" else 2**-11  # of each part, and so of the modulus; at most two roundings
+    assert torch.allclose(found.to(torch.complex128), expected, rtol=2 * u / (1 - u), atol=0)
+
+
+def test_a_sum_and_a_mean_of_one_complex_number() -> None:
+    z = torch.tensor(1 + 2j)
+    for function in (torch.sum, torch.mean, lambda z: z.sum(0)):
+        found, run = run_outside(function, z)
+        assert found == z and found.dim() == 0 and not run.unrecognised
+    wide, _ = run_outside(lambda z: z.sum(dtype=torch.complex128), PAIRS[0])
+    assert wide.dtype == torch.complex128
+
+
+def test_complex32_stays_so_without_honoured_dtypes() -> None:
+    z = PAIRS[0].to(torch.complex32)
+    found, run = run_outside(lambda z: z * 2, z)
+    assert found.dtype == torch.complex32 and not run.unrecognised
+
+
+def test_a_recording_tells_a_complex_nan_from_one_that_is_passed_on() -> None:
+    class Twice(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return (z * 2).exp()
+
+    with ns.record(model := Twice()) as log:
+        model(torch.tensor([complex(float("nan"), 0)]))
+    assert all(tally.nan_produced == 0 for tally in log.ledger.values())
+
+
+def test_an_overflow_of_finite_parts_near_the_end_of_float32_is_one() -> None:
+    z = torch.tensor([3e38 + 3e38j, 3e38 + 3e38j])
+    _, run = run_outside(lambda z: z.cumsum(0), z, precision="uniform:bf16")
+    assert run.ledger["(outside).cumsum"].overflow == 2
+
+
+@pytest.mark.parametrize("mark", [lambda z: z.conj(), lambda z: z.conj().imag], ids=["conjugated", "negated"])
+def test_views_of_a_buffer_that_is_lazily_marked_have_its_sign(mark) -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("w", mark(torch.tensor([1 + 2j, 3 + 4j])))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.w[0] * x
+
+    x = torch.ones(1)
+    with ns.simulate(model := Scales(), "uniform:fp16"):
+        assert torch.equal(model(x), Scales()(x))
+
+
+def test_pairs_of_a_real_parameter_are_cast_on_use() -> None:
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.view_as_complex(self.w) * x
+
+    torch.manual_seed(0)
+    with ns.simulate(model := Pairs(), "uniform:fp16") as run:
+        found = model(torch.ones(4))
+    assert run.ledger["w"].count == 8
+    assert torch.equal(found, torch.view_as_complex(ns.cast(model.w.detach(), "fp16")))
+
+
+def test_a_transposed_complex_parameter_is_cast_once() -> None:
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(3, 3, dtype=torch.complex64).t())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.to(torch.complex64) @ self.w.t() @ self.w.t()).abs()
+
+    with ns.simulate(model := Transposed(), "uniform:fp16") as run:
+        model(torch.ones(2, 3))
+    assert run.ledger["w"].count == 18
+
+
+def test_a_sparse_complex_input_is_named_and_computed_as_torch_does() -> None:
+    class Densifies(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return z.to_dense() * 2
+
+    z = PAIRS[0].to_sparse()
+    with ns.simulate(model := Densifies(), "uniform:fp16"):
+        assert model(z).shape == PAIRS[0].shape

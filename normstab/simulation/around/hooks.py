@@ -155,7 +155,7 @@ class Caster:
     def _cast_tensor(self, x: Tensor) -> Tensor:
         """Return one tensor cast; the gradient passes straight through."""
         format = self.arithmetic.format
-        if x.is_complex() and self.shown is None:
+        if x.is_complex() and self.shown is None and x.layout == torch.strided:
             return torch.view_as_complex(self._cast_tensor(torch.view_as_real(x.resolve_conj())).contiguous())
         if not x.is_floating_point():
             return x

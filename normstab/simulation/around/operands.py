@@ -60,7 +60,7 @@ class _Reader:
         """Return `x`, or the rounded copy of it."""
         if isinstance(x, Tensor):
             dtype = x.dtype
-            if x.layout is not torch.strided and dtype.is_floating_point:
+            if x.layout is not torch.strided and (dtype.is_floating_point or dtype.is_complex):
                 self.is_floating, self.other = True, x.layout
             elif dtype in FLOATING or dtype in HALVES:
                 self.is_floating = True
@@ -74,6 +74,8 @@ class _Reader:
                     return held.of_view(x)
         elif type(x) in (list, tuple) and x and isinstance(x[0], Tensor | None):
             return [self.read(element) for element in x]
+        elif isinstance(x, complex):
+            self.other = torch.complex64
         return x
 
     def note(self, x: Any) -> None:

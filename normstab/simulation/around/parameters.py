@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from normstab.simulation.around.places import Place
-from normstab.simulation.aten.parts.complex_parts import REAL_OF, as_real, round_complex
+from normstab.simulation.aten.parts.complex_parts import as_real, part_dtype, round_complex
 from normstab.torch_private import version_of
 
 __all__ = ["Held", "Parameters"]
@@ -77,11 +77,14 @@ class Held:
         copy = self.rounded()
         if view is self.tensor:
             return copy
-        if view.dtype != copy.dtype:  # the parts of a complex parameter
+        if view.is_complex() and not copy.is_complex():  # pairs of a real parameter
+            copy, whole = torch.view_as_complex(copy), torch.view_as_complex(self.tensor.detach())
+        elif view.dtype != copy.dtype:  # the parts of a complex parameter
             copy, whole = as_real(copy), as_real(self.tensor.detach())
         else:
             whole = self.tensor
-        if copy.stride() != whole.stride():  # not dense: the copy is laid out otherwise
+        is_marked = self.tensor.is_conj() or self.tensor.is_neg()  # lazily; the copy is written out
+        if is_marked or copy.stride() != whole.stride():  # not dense: the copy is laid out otherwise
             return round_complex(view.detach(), self.place.arithmetic.in_format("parameter").call(self.local_name))
         offset = (view.data_ptr() - self.start) // view.element_size()
         same = copy.as_strided(view.shape, view.stride(), offset + copy.storage_offset())
@@ -125,7 +128,7 @@ class Parameters:
         if found.moved:  # its old memory may by now be anything's
             self.refresh()
             return self.find(tensor)
-        return found if tensor.dtype in (found.tensor.dtype, REAL_OF.get(found.tensor.dtype)) else None
+        return found if part_dtype(tensor) == part_dtype(found.tensor) else None
 
     def any_in(self, args: tuple[Any, ...]) -> bool:
         """Whether one of `args` is, or is a view of, one of them."""

@@ -60,6 +60,8 @@ class StoredOperations:
             args = tuple(self._copy_of(x) for x in args)
             seen = survey(args, kwargs, dtype)
         found = complex_operand((*args, *kwargs.values())) if seen.has_other else None
+        if found is None and any(isinstance(x, complex) for x in args):
+            found = torch.complex32 if dtype == torch.float16 and not seen.is_wide else torch.complex64
         if found is not None and (plan.kind != "exact" or plan.name in COMPLEX):
             return self._complex(func, plan, place, args, kwargs, found)
         if plan.kind == "exact":

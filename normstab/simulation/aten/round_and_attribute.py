@@ -85,7 +85,7 @@ def floating_tensors(operands: Iterable[object]) -> Iterable[Tensor]:
     """Yield the floating tensors among `operands`, those in lists too."""
     for x in operands:
         if isinstance(x, Tensor):
-            if x.is_floating_point():
+            if x.is_floating_point() or x.is_complex():
                 yield x
         elif isinstance(x, list | tuple):
             yield from floating_tensors(x)

@@ -20,7 +20,7 @@ __all__ = ["GRACE_S", "Peers", "is_of_a_connection"]
 GRACE_S = 5.0
 """How long a process that lost a connection waits for a sign of life of each other one, in seconds."""
 # What gloo's and NCCL's errors say when a peer is gone or does not answer.
-CONNECTION_WORDS = ("connection closed", "connection reset", "timed out", "broken pipe", "nccl", "gloo")
+CONNECTION_WORDS = ("connection closed", "connection reset", "broken pipe", "nccl", "gloo")
 USUAL_TIMEOUT = timedelta(minutes=30)  # torch.distributed's own for gloo
 
 

@@ -16,14 +16,19 @@ from torch import Tensor
 
 from normstab.numerics.call import Call
 from normstab.numerics.execute import round_tensor
+from normstab.numerics.readable.reference import holds
 from normstab.simulation.aten.operation import Handler, Operation, Result
 from normstab.simulation.aten.reductions import mean, total
 from normstab.simulation.aten.round_and_attribute import narrow, settle, settle_elements
 
-__all__ = ["COMPLEX", "ONLY_COMPLEX", "REAL_OF", "as_real", "complex_operand", "round_complex"]
+__all__ = ["COMPLEX", "ONLY_COMPLEX", "as_real", "complex_operand", "part_dtype", "round_complex"]
 
 REAL_OF = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
-"""Complex dtype -> that of its parts."""
+
+
+def part_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of the parts of a complex tensor, of any other its own."""
+    return REAL_OF.get(x.dtype, x.dtype)
 
 
 def as_real(x: Tensor) -> Tensor:
@@ -42,7 +47,9 @@ def round_complex(x: Tensor, call: Call, *, out: Tensor | None = None) -> Tensor
     if not x.is_complex():
         return round_tensor(x, call, out=out)
     rounded = round_tensor(as_real(x), call, out=None if out is None else torch.view_as_real(out))
-    return out if out is not None else torch.view_as_complex(rounded.contiguous())
+    if out is not None:
+        return out
+    return torch.view_as_complex(rounded if rounded.stride(-1) == 1 else rounded.contiguous())
 
 
 def elements(op: Operation) -> Result:
@@ -62,12 +69,14 @@ def _by_parts(reduce: Handler) -> Handler:
     """Return a handler of complex numbers from that of real ones: the sum of z is the sums of its two parts."""
 
     def handler(op: Operation) -> Result:
-        z = op.args[0]
+        z = op.args[0].reshape(1) if op.args[0].dim() == 0 else op.args[0]
         dims = op.argument(1, "dim")
         axes = range(z.dim()) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-        kept = bool(op.argument(2, "keepdim", False))
+        kept = bool(op.argument(2, "keepdim", False)) and op.args[0].dim() > 0
         parts = reduce(op._replace(args=(as_real(z), [axis % max(1, z.dim()) for axis in axes], kept), kwargs={}))
-        return torch.view_as_complex(parts.contiguous())
+        z = torch.view_as_complex(parts.contiguous())
+        wanted = op.kwargs.get("dtype")
+        return z if wanted is None else z.to(wanted)
 
     return handler
 
@@ -77,17 +86,22 @@ def _rounded(op: Operation, value: Tensor, rounding: Callable[..., Tensor], suff
     call = op.call(suffix)
     operands = _tensors((*op.args, *op.kwargs.values()))
     shown = [_magnitude(x, value.is_complex()) for x in operands if x.is_floating_point() or x.is_complex()]
-    rounded = narrow(rounding(as_real(value).contiguous(), call, shown), _part_dtype(op), call.format)
-    return torch.view_as_complex(rounded) if value.is_complex() else rounded
+    rounded = narrow(rounding(as_real(value).contiguous(), call, shown), _carrier_of(op), call.format)
+    if not value.is_complex():
+        return rounded
+    z = torch.view_as_complex(rounded)
+    # complex32 stays so where its parts hold the format; a network that sees 16 bits has it widened before.
+    is_half = complex_operand(operands) == torch.complex32 and holds(torch.float16, call.format)
+    return z.to(torch.complex32) if is_half else z
 
 
 def _magnitude(x: Tensor, of_pairs: bool) -> Tensor:
     """Return what is NaN or infinite where `x`, or a part of it, is; with an axis more beside pairs of parts."""
-    whole = x.real.abs() + x.imag.abs() if x.is_complex() else x
+    whole = torch.maximum(x.real.abs(), x.imag.abs()) if x.is_complex() else x
     return whole.unsqueeze(-1) if of_pairs else whole
 
 
-def _part_dtype(op: Operation) -> torch.dtype:
+def _carrier_of(op: Operation) -> torch.dtype:
     """Return float64 where an operand with axes, or a part of it, is of 64 bits; else float32."""
     found = list(_tensors((*op.args, *op.kwargs.values())))
     deciding = [x for x in found if x.dim()] or found
