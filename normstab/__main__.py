@@ -62,6 +62,12 @@ class _Interrupts:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, cls())
 
+    @staticmethod
+    def have_arrived() -> bool:
+        """Whether there was one."""
+        handler = signal.getsignal(signal.SIGINT)
+        return isinstance(handler, _Interrupts) and handler.count > 0
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         if self.count == 1:
@@ -89,7 +95,9 @@ def _answered(given: list[str]) -> int:
         silence(sys.stdout)
         code = 0 if {"--help", "-h", "--version"} & set(given) else INTERNAL
     except Exception as error:
-        code = _explain(error, voice)
+        # A library may swallow a Ctrl-C while it is loaded, and then cannot be loaded any more.
+        was_loading = isinstance(error, ImportError) and _Interrupts.have_arrived()
+        code = INTERRUPTED if was_loading else _explain(error, voice)
     if code == INTERRUPTED:
         voice.complain(STOPPED)
     return code

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,7 +19,15 @@ from normstab import cli_frontier, cli_machine, cli_scenarios, cli_search
 from normstab.errors import NormstabError
 from normstab.terminal import executor_options as on
 from normstab.terminal import options
-from normstab.terminal.exit_codes import BAD_INPUT, CRASHED, EXIT_HELP, FAILED, code_of_outcome, code_of_verdict
+from normstab.terminal.exit_codes import (
+    BAD_INPUT,
+    CRASHED,
+    EXIT_HELP,
+    FAILED,
+    INTERRUPTED,
+    code_of_outcome,
+    code_of_verdict,
+)
 from normstab.terminal.printable import printable, silence
 
 if TYPE_CHECKING:
@@ -27,7 +35,6 @@ if TYPE_CHECKING:
     from normstab.experiment.execution.executor import Execution
     from normstab.experiment.execution.progress import Outcome
     from normstab.experiment.scenario.reader import Scenario
-    from normstab.search.tried_remedies import Effort
     from normstab.study import Published
 
 __all__ = ["COMMANDS", "GLOBAL_OPTIONS", "Voice", "app"]
@@ -124,24 +131,25 @@ def run(
     voice: Voice = context.obj
     scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
     directories = directories_of(scenarios, out, smoke=smoke)
+    effort = options.effort_of(remedies)
     if dry_run:
         voice.give(cli_scenarios.outlines(scenarios, as_json=as_json))
         return
     ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
     execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)
-    effort = options.effort_of(remedies)
     outcomes: list[Outcome] = []
     found: dict[Path, Assessment] = {}
+    code = 0
     for scenario, directory in zip(scenarios, directories, strict=True):
         outcome, assessment = _run(voice, scenario, directory, execution, force=force)
         outcomes.append(outcome)
         if assessment is None:
             break
-        found[directory] = _try_remedies(voice, assessment, directory, effort, execution)
+        found[directory], code = cli_search.remedies_tried(voice, assessment, directory, effort, execution, code)
+        if code == INTERRUPTED:
+            break
     published = write_reports(found, as_json=as_json, force=force)
-    refused = {failure.id for outcome in outcomes for failure in outcome.failures if failure.kind == "refused"}
-    codes = [code_of_outcome(outcome) for outcome in outcomes]
-    raise typer.Exit(max([_tell(voice, published, strict=strict, wide=wide, refused=refused), *codes]))
+    raise typer.Exit(max(code, _tell(voice, published, outcomes, strict=strict, wide=wide)))
 
 
 def _run(
@@ -162,25 +170,12 @@ def _run(
     return outcome, assessment
 
 
-def _try_remedies(
-    voice: Voice, found: Assessment, directory: Path, effort: Effort | None, execution: Execution
-) -> Assessment:
-    """Try the remedies of what failed, unless `effort` is None; return the judgement with what became of them."""
-    if effort is None:
-        return found
-    from normstab.study import try_remedies
-    from normstab.terminal.live import watching
-
-    with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
-        return try_remedies(found, directory, effort, execution, on_event)
-
-
 def _tell(
-    voice: Voice, published: Published, *, strict: bool, wide: bool = False, refused: Collection[str] = ()
+    voice: Voice, published: Published, outcomes: Sequence[Outcome] = (), *, strict: bool, wide: bool = False
 ) -> int:
     """Tell the verdicts and the files written; return 3 for lost cells, 2 for unreadable records, 1 for failures.
 
-    Cells that were `refused` are not lost: they have a code of their own.
+    A run that ended otherwise has the code of its `outcomes`; cells that it refused are not lost.
     """
     from normstab.assess.expected.outcome import Outcome as Met
     from normstab.terminal.step_summary import append_summary
@@ -197,12 +192,14 @@ def _tell(
         append_summary(Path(summary_file), judged)
     failing = (Met.NOT_MET, Met.INCONCLUSIVE) if strict else (Met.NOT_MET,)
     has_failed = any(assessment.count(outcome) for assessment in judged for outcome in failing)
+    refused = {failure.id for outcome in outcomes for failure in outcome.failures if failure.kind == "refused"}
     codes = {
         CRASHED: any(cell.id not in refused for assessment in judged for cell in assessment.missing),
         BAD_INPUT: any(assessment.problems for assessment in judged),
         FAILED: has_failed,
     }
-    return max((code for code, is_so in codes.items() if is_so), default=0)
+    found = [code for code, is_so in codes.items() if is_so]
+    return max([*found, *map(code_of_outcome, outcomes)], default=0)
 
 
 @app.command(epilog=EXIT_HELP)

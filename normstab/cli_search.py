@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from normstab.errors import NormstabError
 from normstab.terminal import options
-from normstab.terminal.exit_codes import FAILED
+from normstab.terminal.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
+    from normstab.assess.assessment import Assessment
+    from normstab.experiment.execution.executor import Execution
     from normstab.search.promotion import Promotion, Search
+    from normstab.search.tried_remedies import Effort
     from normstab.testing.subject import Subject
 
-__all__ = ["bounds", "diff", "promote"]
+__all__ = ["bounds", "diff", "promote", "remedies_tried"]
 
 By = Literal["site", "operation", "module", "class"]
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -243,3 +247,29 @@ def diff(
         context.obj.say(f"report: {rendered.write_divergence(found, Path(out))}")
     context.obj.give(answer)
     raise typer.Exit(FAILED if parted else 0)
+
+
+def remedies_tried(
+    voice: Any, found: Assessment, directory: Path, effort: Effort | None, execution: Execution, code: int
+) -> tuple[Assessment, int]:
+    """Try the remedies of what failed, unless `effort` is None; return the judgement with what is known of them.
+
+    The second is the exit code of what went wrong in it, else `code`: the run itself is finished and is told.
+    """
+    from normstab.search.tried_remedies import plan_trials, try_remedies
+    from normstab.study import with_remedies_tried
+    from normstab.terminal.live import watching
+
+    if effort is None:
+        return found, code
+    if plan_trials(found, effort)[0]:
+        voice.say("trying remedies of what failed, in trainings of their own (--try-remedies no leaves them out)")
+    try:
+        with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
+            try_remedies(found, directory, effort, execution, on_event)
+    except KeyboardInterrupt:
+        return with_remedies_tried(found, directory), INTERRUPTED
+    except NormstabError as problem:
+        voice.complain(f"remedies were not tried: {problem}")
+        return found, BAD_INPUT
+    return with_remedies_tried(found, directory), code

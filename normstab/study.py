@@ -20,8 +20,6 @@ from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.gather import SMOKE_SUFFIX
 from normstab.experiment.scenario.reader import read_scenario
 from normstab.experiment.scenario.spec import Cell
-from normstab.search.tried_remedies import Effort
-from normstab.search.tried_remedies import try_remedies as try_them
 
 __all__ = [
     "FORMS",
@@ -32,7 +30,6 @@ __all__ = [
     "keep_scenario",
     "publish",
     "run_scenario",
-    "try_remedies",
     "write_pages",
     "write_reports",
 ]
@@ -105,25 +102,10 @@ def assess_directory(directory: Path, scenario: Scenario | None = None, *, cells
         scenario = read_scenario(directory / SCENARIO_FILE)
     runs, problems = read_runs(directory)
     found = assess(runs, scenario, expected=cells or _cells(scenario), problems=problems)
-    return _with_tried(found, directory)
+    return with_remedies_tried(found, directory)
 
 
-def try_remedies(
-    found: Assessment,
-    directory: Path,
-    effort: Effort,
-    execution: Execution,
-    on_event: Callable[[Event], None],
-) -> Assessment:
-    """Return the judgement with the remedies of what failed tried, as far as `effort` goes; their trainings stay.
-
-    Raises KeyboardInterrupt where it was stopped.
-    """
-    try_them(found, directory, effort, execution, on_event)
-    return _with_tried(found, directory)
-
-
-def _with_tried(found: Assessment, directory: Path) -> Assessment:
+def with_remedies_tried(found: Assessment, directory: Path) -> Assessment:
     """Return the judgement with what became of the remedies that were tried beside its records."""
     try:
         tried = read_tried(directory)

@@ -47,6 +47,24 @@ print("pressed", flush=True)
 sys.argv[1:] = ["run", "s.yaml", "--out", "out"]
 sys.exit(main())
 """
+SWALLOWED = """
+import os, signal, sys, time
+from normstab.__main__ import main
+
+class Swallows:
+    def find_spec(self, name, path=None, target=None):
+        if name == "normstab.study":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(10)
+            except KeyboardInterrupt:
+                raise ImportError("cannot load module more than once per process")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Swallows())
+sys.argv[1:] = ["run", "s.yaml", "--out", "out"]
+sys.exit(main())
+"""
 IN_PLACE = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
@@ -75,3 +93,12 @@ def test_a_shell_that_ignores_interrupts_is_obeyed(tmp_path):
     )
     assert done.returncode == 0 and "pressed" in done.stdout, done.stderr
     assert (tmp_path / "out/report.md").exists()
+
+
+def test_an_interrupt_that_a_library_swallows_while_it_loads_is_one(tmp_path):
+    (tmp_path / "s.yaml").write_text(SCENARIO)
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED], capture_output=True, text=True, cwd=tmp_path, env=IN_PLACE, timeout=120
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.startswith("normstab: interrupted")

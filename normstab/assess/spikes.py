@@ -56,7 +56,7 @@ def spikes_of(losses: Curve) -> tuple[Spike, ...]:
         back = steps_to_come_back(is_high, interval)
         steps = len(is_high) if back is None else back
         top, before = losses[candidate : candidate + steps], losses[candidate - window : candidate]
-        height = float(top.max() - before.mean()) if np.isfinite(top).all() else math.inf
+        height = float(top.max() - before.mean()) if np.isfinite(top).all() and np.isfinite(before).all() else math.inf
         found.append(Spike(candidate, steps, height, back is not None))
         step = candidate + steps + window
     return tuple(found)

@@ -15,7 +15,7 @@ from normstab.assess.runs import Group, Run
 from normstab.assess.statistics import PairedGap
 from normstab.experiment.scenario.verdict_table import Verdict
 
-__all__ = ["RULES", "Rule", "Verdict", "gravest", "percent", "points", "verdict_of"]
+__all__ = ["HARD", "RULES", "Rule", "Verdict", "gravest", "percent", "points", "verdict_of"]
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,8 @@ RULES: dict[Verdict, Rule] = {
     ),
 }
 """The rules, the gravest first: the first that fires is the verdict."""
+HARD = frozenset(verdict for verdict, rule in RULES.items() if rule.is_hard)
+"""The verdicts for which one run suffices."""
 
 
 def verdict_of(run: Run, group: Group, gap: PairedGap | None, *, only_hard: bool = False) -> tuple[Verdict, str] | None:

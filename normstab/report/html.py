@@ -112,7 +112,7 @@ def _failure(found: Assessment, group: GroupJudgement) -> dict[str, Any]:
         "verdict": str(group.verdict),
         "mark": group.verdict.mark,
         "sentence": _plain(group.worst.sentence),
-        "remedies": [(r.advice, _plain(r.evidence), r.tested or r.tried or "untested") for r in group.remedies],
+        "remedies": [(r.advice, _plain(r.evidence), _plain(r.outcome)) for r in group.remedies],
         "command": command_for(found.scenario, group.worst.coordinates),
     }
 

@@ -27,4 +27,8 @@ def spikes_table(cells: Sequence[Judgement]) -> str:
         )
         for cell, spike in found[:MOST_ROWS]
     ]
-    return aligned(("cell", "from step", "height", "steps", "recovered"), rows, right=(1, 2, 3)) if rows else ""
+    if not rows:
+        return ""
+    left = len(found) - len(rows)
+    more = f"\n\n{left} more, less high, {'is' if left == 1 else 'are'} left out." if left else ""
+    return aligned(("cell", "from step", "height", "steps", "recovered"), rows, right=(1, 2, 3)) + more

@@ -57,9 +57,9 @@ class Promotion:
 
     `rules` do it, in the form that `simulate` and a scenario's `numerics` take. `verdict` is that of the set,
     trained again from the start on `fresh_seeds` where there are any. `is_minimal`: without any one member
-    it fails again. `share` is the share of the rounded results that are then wide, and `extra_bytes` by how much that
-    adds to their bytes. `is_complete` is False where the budget ended first. `forks` of the `trainings` went on from
-    shortly before the failing cell's first offence.
+    it fails again (as a fork, where trainings were forked). `share` is the share of the rounded results that are then
+    wide, and `extra_bytes` by how much that adds to their bytes. `is_complete` is False where the budget ended first.
+    `forks` of the `trainings` went on from shortly before the failing cell's first offence.
     """
 
     cell: str

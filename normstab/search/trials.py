@@ -11,7 +11,7 @@ from pathlib import Path
 
 from normstab.assess.judgement import GroupJudgement, judge_runs
 from normstab.assess.runs import SEED_AXES, Run
-from normstab.assess.verdicts import RULES
+from normstab.assess.verdicts import HARD
 from normstab.errors import NormstabError
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.execution.progress import Event
@@ -21,8 +21,6 @@ from normstab.experiment.scenario.spec import Cell
 from normstab.search.forks import forked
 
 __all__ = ["Trainer"]
-
-HARD = frozenset(verdict for verdict, rule in RULES.items() if rule.is_hard)
 
 
 @dataclass

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from normstab.assess.assessment import Assessment
 from normstab.assess.causes.remedies import Remedy, changed_settings
-from normstab.assess.causes.tried import TRIED_FILE, Fate, TriedRemedy, write_tried
+from normstab.assess.causes.tried import TRIED_FILE, Fate, TriedRemedy, read_tried, write_tried
 from normstab.assess.judgement import GroupJudgement, judge_runs
 from normstab.assess.runs import Run
-from normstab.assess.verdicts import RULES, Verdict
+from normstab.assess.verdicts import HARD, Verdict
 from normstab.errors import RecordError
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.execution.progress import Event
@@ -61,6 +61,11 @@ class Trial:
         """Every cell of the trial, those that others need first."""
         return (*self.before, self.without, *(cell for _, cell in self.remedies.values()))
 
+    def steps_of(self, cell: Cell) -> int:
+        """Return how many steps a cell of the trial trains."""
+        assert cell.fork is not None and cell.fork.stop is not None
+        return cell.fork.stop - (self.start if cell.fork.of is not None else 0)
+
 
 def plan_trials(found: Assessment, effort: Effort) -> tuple[list[Trial], list[TriedRemedy]]:
     """Return the trials that `effort` allows, the gravest failures first, and what costs too much.
@@ -69,6 +74,7 @@ def plan_trials(found: Assessment, effort: Effort) -> tuple[list[Trial], list[Tr
     """
     total = sum(_steps_of(cell.run) for group in found.groups for cell in group.cells)
     left = float("inf") if effort.share is None else effort.share * total
+    paid: set[str] = set()
     trials: list[Trial] = []
     too_much: list[TriedRemedy] = []
     failing = [group for group in found.judged if group.verdict.fails and not group.is_reference]
@@ -76,15 +82,15 @@ def plan_trials(found: Assessment, effort: Effort) -> tuple[list[Trial], list[Tr
         planned = _trial(group, effort)
         if planned is None:
             continue
-        shared = planned.stop + planned.start + (planned.stop - planned.start)
         kept: dict[str, tuple[Remedy, Cell]] = {}
         for name, (remedy, cell) in planned.remedies.items():
-            own = planned.stop - (planned.start if cell.fork is not None and cell.fork.of is not None else 0)
-            cost = own + (0 if kept else shared)
+            needed = {one.id: one for one in (*planned.before, planned.without, cell) if one.id not in paid}
+            cost = sum(planned.steps_of(one) for one in needed.values())
             if cost > left:
                 too_much.append(_too_much(planned, remedy, cost, total))
                 continue
             left -= cost
+            paid |= set(needed)
             kept[name] = (remedy, cell)
         if kept:
             trials.append(replace(planned, remedies=kept))
@@ -98,8 +104,8 @@ def _steps_of(run: Run) -> int:
 
 def _too_much(trial: Trial, remedy: Remedy, cost: int, total: int) -> TriedRemedy:
     """Return the outcome of a remedy that is not tried."""
-    reason = f"{cost} steps of {total} in the run; --try-remedies {trial.stop - trial.start} tries it"
     steps = trial.stop - trial.start
+    reason = f"{cost} steps of {total} in the run; --try-remedies {steps} tries it and every other, whatever they cost"
     return TriedRemedy(trial.failing, remedy.name, remedy.change, "costs too much", trial.start, steps, reason=reason)
 
 
@@ -110,6 +116,8 @@ def _trial(group: GroupJudgement, effort: Effort) -> Trial | None:
     if wide is None or not remedies or run.record.cell["train"].get("norm_record"):
         return None
     failing = replace(Cell.from_json(run.record.cell), record=None, is_listed=False)
+    if run.is_of_tokens and group.verdict not in HARD:
+        return None  # of one seed a gap of token losses says nothing
     total = _steps_of(run)
     start = fork_step(group.worst)
     wanted = effort.steps if effort.steps is not None else max(LEAST_STEPS, total // QUARTER)
@@ -145,8 +153,8 @@ def try_remedies(
     effort: Effort,
     execution: Execution,
     on_event: Callable[[Event], None],
-) -> list[TriedRemedy]:
-    """Try the remedies of what failed, and return what became of each, which is in `directory` then.
+) -> None:
+    """Try the remedies of what failed; what became of each is in `directory` then, beside what earlier trials said.
 
     Trainings that are finished are reused. Raises KeyboardInterrupt where it was stopped: what is finished stays.
     """
@@ -162,8 +170,17 @@ def try_remedies(
     for trial in trials:
         outcomes += _judged(trial, folder, found.scenario.tolerance, failed)
     if outcomes:
-        write_tried(directory, outcomes)
-    return outcomes
+        write_tried(directory, beside_earlier(outcomes, read_tried(directory)))
+
+
+def beside_earlier(outcomes: list[TriedRemedy], earlier: list[TriedRemedy]) -> list[TriedRemedy]:
+    """Return one outcome of each remedy of each cell, the latest that was tried: a smaller effort loses none."""
+    found: dict[tuple[str, str], TriedRemedy] = {}
+    for each in (*earlier, *outcomes):
+        known = found.get((each.cell, each.remedy))
+        if known is None or each.was_tried or not known.was_tried:
+            found[each.cell, each.remedy] = each
+    return list(found.values())
 
 
 def _judged(trial: Trial, folder: Path, tolerance: float, failed: Mapping[str, str]) -> Iterator[TriedRemedy]:
@@ -200,9 +217,6 @@ def _read(folder: Path, cell: Cell) -> Run | None:
         return Run(read_record(directory), read_steps(directory))
     except RecordError:
         return None
-
-
-HARD = frozenset(verdict for verdict, rule in RULES.items() if rule.is_hard)
 
 
 def fate_of(without: Verdict, verdict: Verdict) -> Fate:

@@ -53,7 +53,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a report of more f
 TryRemedies = Annotated[
     str,
     typer.Option(
-        "--try-remedies", metavar="auto|no|STEPS", help="Try remedies; auto: while that adds less than a tenth."
+        "--try-remedies", metavar="auto|no|STEPS", help="Try remedies; auto: as many as add a tenth of the steps."
     ),
 ]
 Version = Annotated[bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Tell the version.")]

@@ -13,7 +13,7 @@ from normstab.errors import RecordError
 from normstab.experiment.records.cell_record import Nonfinite, Offence
 from normstab.report.sections import remedies_table
 from normstab.search.forks import LEAD_STEPS, fork_step
-from normstab.search.tried_remedies import Effort, fate_of, plan_trials
+from normstab.search.tried_remedies import Effort, beside_earlier, fate_of, plan_trials
 from tests.assess.synthetic import FP16, make_cell, make_run, story
 from tests.report.made import made_assessment
 
@@ -64,6 +64,26 @@ def test_trials_cost_less_than_a_tenth_of_the_run_unless_steps_are_given(found):
     assert left_out[0] == [] and {each.fate for each in left_out[1]} == {"costs too much"}
     assert "--try-remedies 20 tries it" in left_out[1][0].sentence
     assert not plan_trials(found, Effort(150, None))[1]
+
+
+def test_a_training_that_several_trials_need_is_paid_once(found):
+    alone, _ = plan_trials(found, Effort(10, None))
+    cost = sum(trial.steps_of(cell) for trial in alone for cell in trial.cells)
+    twice = tuple(group for group in found.groups for _ in range(2))
+    beside_itself = replace(found, groups=twice)
+    trials, too_much = plan_trials(beside_itself, Effort(10, cost / (2 * CELLS * STEPS)))
+    assert len(trials) == 2 and not too_much
+
+
+def test_a_smaller_effort_loses_no_outcome_that_is_known(found, tmp_path):
+    group = failing_of(found)
+    first, last = [remedy for remedy in group.remedies if remedy.tested is None][:2]
+    helped = outcome(group, first, "helped")
+    later = [replace(helped, fate="costs too much"), outcome(group, last, "did not help")]
+    assert beside_earlier(later, [helped]) == [helped, later[1]]
+    again = replace(helped, fate="did not help", steps=40)
+    assert beside_earlier([again], [helped]) == [again]
+    assert beside_earlier([helped], [later[0]]) == [helped]
 
 
 def test_a_training_is_forked_shortly_before_the_offence_that_it_is_blamed_on():
@@ -129,6 +149,22 @@ def test_what_helped_is_first_what_did_not_is_last_and_the_table_says_so(found, 
     table = remedies_table(replace(group, remedies=remedies))
     assert "helped: INCONCLUSIVE after 20 steps from step 0, COLLAPSED without it" in table
     assert with_tried(group.remedies, "another cell", read_tried(tmp_path)) == tuple(group.remedies)
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "said"),
+    [(KeyboardInterrupt(), 130, ""), (RecordError("no room is left"), 2, "remedies were not tried: no room is left")],
+)
+def test_trials_that_end_early_leave_the_report_of_the_run(problem, code, said, tmp_path, capsys, monkeypatch):
+    def try_nothing(*_):
+        raise problem
+
+    monkeypatch.setattr("normstab.search.tried_remedies.try_remedies", try_nothing)
+    path, out = tmp_path / "small.yaml", tmp_path / "out"
+    path.write_text(SCENARIO)
+    assert main(["run", str(path), "--out", str(out), "--quiet", "--try-remedies", "24"]) == code
+    assert said in capsys.readouterr().err
+    assert "untested" in (out / "report.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["{}", '{"version": 9, "tried": []}', '{"version": 1, "tried": [{"cell": 1}]}'])

@@ -241,7 +241,7 @@ def wide_operation(run: Run, precision: Precision) -> Remedy | None:
 
 
 CASTS = ("input", "weight", "bias", "gamma", "beta", "running_mean", "running_var", "eps", "constant")
-OF_OTHER_ROWS = ("square", "power")
+OF_OTHER_ROWS = ("square",)
 
 
 def kahan_updates(run: Run, precision: Precision) -> Remedy | None:

@@ -42,6 +42,11 @@ class TriedRemedy:
     reason: str = ""
 
     @property
+    def was_tried(self) -> bool:
+        """Whether there was a training."""
+        return self.fate != "costs too much"
+
+    @property
     def sentence(self) -> str:
         """The outcome in words, with what it rests on."""
         if not self.verdict:
@@ -91,6 +96,10 @@ def _checked(tried: TriedRemedy) -> TriedRemedy:
     texts = (tried.cell, tried.remedy, tried.fate, tried.without, tried.verdict, tried.reason)
     if not all(isinstance(text, str) for text in texts) or not isinstance(tried.change, dict):
         raise ValueError("a field of another type")
+    if not all(isinstance(value, str | int | float) for value in tried.change.values()):
+        raise ValueError("a change that is no text or number")
+    if not all(isinstance(number, int) for number in (tried.start, tried.steps)):
+        raise ValueError("steps that are no whole numbers")
     if tried.fate not in ("helped", "did not help", "not decided", "costs too much"):
         raise ValueError(f"fate {tried.fate!r}")
     return tried
