@@ -31,15 +31,15 @@ class LanguageRow:
 
 
 def _transformer(task: TokenTask, form: Form) -> nn.Module:
-    from normstab.experiment.network.transformer import transformer
+    from normstab.experiment.network.transformer import Transformer
 
-    return transformer(task, form)
+    return Transformer(task, form)
 
 
 def _causal_lm(task: TokenTask, form: Form) -> nn.Module:
-    from normstab.experiment.network.transformer import causal_language_model
+    from normstab.experiment.network.transformer import CausalLanguageModel
 
-    return causal_language_model(task, form)
+    return CausalLanguageModel(task, form)
 
 
 # Sources: Vaswani et al. 2017, section 3; Xiong et al. 2020 (the place of the norms).

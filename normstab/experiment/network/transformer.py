@@ -8,6 +8,7 @@ Xiong et al. 2020, figure 1b (pre-norm).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from normstab.experiment.data.token_sources import PAD
 from normstab.experiment.network.networks import TokenTask
 
-__all__ = ["CausalLanguageModel", "Form", "Transformer", "causal_language_model", "transformer"]
+__all__ = ["CausalLanguageModel", "Form", "Transformer"]
 
 
 @dataclass(frozen=True)
@@ -117,17 +118,20 @@ class Embedding(nn.Module):
         return self.token(tokens_NT) + self.position(places)  # type: ignore[no-any-return]
 
 
+def stack_of(layer: Callable[[Form], nn.Module], form: Form) -> tuple[nn.ModuleList, nn.Module]:
+    """Return the layers of one stack and the norm after them."""
+    return nn.ModuleList(layer(form) for _ in range(form.layers)), form.new_norm()
+
+
 class Transformer(nn.Module):
     """An encoder over source tokens and a decoder that predicts each target from those before it."""
 
     def __init__(self, task: TokenTask, form: Form) -> None:
         super().__init__()
         self.source = Embedding(task.sources, task.source_length, form.width)
-        self.encoder = nn.ModuleList(SelfLayer(form) for _ in range(form.layers))
-        self.encoder_norm = form.new_norm()
+        self.encoder, self.encoder_norm = stack_of(SelfLayer, form)
         self.target = Embedding(task.targets, task.target_length, form.width)
-        self.decoder = nn.ModuleList(CrossLayer(form) for _ in range(form.layers))
-        self.decoder_norm = form.new_norm()
+        self.decoder, self.decoder_norm = stack_of(CrossLayer, form)
         self.head = nn.Linear(form.width, task.targets)
 
     def forward(self, source_NS: Tensor, before_NT: Tensor) -> Tensor:
@@ -149,8 +153,7 @@ class CausalLanguageModel(nn.Module):
     def __init__(self, task: TokenTask, form: Form) -> None:
         super().__init__()
         self.source = Embedding(task.sources, task.source_length, form.width)
-        self.decoder = nn.ModuleList(SelfLayer(form) for _ in range(form.layers))
-        self.decoder_norm = form.new_norm()
+        self.decoder, self.decoder_norm = stack_of(SelfLayer, form)
         self.head = nn.Linear(form.width, task.targets)
 
     def forward(self, tokens_NT: Tensor) -> Tensor:
@@ -168,13 +171,3 @@ def later_positions(tokens_NT: Tensor) -> Tensor:
     """
     length = tokens_NT.shape[1]
     return torch.ones(length, length, dtype=torch.bool, device=tokens_NT.device).triu(1)
-
-
-def transformer(task: TokenTask, form: Form) -> nn.Module:
-    """Return the encoder-decoder."""
-    return Transformer(task, form)
-
-
-def causal_language_model(task: TokenTask, form: Form) -> nn.Module:
-    """Return the language model."""
-    return CausalLanguageModel(task, form)

@@ -147,7 +147,8 @@ def _unscaled(name: str, old: nn.Module, norm: str) -> nn.Module:
     if norm == "none" and isinstance(old, nn.LayerNorm | nn.RMSNorm):
         return nn.Identity()
     if not isinstance(old, nn.BatchNorm1d | nn.BatchNorm2d):
-        raise NormstabError(f"layer {name!r} is a {type(old).__name__}; {norm!r} stands in for batch norm only")
+        stands_for = "batch, layer and RMS norm" if norm == "none" else "batch norm"
+        raise NormstabError(f"layer {name!r} is a {type(old).__name__}; {norm!r} stands in for {stands_for} only")
     if norm == "none":
         return ChannelBias(old.num_features)
     make = MeanOnlyBatchNorm1d if isinstance(old, nn.BatchNorm1d) else MeanOnlyBatchNorm2d

@@ -117,7 +117,9 @@ def _cell_outline(cell: Cell) -> CellOutline:
     role = "sweep" if cell.sweep else "reference" if cell.is_reference else "cell" if cell.is_listed else "recording"
     if cell.sweep:
         return CellOutline(cell.id, dict(cell.coordinates), role, 0, 0, 0)
-    in_set = lookup(EVERY_SET, cell.dataset.name, what="data set").train
+    row = lookup(EVERY_SET, cell.dataset.name, what="data set")
+    # Of a text the number of windows follows from their length.
+    in_set = None if cell.dataset.size is not None and getattr(row, "kind", "") == "text" else row.train
     per_epoch = cell.dataset.train if cell.dataset.train is not None else in_set
     epochs = cell.train.epochs
     images = None if per_epoch is None else epochs * per_epoch

@@ -174,7 +174,7 @@ class Session:
         self._begin_step(history.step)
         result = evaluate(self.model, self.dataset, self.simulated)
         norms = weight_norms(self.model, self.simulated)
-        self._write_sequences()
+        self._write_sequences(is_finite=result.is_finite)
         with self.simulated.paused():
             if history.nonfinite is None:
                 self.collect()
@@ -200,12 +200,11 @@ class Session:
             history.norm_layers = norm_layer_records(self.model, history.values, history.norm_layers)
             history.predictions = Predictions.of(result.labels, result.predicted)
 
-    def _write_sequences(self) -> None:
-        """Let a network for tokens write by itself, after the last epoch."""
-        is_last = self.history.step == self.span.steps or self.history.nonfinite is not None
-        if is_last and isinstance(self.dataset, TokenDataset):
-            is_whole = self.history.nonfinite is None
-            self.history.language = language_record(self.model, self.dataset, self.simulated, writes=is_whole)
+    def _write_sequences(self, *, is_finite: bool) -> None:
+        """Say what a network for tokens is measured by, and let it write by itself after the last epoch."""
+        if isinstance(self.dataset, TokenDataset):
+            writes = is_finite and self.history.step == self.span.steps and self.history.nonfinite is None
+            self.history.language = language_record(self.model, self.dataset, self.simulated, writes=writes)
 
     def _fail_after(self, what: str) -> None:
         """Note a failure seen on the test images, in the last step taken."""

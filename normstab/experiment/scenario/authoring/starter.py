@@ -47,7 +47,9 @@ class Starter:
     def _dataset(self) -> str:
         """Return the mapping of the data: few small images, a folder where the set needs one, or tokens."""
         if self.model in LANGUAGE_MODELS or self.dataset in TOKEN_SETS:
-            return f"name: {_word(self._token_set())}, train: {SMALL_TRAIN}, test: {SMALL_TEST}"
+            name = self._token_set()
+            most = TOKEN_SETS[name].test if name in TOKEN_SETS else SMALL_TEST
+            return f"name: {_word(name)}, train: {SMALL_TRAIN}, test: {min(SMALL_TEST, most)}"
         row = DATASETS.get(self.dataset)
         if row is None or not row.needs_root:
             return f"name: {_word(self.dataset)}, size: {SMALL_SIDE}, train: {SMALL_TRAIN}, test: {SMALL_TEST}"
@@ -55,10 +57,10 @@ class Starter:
         return f"name: {self.dataset}, root: {NEEDS_ROOT}, {size}"
 
     def _token_set(self) -> str:
-        """Return the token set that was asked for, else the first that the model takes."""
+        """Return the set that was asked for, where one was; else the first token set that the model takes."""
         wanted = LANGUAGE_MODELS.get(self.model)
         fitting = [name for name, row in TOKEN_SETS.items() if wanted is not None and row.kind == wanted.takes]
-        return self.dataset if self.dataset in TOKEN_SETS else fitting[0]
+        return self.dataset if self.dataset != Starter.dataset else fitting[0]
 
     def _model(self) -> str:
         """Return the mapping of the network: a quarter of its width; a library's or the user's has no width here."""

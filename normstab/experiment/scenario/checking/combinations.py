@@ -31,6 +31,8 @@ def combination_faults(
         f"them out, or give the norm layers a rule 'native'": model.norm_noise is not None
         and numerics.precision != "native"
         and not numerics.rules,
+        "model.norm_noise disturbs norm layers, and model.norm 'none' leaves none": model.norm_noise is not None
+        and model.norm == "none",
     }
     yield from (message for message, holds in wrong.items() if holds)
     try:
