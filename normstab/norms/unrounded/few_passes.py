@@ -1,7 +1,8 @@
 """Native l1, linf, top k and range in plain torch, in few passes over memory: what serves where nothing is compiled.
 
 Backward needs x, the mean and s alone, as torch's l2 does; d and y are formed again. A factor that a group shares
-is one number: gamma / s multiplies once, where `op_by_op` divides and then multiplies.
+is one number: gamma / s multiplies once, where `op_by_op` divides and then multiplies. Below s = gamma / 2^128, which
+takes an eps of 0, that number is infinite, as 1 / s is in torch's l2.
 """
 
 from __future__ import annotations

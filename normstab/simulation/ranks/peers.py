@@ -18,7 +18,7 @@ from normstab.torch_private import default_store
 __all__ = ["GRACE_S", "Peers", "is_of_a_connection"]
 
 GRACE_S = 5.0
-"""How long a process that lost a connection waits for a sign of life of each other one, in seconds."""
+"""How long a process that lost a connection waits for signs of life of the others, in seconds."""
 # What gloo's and NCCL's errors say when a peer is gone or does not answer.
 CONNECTION_WORDS = ("connection closed", "connection reset", "broken pipe", "nccl", "gloo")
 USUAL_TIMEOUT = timedelta(minutes=30)  # torch.distributed's own for gloo
@@ -63,23 +63,25 @@ class Peers:
     def lost(self, what: str, error: Exception) -> NormstabError:
         """Return the error of an exchange that failed: it names the processes that left or are gone."""
         self._tell("alive", "yes")
-        gone = [self._sign_of(rank) for rank in range(self.size) if rank != self.rank]
+        deadline = time.monotonic() + GRACE_S
+        gone = [self._sign_of(rank, deadline) for rank in range(self.size) if rank != self.rank]
         named = "; ".join(text for text in gone if text) or "every process is alive"
         return NormstabError(f"{what} on rank {self.rank} of {self.size}: {named} ({_first_line(error)})")
 
-    def _sign_of(self, rank: int) -> str:
-        """Return what became of another process; empty where it shows that it is alive."""
+    def _sign_of(self, rank: int, deadline: float) -> str:
+        """Return what became of another process by a time; empty where it shows that it is alive."""
         if self._store is None:
             return ""
         alive, ended = self._key("alive", rank), self._key("ended", rank)
-        deadline = time.monotonic() + GRACE_S
         try:
-            while time.monotonic() < deadline:
+            while True:
                 if self._store.check([alive]):
                     return ""
                 if self._store.check([ended]):
                     how = self._store.get(ended).decode()
                     return "" if how == "whole" else f"rank {rank} left with {how}"
+                if time.monotonic() >= deadline:
+                    break
                 time.sleep(0.05)
         except RuntimeError:  # the store is a server in the process of rank 0, or of torchrun
             return f"rank {rank} did not answer, nor did the store, which is kept by rank 0 or its launcher"
