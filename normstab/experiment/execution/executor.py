@@ -26,6 +26,7 @@ from normstab.experiment.records.files import (
     remove_path,
     remove_unfinished,
 )
+from normstab.experiment.records.moved_records import move_records
 from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import check_log
 from normstab.experiment.scenario.spec import Cell
@@ -126,7 +127,11 @@ class _Run:
                     self._hear(worker, worker.take())
 
     def _take_stock(self) -> None:
-        """Reuse the finished records, or remove them all where the run is to be fresh."""
+        """Reuse the finished records, under whatever names, or remove them all where the run is to be fresh."""
+        if not self._is_fresh:
+            missing = {name: cell for name, cell in self._cells.items() if not self._has_record(name)}
+            moved = move_records(missing, self._out_dir / "records", kept=self._cells)
+            self.log.notes += [f"{new}: its record was found as {old}" for new, old in moved.items()]
         for cell in self._cells.values():
             directory = self._out_dir / "records" / cell.id
             if self._is_fresh:

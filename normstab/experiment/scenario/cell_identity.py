@@ -15,7 +15,7 @@ from typing import Any
 
 from normstab.numerics.version import NUMERICS_VERSION
 
-__all__ = ["Scalar", "hashed_fields", "identity", "slug"]
+__all__ = ["Scalar", "hash_of", "hashed_fields", "identity", "slug"]
 
 Scalar = str | int | float | bool | None  # a value on an axis of a grid
 
@@ -33,6 +33,11 @@ def identity(resolved: Iterable[Any], data_sha256: str, code_sha256: str) -> str
     facts = [json.dumps(NUMERICS_VERSION), json.dumps(data_sha256), f"[{specs}]"]
     facts += [json.dumps(code_sha256)] if code_sha256 else []
     return hashlib.sha256(f"[{','.join(facts)}]".encode()).hexdigest()[:10]
+
+
+def hash_of(cell_id: str) -> str:
+    """Return the part of an id that is a hash: that of what is run, wherever its cell stands in a grid."""
+    return cell_id.rpartition("-")[2]
 
 
 def hashed_fields(spec: Any) -> dict[str, Any]:
