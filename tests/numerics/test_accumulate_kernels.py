@@ -198,10 +198,45 @@ def test_products_by_columns_equal_the_general_kernel(order, format, scale, monk
         monkeypatch.undo()
 
 
-def test_products_of_narrow_operands_take_the_fast_kernel(monkeypatch):
+def operands(kind: str, shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Operands of 24 bits: whose products lie beside ties of 11 bits, are infinite or NaN, tiny, or all zero."""
+    a, b = wild(*shape_a, share=0.0), wild(*shape_b, seed=1, share=0.0)
+    if kind == "near ties":  # a tie of fp16 or bf16 times 1 +- an ulp of float32, or 1
+        ties = torch.randint(256, 2048, shape_a, generator=torch.Generator().manual_seed(2)) * 2 + 1
+        sides = torch.randint(-1, 2, shape_b, generator=torch.Generator().manual_seed(3))
+        a, b = ties.float() / 2048, 1 + sides.float() * torch.where(sides < 0, 2.0**-24, 2.0**-23)
+    elif kind == "special":
+        for x, number in ((a, 0), (b, 3)):
+            places = torch.rand(x.shape, generator=torch.Generator().manual_seed(number)) < 0.01
+            x[places] = torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38])[torch.arange(int(places.sum())) % 4]
+    elif kind == "tiny":
+        a[..., 0] = 1e-30
+    elif kind == "zero":
+        a = torch.zeros_like(a)
+    return a, b
+
+
+@pytest.mark.parametrize("kind", ["raw", "near ties", "special", "tiny", "zero"])
+@pytest.mark.parametrize("format", ["fp32", "fp16", "bf16", "e5m2", "e4m3fn"])
+def test_products_of_wide_operands_equal_the_general_kernel(format, kind, monkeypatch):
+    for i, order in enumerate(("sequential", "pairwise", "blocked7", "blocked64", "lanes3", "lanes64")):
+        a, b = operands(kind, *PRODUCTS[i % len(PRODUCTS)])
+        precision = f"fp32;matmul={format}:{order}"
+        found = run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False)
+        bare = ns.Arithmetic(precision).matmul(a, b)
+        monkeypatch.setattr(cpu_matmul, "_is_fast", lambda *_: False)
+        assert found == run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False), order
+        assert bare.view(torch.int32).tolist() == found[0]
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("kind", ["narrow", "raw", "near ties", "special", "tiny", "zero"])
+def test_products_take_the_fast_kernel(kind, monkeypatch):
     taken = []
     fast = cpu_matmul._fast
-    monkeypatch.setattr(cpu_matmul, "_fast", lambda *arguments: taken.append(True) or fast(*arguments))
-    a, b = ns.cast(torch.randn(5, 70), "fp16"), ns.cast(torch.randn(70, 70), "fp16")
+    monkeypatch.setattr(cpu_matmul, "_fast", lambda *given, **named: taken.append(named) or fast(*given, **named))
+    a, b = operands(kind, (5, 70), (70, 70))
+    if kind in ("narrow", "zero"):
+        a, b = ns.cast(a, "fp16"), ns.cast(b, "fp16")
     ns.Arithmetic("fp16;matmul=fp16:sequential").matmul(a, b)
-    assert taken
+    assert taken == [{"are_exact": kind in ("narrow", "zero")}]

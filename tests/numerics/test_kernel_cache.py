@@ -15,6 +15,7 @@ from numba.core.caching import CacheImpl, IndexDataCacheFile
 from normstab import FORMATS
 from normstab.numerics.kernels.cpu import compile as compiled
 from normstab.numerics.kernels.cpu.cpu_round import nearest32
+from normstab.numerics.kernels.cpu.sums.dot_tiles import dot_tiles
 from normstab.numerics.kernels.format_table import LANE32, plan
 from normstab.numerics.precision import Rounding
 
@@ -42,12 +43,19 @@ def rounds_by(nearest):
     return x.tolist() == [float(np.float16(0.1))] * 3
 
 
-def test_a_change_in_a_device_function_outdates_the_kernels_that_use_it(monkeypatch):
-    before = compiled._digest_of_sources(nearest32.py_func)
+@pytest.mark.parametrize("kernel", [nearest32, dot_tiles], ids=["cast", "product"])
+@pytest.mark.parametrize("name", ["bits.py", "nearest.py", "lane_code.py", "vectors.py"])
+def test_a_change_in_what_a_kernel_is_made_of_outdates_it(kernel, name, monkeypatch):
+    before = compiled._digest_of_sources(kernel.py_func)
     read = Path.read_bytes
-    changed = lambda path: read(path) + (b"#" if path.name == "bits.py" else b"")  # noqa: E731
+    changed = lambda path: read(path) + (b"#" if path.name == name else b"")  # noqa: E731
     monkeypatch.setattr(Path, "read_bytes", changed)
-    assert compiled._digest_of_sources(nearest32.py_func) != before
+    compiled.source_of.cache_clear()
+    is_of_products = name != "bits.py"
+    assert (compiled._digest_of_sources(kernel.py_func) != before) == (kernel is dot_tiles or not is_of_products)
+    monkeypatch.undo()
+    compiled.source_of.cache_clear()
+    assert compiled._digest_of_sources(kernel.py_func) == before
 
 
 DAMAGE = {

@@ -7,9 +7,11 @@ float operation is the IEEE one, and none is contracted into another.
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import hashlib
 import pickle
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,7 +21,6 @@ from typing import Any
 import numba
 from numba.core import cgutils, types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
-from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic
 
 __all__ = [
@@ -153,19 +154,26 @@ def _short_digest(value: object) -> str:
 
 
 def _digest_of_sources(py_func: Callable[..., Any]) -> str:
-    """Return a hash of the sources of every module whose compiled functions `py_func` can reach."""
-    modules, pending = set(), [py_func.__module__]
+    """Return a hash of the sources of every module of ours that `py_func` can reach: a constant is compiled in, too."""
+    found: dict[str, bytes] = {}
+    pending = [py_func.__module__]
     while pending:
         name = pending.pop()
-        if name in modules:
-            continue
-        modules.add(name)
-        reachable = vars(sys.modules[name]).values()
-        pending += [value.py_func.__module__ for value in reachable if isinstance(value, Dispatcher)]
-    digest = hashlib.sha256()
-    for name in sorted(modules):
-        digest.update(Path(sys.modules[name].__file__ or "").read_bytes())
-    return digest.hexdigest()
+        if name not in found:
+            found[name], imported = source_of(name)
+            pending += imported
+    return hashlib.sha256(b"".join(found[name] for name in sorted(found))).hexdigest()
+
+
+# A module of ours that another one imports as it is loaded, and so is loaded itself.
+IMPORTED = re.compile(rb"^from (normstab[\w.]*) import", re.MULTILINE)
+
+
+@functools.cache
+def source_of(name: str) -> tuple[bytes, list[str]]:
+    """Return the hash of a loaded module's source, and the modules of ours that it imports."""
+    source = Path(sys.modules[name].__file__ or "").read_bytes()
+    return hashlib.sha256(source).digest(), [found.decode() for found in IMPORTED.findall(source)]
 
 
 @intrinsic

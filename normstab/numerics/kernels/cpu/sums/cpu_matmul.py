@@ -68,9 +68,11 @@ def matmul(
     calls = (product, at.add, at.kahan)
     left_out = None
     if _is_fast(left, right, shapes, accumulation, calls):
-        left_out = _fast(left, right, out, shapes, accumulation, calls)
-        if not left_out.any():
-            return out.flatten()
+        values = _surveyed(left, right, shapes)
+        if values.are_normal:
+            left_out = _fast(left, right, out, shapes, accumulation, calls, are_exact=values.are_exact)
+            if not left_out.any():
+                return out.flatten()
     if left_out is None and shapes.n < shapes.m:
         turned = Shapes(shapes.batch, shapes.n, shapes.m, shapes.k, shapes.result)
         _general(right, a.mT, out, turned, accumulation, calls, None, is_turned=True)
@@ -118,7 +120,7 @@ def _general(
 
 
 def _is_fast(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, calls: Calls) -> bool:
-    """Whether the fast kernel gives the same bits and counters."""
+    """Whether the fast kernel does such products, as far as the operands' values allow."""
     product, add, kahan = calls
     if a.size != 4 or b.size != 4 or kahan is not None or accumulation.fused or shapes.k == 0:
         return False
@@ -126,19 +128,37 @@ def _is_fast(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, c
         return False
     if accumulation.order == "lanes" and accumulation.width > MOST_LANES:
         return False
-    if any(c.row is not None and (c.inexact or c.row.histogram is not None) for c in (product, add)):
-        return False
+    return not any(c.row is not None and (c.inexact or c.row.histogram is not None) for c in (product, add))
+
+
+class Values(NamedTuple):
+    """What the values of two operands allow: products that float32 holds, and none below its normal range."""
+
+    are_exact: bool
+    are_normal: bool
+
+
+def _surveyed(a: Factor, b: Factor, shapes: Shapes) -> Values:
+    """Look at every value once."""
     seen = np.zeros((2, 3), np.uint32)
     for factor, found in zip((a, b), seen, strict=True):
         at = factor.offsets.ctypes.data
         survey(factor.values.data_ptr(), at, len(factor.offsets), shapes.k, factor.step, found.ctypes.data)
-    sizes = seen[:, 1:].view(np.float32).astype(np.float64)
+    (most_a, least_a), (most_b, least_b) = seen[:, 1:].view(np.float32).astype(np.float64)
+    are_normal = least_a == 0 or least_b == 0 or least_a * least_b >= 2.0**-126  # zero: one has no other number
     is_narrow = not ((seen[0, 0] | seen[1, 0]) & LOW_BITS_OF_P11)
-    return is_narrow and sizes[0, 0] * sizes[1, 0] < 2.0**127 and sizes[0, 1] * sizes[1, 1] >= 2.0**-126
+    return Values(bool(is_narrow and most_a * most_b < 2.0**127), bool(are_normal))
 
 
 def _fast(
-    a: Factor, b: Factor, out: Tensor, shapes: Shapes, accumulation: Accumulation, calls: Calls
+    a: Factor,
+    b: Factor,
+    out: Tensor,
+    shapes: Shapes,
+    accumulation: Accumulation,
+    calls: Calls,
+    *,
+    are_exact: bool,
 ) -> NDArray[np.uint8]:
     """Run the fast kernel; return (rows, panels of 64 columns), 1 for those that it left."""
     product, add, _ = calls
@@ -161,8 +181,8 @@ def _fast(
         dot_tiles(
             a.values.data_ptr(), a.offsets.ctypes.data, a.step, b.values.data_ptr(), b.offsets.ctypes.data, b.step,
             out.data_ptr(), bounds[i], bounds[i + 1], shapes.m, n, k, ORDERS[accumulation.order], width,
-            table.ctypes.data, scratches[0, i].ctypes.data, scratches[1, i].ctypes.data, add.row is not None,
-            failed.ctypes.data, FLUSH_PROBE, base, base + size - packed,
+            table.ctypes.data, int(are_exact), scratches[0, i].ctypes.data, scratches[1, i].ctypes.data,
+            add.row is not None, failed.ctypes.data, FLUSH_PROBE, base, base + size - packed,
         )  # fmt: skip
 
     run_chunks(run, pieces)

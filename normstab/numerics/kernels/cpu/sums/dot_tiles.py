@@ -1,7 +1,8 @@
 """Products of matrices to nearest, 64 columns at a time: the fast kernel of emulated accumulators.
 
-For operands of p <= 11 whose products float32 holds exactly (`survey` tells). A row of 64 columns that saw
-anything special is marked as failed and has counted nothing: `dot_lines` does it again.
+Products that float32 holds exactly, as of operands of p <= 11, are one instruction; others are rounded to odd on the
+way (`survey` tells which). A row of 64 columns that saw anything special is marked as failed and has counted nothing:
+`dot_lines` does it again.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -93,9 +94,18 @@ def dot_line(plan, a, panel):  # pragma: no cover - compiled
         for start in range(0, plan.n, plan.width):
             run, line = min(plan.width, plan.n - start), panel + start * LINE
             at = a + 4 * start
-            multiply(at, line, plan.base + BLOCK, 1, plan.style, plan.counts, plan.table, of_products)
+            multiply(at, line, plan.base + BLOCK, 1, plan.style, plan.counts, plan.exact, plan.table, of_products)
             multiply_chain(
-                plan.base + BLOCK, at + 4, line + LINE, run - 1, plan.style, plan.counts, plan.table, seen, of_products
+                plan.base + BLOCK,
+                at + 4,
+                line + LINE,
+                run - 1,
+                plan.style,
+                plan.counts,
+                plan.exact,
+                plan.table,
+                seen,
+                of_products,
             )
             if start == 0:
                 move_lines(BLOCK, TOTAL, 1, plan)
@@ -105,7 +115,7 @@ def dot_line(plan, a, panel):  # pragma: no cover - compiled
     for p in range(0, plan.n, POSITIONS):
         m = min(POSITIONS, plan.n - p)
         line = panel + p * LINE
-        multiply(a + 4 * p, line, plan.base + TILE, m, plan.style, plan.counts, plan.table, of_products)
+        multiply(a + 4 * p, line, plan.base + TILE, m, plan.style, plan.counts, plan.exact, plan.table, of_products)
         if plan.order == LANES_ORDER:
             add_to_lanes(p, m, plan)
         else:
@@ -130,10 +140,12 @@ def dot_room(order: str, width: int, k: int) -> int:
 
 @kernel
 def dot_tiles(
-    a, a_rows, a_step, b, b_columns, b_step, out, first, last, m, n, k, order, width, table, products, sums, counted,
-    failed, least, base, factors,
+    a, a_rows, a_step, b, b_columns, b_step, out, first, last, m, n, k, order, width, table, exact, products, sums,
+    counted, failed, least, base, factors,
 ):  # fmt: skip  # pragma: no cover - compiled
     """Compute rows first .. last - 1 of a product (B, M), N; `products` and `sums` are scratches.
+
+    `exact`: float32 holds every product.
 
     `base` is the address of dot_room(...) bytes, the last of them, at `factors`, for a row of a and the packed
     columns of b. `failed` has one byte for each row and each 64 columns. `least` as in sum_tiles.
@@ -145,7 +157,7 @@ def dot_tiles(
     for j in range(LANES):
         zeros[j] = np.float32(0.0)
     panel = factors + 4 * ((k + 15) // 16 * 16 + 16)
-    plan = Plan(0, 0, 0, k, k, 1, base, table, spec[STYLE], counted, order, width, out)
+    plan = Plan(0, 0, 0, k, k, 1, base, table, spec[STYLE], counted, order, width, out, exact)
     for block in range(blocks):
         found, packed = min(LANES, n - block * LANES), -1
         for row in range(first, last):

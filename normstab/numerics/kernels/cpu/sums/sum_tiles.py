@@ -271,7 +271,7 @@ def sum_tiles(
     zeros = view(base + ZEROS, LANES, np.float32)
     for j in range(LANES):
         zeros[j] = np.float32(0.0)
-    plan = Plan(x, kept, outer, n, n_inner, step, base, table, spec[STYLE], counted, order, width, out)
+    plan = Plan(x, kept, outer, n, n_inner, step, base, table, spec[STYLE], counted, order, width, out, 1)
     by_row = is_in_stretches(order, width, n_inner, step)
     for group in range(first, last, LANES):
         rows = min(LANES, last - group)

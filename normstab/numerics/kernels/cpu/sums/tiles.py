@@ -58,9 +58,11 @@ ZEROS = ROOM + LANES * LINE
 ROWS, SEEN_AT, STACK = ZEROS + LINE, ZEROS + 3 * LINE, ZEROS + 6 * LINE
 SEEN_OF_ADDENDS, MOVED = SEEN_AT + 4 * SEEN, SEEN_AT + 8 * SEEN
 
-# Addresses of x, of its rows and outer positions (offset, index) and of the buffers; the shape of the reduction.
+# Addresses of x, of its rows and outer positions (offset, index) and of the buffers; the shape of the reduction;
+# of products, whether float32 holds them.
 Plan: Any = namedtuple(  # type: ignore[misc]
-    "Plan", ("x", "kept", "outer", "n", "n_inner", "step", "base", "table", "style", "counts", "order", "width", "out")
+    "Plan",
+    "x kept outer n n_inner step base table style counts order width out exact",
 )
 
 

@@ -123,47 +123,63 @@ def _chain(style: int, counts: bool, fits: bool) -> Any:
 def _multiply_chain(style: int, counts: bool) -> Any:
     """Return the operation of `multiply_chain` for one way of rounding."""
 
-    def emit(builder, total, a, x, n, table, seen, seen_of_products):
+    def emit(builder, total, a, x, n, exact, table, seen, seen_of_products):
         code = Code(builder, table)
         notes, of_products, sums = Held(code, seen), Held(code, seen_of_products, 4), Held(code, total, 4, VF)
 
-        def body(i):
+        def body(i, is_exact):
             now, products, lines = notes.get(), of_products.get(), sums.get()
             factor = code.everywhere(builder.load(code.at(a, builder.mul(i, ir.Constant(I64, 4)), ir.FloatType())))
             for part, v in enumerate(PARTS):
                 right = code.load(x, scaled(code, i, ir.Constant(I64, LINE), v))
-                product = code.multiplied(factor, right, style, counts, products)
+                product = code.multiplied(factor, right, style, counts, products, is_exact=is_exact)
                 lines[part] = code.added(lines[part], product, style, counts, now)
             notes.set(now)
             of_products.set(products)
             sums.set(lines)
 
-        repeated(code, n, body)
+        _repeated_products(code, n, exact, style == PLAIN and not counts, body)
         for held in (notes, of_products, sums):
             held.finish()
 
-    return _operation(7, emit)
+    return _operation(8, emit)
+
+
+def _repeated_products(code: Code, n: Any, exact: Any, is_one: bool, body: Callable[[Any, bool], None]) -> None:
+    """Emit a loop of n rounds twice, for products that float32 holds and for others; a flag at run time chooses.
+
+    `is_one`: both would be the same.
+    """
+    if is_one:
+        repeated(code, n, lambda i: body(i, True))
+        return
+    with code.b.if_else(code.b.icmp_signed("!=", exact, ir.Constant(I64, 0))) as (then, otherwise):
+        with then:
+            repeated(code, n, lambda i: body(i, True))
+        with otherwise:
+            repeated(code, n, lambda i: body(i, False))
 
 
 def _multiply(style: int, counts: bool) -> Any:
     """Return the operation of `multiply` for one way of rounding."""
 
-    def emit(builder, a, x, y, n, table, seen):
+    def emit(builder, a, x, y, n, exact, table, seen):
         code = Code(builder, table)
         notes = Held(code, seen, 4)
 
-        def body(i):
+        def body(i, is_exact):
             now = notes.get()
             factor = code.everywhere(builder.load(code.at(a, builder.mul(i, ir.Constant(I64, 4)), ir.FloatType())))
             for v in PARTS:
                 at = scaled(code, i, ir.Constant(I64, LINE), v)
-                code.store(code.multiplied(factor, code.load(x, at), style, counts, now), y, at)
+                right = code.load(x, at)
+                code.store(code.multiplied(factor, right, style, counts, now, is_exact=is_exact), y, at)
             notes.set(now)
 
-        repeated(code, n, body)
+        _repeated_products(code, n, exact, style == PLAIN and not counts, body)
         notes.finish()
 
-    return _operation(6, emit)
+    return _operation(7, emit)
 
 
 def _halve(style: int, counts: bool) -> Any:

@@ -120,9 +120,9 @@ def chain(total, x, x_step, n, style, counts, fits, table, seen):  # pragma: no 
 
 
 @outside
-def multiply(a, x, y, n, style, counts, table, seen):  # pragma: no cover - compiled
-    """Set n lines at y to those at x times one float each at a."""
-    arguments = (a, x, y, n, table, seen)
+def multiply(a, x, y, n, style, counts, exact, table, seen):  # pragma: no cover - compiled
+    """Set n lines at y to those at x times one float each at a; `exact`: float32 holds these products."""
+    arguments = (a, x, y, n, exact, table, seen)
     if style == PLAIN:
         if counts:
             multiply_plain_counted(arguments)
@@ -140,9 +140,9 @@ def multiply(a, x, y, n, style, counts, table, seen):  # pragma: no cover - comp
 
 
 @outside
-def multiply_chain(total, a, x, n, style, counts, table, seen, seen_of_products):  # pragma: no cover - compiled
-    """Add n lines at x, each times one float at a, one after the other to the line at `total`."""
-    arguments = (total, a, x, n, table, seen, seen_of_products)
+def multiply_chain(total, a, x, n, style, counts, exact, table, seen, seen_of_products):  # pragma: no cover - compiled
+    """Add n lines at x, each times one float at a, one after the other to the line at `total`; `exact` as above."""
+    arguments = (total, a, x, n, exact, table, seen, seen_of_products)
     if style == PLAIN:
         if counts:
             multiply_chain_plain_counted(arguments)

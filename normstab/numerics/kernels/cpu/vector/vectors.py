@@ -18,8 +18,9 @@ __all__ = ["I64", "LANES", "SEEN", "VF", "VI", "WIDTH", "Code", "Held", "repeate
 
 # Elements of a vector, lanes of a row, bytes of a note; then the LLVM types of what they hold.
 WIDTH, LANES, SEEN = 16, 64, 64
-F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 VF, VI, VH = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH), ir.VectorType(ir.HalfType(), WIDTH)
+VD = ir.VectorType(F64, WIDTH)
 MAGNITUDE, SIGN, INFINITY, TIE = 0x7FFFFFFF, 0x80000000, 0x7F800000, 0x400000
 
 
@@ -110,13 +111,21 @@ class Code:
             seen[0] = self.greater(seen[0], self.size(x))
         return self.nearest(x, style)
 
-    def multiplied(self, a: Any, x: Any, style: int, counts: bool, seen: list[Any]) -> Any:
-        """Return a x, exact in float32, rounded, and note it; the fourth of `seen` counts underflows."""
+    def multiplied(self, a: Any, x: Any, style: int, counts: bool, seen: list[Any], *, is_exact: bool) -> Any:
+        """Return a x rounded, and note it; the fourth of `seen` counts underflows.
+
+        `is_exact`: float32 holds the product. Else it is rounded to odd on the way (Boldo and Melquiond 2008), from
+        which a format of p <= 11 gets what it would from the exact one; to float32 itself the processor rounds.
+        """
         b = self.b
         p = b.fmul(a, x)
+        size = self.size(p)
+        if not is_exact:
+            odd, size = self.odd_product(a, x)
+            p = p if style == PLAIN else odd
         y = self.nearest(p, style)
         if counts:
-            self.note(self.size(p), y, seen)
+            self.note(size, y, seen)
             is_gone = b.and_(
                 b.icmp_unsigned("==", self.size(y), splat(0)), b.icmp_unsigned("!=", self.size(p), splat(0))
             )
@@ -124,6 +133,22 @@ class Code:
         elif style == MAGIC:
             seen[0] = self.greater(seen[0], self.size(p))
         return y
+
+    def odd_product(self, a: Any, x: Any) -> tuple[Any, Any]:
+        """Return a x rounded to odd, and its magnitude rounded toward zero, of any float32; float64 holds it."""
+        b = self.b
+        wide = b.fmul(b.fpext(a, VD), b.fpext(x, VD))
+        near = b.fptrunc(wide, VF)
+        back = b.fpext(near, VD)
+        is_off = b.fcmp_unordered("!=", wide, back)
+        size = b.add(self.size(near), b.sext(b.fcmp_ordered("<", self.wide_size(wide), self.wide_size(back)), VI))
+        odd = b.or_(size, b.zext(is_off, VI))
+        return b.bitcast(b.or_(odd, b.and_(self.bits(near), splat(SIGN))), VF), size
+
+    def wide_size(self, x: Any) -> Any:
+        """Return the magnitudes of float64 numbers."""
+        kind = ir.VectorType(I64, WIDTH)
+        return self.b.bitcast(self.b.and_(self.b.bitcast(x, kind), ir.Constant(kind, [2**63 - 1] * WIDTH)), VD)
 
     def seen_of_sum(self, a: Any, x: Any, s: Any, y: Any, seen: list[Any]) -> None:
         """Note a sum s of a and x that was rounded to y. Source: Knuth's TwoSum for the sign of the error."""
