@@ -91,7 +91,7 @@ def test_a_batch_is_as_wide_as_its_longest_sequence_and_the_decoder_sees_what_ca
     ids=lambda chosen: next(iter(chosen)),
 )
 def test_what_only_images_have_is_refused(chosen: dict[str, object]) -> None:
-    with pytest.raises(NormstabError, match="is of images; leave it out"):
+    with pytest.raises(NormstabError, match="means nothing for words; leave it out"):
         load_dataset(DatasetSpec("cmudict-sample", **chosen))  # type: ignore[arg-type]
 
 

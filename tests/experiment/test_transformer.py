@@ -214,7 +214,7 @@ def test_a_cell_of_words_resumed_at_any_checkpoint_ends_with_the_same_bytes(
         ("cmudict-sample", "transformer, heads: 3", "model.heads 3 does not divide model.width 64"),
         ("cmudict-sample", "transformer, stem: imagenet", "model 'transformer' has no model.stem"),
         ("synthetic", "mlp, layers: 2", "layers, heads and norm_layer are those of transformer, causal-lm"),
-        ("cmudict-sample, size: 8", "transformer", "dataset.size is of images; leave it out"),
+        ("cmudict-sample, size: 8", "transformer", "dataset.size means nothing for words; leave it out"),
     ],
 )
 def test_what_does_not_go_together_is_told(dataset: str, model: str, message: str) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from normstab import record, simulate
 from normstab.simulation.full_float32 import SWITCHES, _read, _write
+from normstab.torch_private import switches_free
 
 OPENED = {"simulate": lambda model: simulate(model, "fp16"), "native": lambda model: simulate(model, "native")}
 OPENED["record"] = record
@@ -23,14 +24,15 @@ def states():
 def switched(request):
     """The process as its user left it, in each of torch's ways to say so."""
     before = states()
-    torch.backends.cudnn.allow_tf32 = True
-    if request.param == "by the older switches":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    elif request.param == "by the newer" and hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-    elif request.param == "medium":
-        torch.set_float32_matmul_precision("medium")
+    with switches_free():  # another test may have read torch's database of operations, which freezes them
+        torch.backends.cudnn.allow_tf32 = True
+        if request.param == "by the older switches":
+            torch.backends.cuda.matmul.allow_tf32 = True
+            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        elif request.param == "by the newer" and hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+        elif request.param == "medium":
+            torch.set_float32_matmul_precision("medium")
     yield states()
     _write(before, before)
     assert states() == before

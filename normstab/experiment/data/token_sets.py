@@ -82,4 +82,4 @@ def require_token_set(spec: DatasetSpec) -> None:
     }
     found = [name for name, is_set in wrong.items() if is_set]
     if found:
-        raise NormstabError(f"data set {spec.name!r}: dataset.{found[0]} is not of {row.items}; leave it out")
+        raise NormstabError(f"data set {spec.name!r}: dataset.{found[0]} means nothing for {row.items}; leave it out")
