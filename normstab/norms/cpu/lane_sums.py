@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from normstab.norms.cpu.block_steps import ADD, EVERY, exact, set_marks, widened
+from normstab.norms.cpu.group_memory import copy
 from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32, U0, U1, rule64
 from normstab.numerics.kernels.cpu.compile import as_float32, as_float64, as_int64, as_uint32, device, outside, view
 from normstab.numerics.kernels.cpu.counting import COUNT, round_counted64
@@ -33,8 +34,7 @@ def lane_sum(lanes, before, x, mask, n, first, width, exact_upto, marks, context
         lane[j] = as_float32(u32(v[j] & mask))
     if start >= n:
         return
-    kept = view(before, width, f32)
-    kept[:] = lane
+    copy(lanes, before, width)
     top, bottom = U0, EVERY
     rest = start
     while rest + width <= n:
@@ -101,8 +101,9 @@ def fold_quickly(lanes, folded, k, exact_upto, marks, context):  # pragma: no co
 @outside
 def sum_lies_below(before, x, mask, n, start, width, least):  # pragma: no cover - compiled
     """Return whether a sum that is `least` in float32 lies below it: the error has the other sign. See lane_sum."""
-    lane = np.empty(width, f32)
-    lane[:] = view(before, width, f32)
+    lane, kept = np.empty(width, f32), view(before, width, f32)
+    for j in range(width):
+        lane[j] = kept[j]
     found = False
     for base in range(start, n, width):
         m = min(width, n - base)
@@ -122,7 +123,7 @@ def sum_lies_below(before, x, mask, n, start, width, least):  # pragma: no cover
 def recount_sum(lanes, before, x, mask, n, start, width, context):  # pragma: no cover - compiled
     """Add once more from the lanes as they were, each addition in float64, rounded to float32 and counted."""
     lane, v, numbers = view(lanes, width, f32), view(x, n, u32), view(context, CONTEXT, np.int64)
-    lane[:] = view(before, width, f32)
+    copy(before, lanes, width)
     rule, scratch = rule64(numbers), numbers[SCRATCH_AT:]
     for i in range(start, n):
         j = i % width

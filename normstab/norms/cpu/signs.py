@@ -74,14 +74,21 @@ def slope_of_class(sg, n, factor, drift, env):  # pragma: no cover - compiled
     before = np.empty(COUNTED, np.int64)
     if field(env, CENTRES):
         counts = integers(context_at(env, SLOPE) + 8 * SCRATCH_AT, COUNTED)
-        before[:] = counts
+        keep(counts, before)
         sg = add_scalars(sg, -drift, 0, SLOPE, env)
         times(counts, before, n)
     counts = integers(context_at(env, PROJECT) + 8 * SCRATCH_AT, COUNTED)
-    before[:] = counts
+    keep(counts, before)
     found = mul_scalars(factor, sg, 0, PROJECT, env)
     times(counts, before, n)
     return found
+
+
+@device
+def keep(counts, before):
+    """Copy the counters to `before`."""
+    for j in range(COUNTED):
+        before[j] = counts[j]
 
 
 @device
