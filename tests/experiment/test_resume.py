@@ -33,7 +33,7 @@ from tests.experiment.test_resume import run
 if __name__ == "__main__":
     run(Path(sys.argv[1]), Path(sys.argv[2]))
 """
-KILLS, KILLS_AT_NIGHT = 5, 50
+KILLS, KILLS_AT_NIGHT = 3, 50
 MOST_S = 15.0  # of a run before it is killed: the first one may have compiled kernels for minutes
 
 
