@@ -186,6 +186,8 @@ def _tell(
         heading = f"{assessment.scenario.name}\n\n" if len(judged) > 1 else ""
         voice.say(f"\n{heading}{summary(assessment, width=sys.maxsize if wide else None)}")
     voice.say("\n" + "\n".join(f"report: {path}" for path in published.written))
+    for reason in published.kept:
+        voice.say(f"kept: {reason}")
     if published.answer:
         voice.give(published.answer)
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):

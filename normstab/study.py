@@ -46,11 +46,12 @@ UNFINISHED_S = 60.0
 
 @dataclass(frozen=True)
 class Published:
-    """What was judged, by directory, the files that were written, and the text for stdout."""
+    """What was judged, by directory, the files written, the text for stdout, and why which page was not written."""
 
     found: Mapping[Path, Assessment]
     written: tuple[Path, ...] = ()
     answer: str = ""
+    kept: tuple[str, ...] = ()
 
 
 def keep_scenario(scenario: Scenario, directory: Path) -> None:
@@ -156,21 +157,24 @@ def write_reports(found: Mapping[Path, Assessment], *, as_json: bool = False, fo
         keep_larger_report(directory, finished, force=force)
     written = [write_report(assessment, directory) for directory, assessment in found.items()]
     answer = to_json(*found.values()) if as_json and found else ""
-    return Published(found, (*written, *write_pages(found)), answer)
+    pages, kept = write_pages(found, force=force)
+    return Published(found, (*written, *pages), answer, tuple(kept))
 
 
-def write_pages(found: Mapping[Path, Assessment]) -> list[Path]:
-    """Write every joint page that one of the scenarios asks for, and return the pages' paths.
+def write_pages(found: Mapping[Path, Assessment], *, force: bool = False) -> tuple[list[Path], list[str]]:
+    """Write every joint page that one of the scenarios asks for; return their paths, and why which ones were kept.
 
-    A page stands beside the directories, and shows what is in them: also scenarios that were run earlier.
+    A page stands beside the directories, and shows what is in them: also scenarios that were run earlier. One with
+    more claims evaluated than the records here allow stays, unless `force`.
     """
-    from normstab.report.page import write_page
+    from normstab.report.page import reason_to_keep, write_page
 
     written: list[Path] = []
+    kept: dict[Path, str] = {}
     for directory, assessment in found.items():
         page = assessment.scenario.page
         target = directory.parent / (page or "")
-        if page is None or directory.name.endswith(SMOKE_SUFFIX) or target / "report.md" in written:
+        if page is None or directory.name.endswith(SMOKE_SUFFIX) or target / "report.md" in {*written, *kept}:
             continue
         if target in found or (target / SCENARIO_FILE).exists():
             raise ScenarioError(
@@ -178,13 +182,17 @@ def write_pages(found: Mapping[Path, Assessment]) -> list[Path]:
                 "overwrite; choose another page, or another --out"
             )
         sharing = {place: other for place, other in found.items() if other.scenario.page == page}
-        for kept in sorted(directory.parent.glob(f"*/{SCENARIO_FILE}")):
-            is_smoke = kept.parent.name.endswith(SMOKE_SUFFIX)
-            if kept.parent not in sharing and not is_smoke and _asks_for(kept, page):
-                sharing[kept.parent] = assess_directory(kept.parent)
+        for path in sorted(directory.parent.glob(f"*/{SCENARIO_FILE}")):
+            is_smoke = path.parent.name.endswith(SMOKE_SUFFIX)
+            if path.parent not in sharing and not is_smoke and _asks_for(path, page):
+                sharing[path.parent] = assess_directory(path.parent)
+        reason = reason_to_keep(list(sharing.values()), target)
+        if reason and not force:
+            kept[target / "report.md"] = reason
+            continue
         written.append(write_page(page, sharing, target))
         remove_unfinished(target, least_age_s=UNFINISHED_S)
-    return written
+    return written, list(kept.values())
 
 
 def _asks_for(path: Path, page: str) -> bool:

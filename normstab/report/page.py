@@ -13,15 +13,16 @@ from typing import Any
 from normstab.assess.assessment import Assessment
 from normstab.assess.expected.expectations import ExpectationResult
 from normstab.assess.expected.outcome import Outcome, all_of
-from normstab.experiment.records.files import write_atomically
+from normstab.experiment.records.files import read_plain_file, write_atomically
 from normstab.experiment.scenario.document import Claim
 from normstab.report.markdown import Rendered, fill_template, quoted
 from normstab.report.pictures.claim_plots import claim_plot
 from normstab.report.sections import alert_word
 from normstab.report.words import OUTCOME_MARKS, items_of
 
-__all__ = ["render_page", "write_page"]
+__all__ = ["reason_to_keep", "render_page", "write_page"]
 
+NO_EVIDENCE = "no evidence"  # as a finding says that its records are missing
 TITLES = {"norm_matters": "Norm matters, claim by claim", "low_precision": "Low-precision training, claim by claim"}
 """The titles of the pages that shipped scenarios have; another page is titled by its name."""
 
@@ -29,11 +30,9 @@ TITLES = {"norm_matters": "Norm matters, claim by claim", "low_precision": "Low-
 def render_page(name: str, found: Mapping[str, Assessment]) -> Rendered:
     """Return the page called `name`; `found` are the judged scenarios by the path of their report from the page."""
     files: dict[str, str] = {}
-    claims = [
-        _claim(claim, assessment, link, files)
-        for link, assessment in found.items()
-        for claim in assessment.scenario.claims
-    ]
+    claimed = [(claim, one, link) for link, one in found.items() for claim in one.scenario.claims]
+    claimed.sort(key=lambda each: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", each[0].id)])
+    claims = [_claim(*each, files) for each in claimed]
     outcomes = [claim["plain_outcome"] for claim in claims]
     counted = [f"{outcomes.count(outcome)} {outcome}" for outcome in Outcome if outcome in outcomes]
     lines = [f"**{len(claims)} claims: {', '.join(counted)}.**" if claims else "**No claim yet.**"]
@@ -48,6 +47,17 @@ def render_page(name: str, found: Mapping[str, Assessment]) -> Rendered:
     return Rendered(fill_template("page.md.j2", values), files)
 
 
+def reason_to_keep(found: Sequence[Assessment], directory: Path) -> str:
+    """Return why the page in `directory` should stay: it has more claims evaluated; empty where it has not."""
+    path = directory / "report.md"
+    results = [_results(claim, one) for one in found for claim in one.scenario.claims]
+    now = sum(_outcome(one) is not Outcome.NOT_EVALUATED and _found(one) != NO_EVIDENCE for one in results)
+    shown = claims_shown(path)
+    if shown <= now:
+        return ""
+    return f"{path}: has {shown} claims evaluated, the records here evaluate {now} of them; --force replaces it"
+
+
 def write_page(name: str, found: Mapping[Path, Assessment], directory: Path) -> Path:
     """Write the page into `directory`; `found` are the judged scenarios by their directories. Return its path."""
     up = {Path("..") / place.name / "report.md": assessment for place, assessment in sorted(found.items())}
@@ -60,7 +70,7 @@ def write_page(name: str, found: Mapping[Path, Assessment], directory: Path) -> 
 
 def _claim(claim: Claim, found: Assessment, link: str, files: dict[str, str]) -> dict[str, Any]:
     """Return what the template shows of one claim."""
-    results = [result for result in found.expectations if result.claim == claim.id]
+    results = _results(claim, found)
     outcome = _outcome(results)
     svg = claim_plot(claim, found)
     plot = f"plots/{re.sub(r'[^A-Za-z0-9_.-]', '-', claim.id)}.svg" if svg else ""
@@ -72,8 +82,7 @@ def _claim(claim: Claim, found: Assessment, link: str, files: dict[str, str]) ->
         "text": claim.text,
         "paper": (claim.paper or "no number").replace("|", "\\|"),
         "source": f" ({claim.source})" if claim.source else "",
-        "found": "; ".join(dict.fromkeys(r.finding.found for r in results if r.finding.found)).replace("|", "\\|")
-        or "-",
+        "found": _found(results).replace("|", "\\|"),
         "outcome": f"{OUTCOME_MARKS[outcome]} {outcome}",
         "plain_outcome": outcome,
         "scenario": found.scenario.name,
@@ -82,6 +91,31 @@ def _claim(claim: Claim, found: Assessment, link: str, files: dict[str, str]) ->
         "findings": [f"{OUTCOME_MARKS[r.outcome]} {r.outcome}: {r.statement}. {_sentence(r)}" for r in results],
         "plot": plot,
     }
+
+
+def _results(claim: Claim, found: Assessment) -> list[ExpectationResult]:
+    """Return what became of a claim's expectations; none without a record: nothing speaks for or against it."""
+    return [result for result in found.expectations if result.claim == claim.id] if has_records(found) else []
+
+
+def has_records(found: Assessment) -> bool:
+    """Whether any cell of the scenario has a record here."""
+    return bool(found.cells or found.swept)
+
+
+def _found(results: Sequence[ExpectationResult]) -> str:
+    """Return the numbers that a claim's expectations rest on."""
+    return "; ".join(dict.fromkeys(r.finding.found for r in results if r.finding.found)) or "-"
+
+
+def claims_shown(path: Path) -> int:
+    """Return how many claims of the page at `path` were evaluated; 0 where there is no page that reads."""
+    try:
+        text = read_plain_file(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return 0
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    return sum(not line.endswith(f"{Outcome.NOT_EVALUATED} |") and f"| {NO_EVIDENCE} |" not in line for line in rows)
 
 
 def _outcome(results: Sequence[ExpectationResult]) -> Outcome:
@@ -99,8 +133,8 @@ def _sentence(result: ExpectationResult) -> str:
 def _setting(found: Assessment) -> str:
     """Return what was run, in a few words."""
     runs = [cell.run for cell in found.cells] or [run for group in found.swept for run in group.runs]
-    if not runs:
-        return "not run yet"
+    if not has_records(found):
+        return f"not run here: `normstab run {found.scenario.name}`"
     record = runs[0].record
     model, train = record.cell.get("model", {}), record.cell.get("train", {})
     seeds = max((len(group.cells) for group in found.groups), default=1)

@@ -39,7 +39,7 @@ def test_a_smoke_run_has_a_directory_of_its_own_and_no_joint_page(tmp_path):
     assert directories_of(scenarios, None, smoke=True)[0].name == "quickstart-smoke"
     assert directories_of(scenarios, "here", smoke=True)[0].name == "here"
     found = made_assessment(tmp_path, runs=story(seeds=(0,), scales=(1,), norms=("l2",)))
-    assert write_pages({tmp_path / "made-smoke": found}) == []
+    assert write_pages({tmp_path / "made-smoke": found}) == ([], [])
 
 
 def test_the_version_is_told(capsys):

@@ -1,9 +1,12 @@
 """Joint pages: every claim with the published number, ours, its outcome and its plot."""
 
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
 
+from normstab.__main__ import main
 from normstab.assess.assessment import assess
 from normstab.experiment.records.cell_record import SweepPoint
 from normstab.experiment.scenario.document import Claim, Plot
@@ -48,9 +51,33 @@ def test_a_page_is_written_beside_the_scenarios_and_gathers_earlier_ones(tmp_pat
     assert "From 2 scenarios: made, other." in text
 
 
+def test_a_scenario_without_records_says_nothing_for_or_against_its_claims(tmp_path):
+    empty = made_assessment(tmp_path, runs=[])
+    text = render_page("made_page", {"../made/report.md": empty}).text
+    assert "2 claims: 2 not evaluated" in text and "not met" not in text.partition("## P1")[2]
+    assert "not run here: `normstab run made`" in text
+
+
+def test_a_page_of_more_evaluated_claims_is_kept_unless_forced(tmp_path, capsys):
+    runs = story(seeds=(0, 1, 2))
+    directories = []
+    for name in ("made", "other"):
+        scenario = made_scenario(tmp_path, SCENARIO.replace("name: made\n", f"name: {name}\n", 1))
+        directories.append(write_runs(tmp_path / "reports" / name, runs, scenario))
+    page = publish(directories, "md").written[-1]
+    before = page.read_text()
+    shutil.rmtree(directories[1] / "records")
+    kept = publish(directories[:1], "md")
+    assert page not in kept.written and page.read_text() == before
+    assert re.search(r"has \d claims evaluated, the records here evaluate \d of them; --force", kept.kept[0])
+    assert main(["report", str(directories[0])]) in (0, 1)
+    assert "kept: " in capsys.readouterr().err
+    assert page in publish(directories[:1], "md", force=True).written and page.read_text() != before
+
+
 def test_scenarios_without_a_page_write_none(tmp_path, found):
     plain = assess([], made_scenario(tmp_path, SCENARIO.replace("page: made_page\n", "")))
-    assert write_pages({tmp_path: plain}) == []
+    assert write_pages({tmp_path: plain}) == ([], [])
 
 
 def swept_assessment(folder):
