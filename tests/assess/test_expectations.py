@@ -8,6 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from normstab.assess.expected.expectations import FORMS, Findings, judge_expectation
+from normstab.assess.expected.group_selection import contexts
 from normstab.assess.expected.outcome import Finding, Outcome, all_of, any_of
 from normstab.assess.judgement import judge_runs
 from normstab.assess.runs import group_runs
@@ -82,6 +83,18 @@ def test_under_smoke_only_what_is_marked_is_judged():
     plain = {"where": BROKEN, "verdict": "COLLAPSED"}
     assert judged(plain, only_smoke=True).outcome is Outcome.NOT_EVALUATED
     assert judged({**plain, "smoke": True}, only_smoke=True).outcome is Outcome.MET
+
+
+@pytest.mark.parametrize(("precisions", "wanted"), [((("native", FP16),) * 2, 2), ((("native",), (FP16,)), 1)])
+def test_variants_are_compared_at_one_precision_unless_each_has_its_own(precisions, wanted):
+    runs = [
+        make_run(make_cell(precision=precision, variant=name), predicted=predictions(0.8))
+        for name, own in zip(("plain", "scaled"), precisions, strict=True)
+        for precision in own
+    ]
+    groups = judge_runs(runs).groups
+    pairs = contexts([each.group for each in groups], None, [{"variant": "plain"}, {"variant": "scaled"}])
+    assert len(pairs) == wanted
 
 
 def test_equal_runs_are_identical_and_a_changed_norm_is_not():

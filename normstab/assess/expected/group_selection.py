@@ -31,11 +31,21 @@ def contexts(
 ) -> list[tuple[Group, ...]]:
     """Return the tuples of groups, one for each selector of `sides`, that agree in every axis no side names.
 
-    `where` narrows all sides. A context in which one side has no group is left out. A variant may set any field,
-    so where a side names one, the precision need not agree.
+    `where` narrows all sides. A context in which one side has no group is left out. A variant may set any field:
+    where sides name one and agree nowhere, their precisions may differ.
     """
     named = {axis for side in sides for axis in side}
-    named |= {"precision"} if "variant" in named else set()
+    found = _agreeing(groups, where, sides, named)
+    return found if found or "variant" not in named else _agreeing(groups, where, sides, named | {"precision"})
+
+
+def _agreeing(
+    groups: Sequence[Group],
+    where: Mapping[str, Any] | None,
+    sides: Sequence[Mapping[str, Any]],
+    named: set[str],
+) -> list[tuple[Group, ...]]:
+    """Return the tuples of groups, one for each side, that agree in every axis but the `named` ones."""
     found: list[dict[tuple[Any, ...], list[Group]]] = []
     for side in sides:
         found.append({})
