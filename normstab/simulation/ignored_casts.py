@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from normstab.numerics.ledger import Site
-from normstab.simulation.around.places import Whereabouts
+from normstab.simulation.around.places import ModuleTracker
 from normstab.torch_private import function_mode
 
 __all__ = ["IgnoredCasts", "counted"]
@@ -29,9 +29,9 @@ TYPE_NAMES = {"torch.FloatTensor": torch.float32, "torch.DoubleTensor": torch.fl
 class IgnoredCasts(TorchFunctionMode):
     """Counts in `ignored`, by site, casts to float32 or float64 of what holds numbers of a narrower format."""
 
-    def __init__(self, whereabouts: Whereabouts, ignored: dict[str, int]) -> None:
+    def __init__(self, tracker: ModuleTracker, ignored: dict[str, int]) -> None:
         super().__init__()
-        self._whereabouts = whereabouts
+        self._tracker = tracker
         self._ignored = ignored
         self.is_over = False
 
@@ -41,14 +41,14 @@ class IgnoredCasts(TorchFunctionMode):
         kwargs = kwargs or {}
         holds_numbers = bool(args) and isinstance(args[0], Tensor) and args[0].dtype in WIDE
         if holds_numbers and not self.is_over and _wanted(func, args, kwargs) in WIDE and self._is_ignored():
-            place = self._whereabouts.here()
+            place = self._tracker.here()
             site = str(Site(place.name, getattr(func, "__name__", "to"), place.direction))
             self._ignored[site] = self._ignored.get(site, 0) + 1
         return func(*args, **kwargs)
 
     def _is_ignored(self) -> bool:
         """Whether the place is one of the machine that ignores casts."""
-        place = self._whereabouts.here()
+        place = self._tracker.here()
         return not place.passes and place.arithmetic.precision.casts == "ignore"
 
 
@@ -68,9 +68,9 @@ def _wanted(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
 
 
 @contextmanager
-def counted(whereabouts: Whereabouts, ignored: dict[str, int]) -> Iterator[None]:
+def counted(tracker: ModuleTracker, ignored: dict[str, int]) -> Iterator[None]:
     """Count until the context ends; closed out of order, the mode passes everything through from then on."""
-    mode = IgnoredCasts(whereabouts, ignored)
+    mode = IgnoredCasts(tracker, ignored)
     mode.__enter__()
     try:
         yield

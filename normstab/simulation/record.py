@@ -22,7 +22,7 @@ from normstab.simulation.around.hooks import hook_modules, hook_optimizers
 from normstab.simulation.around.mode_stack import check_order, close_mode, drop_ended_modes
 from normstab.simulation.around.observation import Observation
 from normstab.simulation.around.parameters import Held
-from normstab.simulation.around.places import Place, Whereabouts
+from normstab.simulation.around.places import ModuleTracker, Place
 from normstab.simulation.around.session import held_tensors, rounds_itself
 from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.simulation.full_float32 import full_float32
@@ -66,8 +66,8 @@ class _Recording:
         at = log.arithmetic
         self.places = {m: Place(name, at, direction="forward", passes=False) for name, m in model.named_modules()}
         outside, optimizer = (Place(OUTSIDE, at, direction=d, passes=False) for d in ("forward", "optimizer"))
-        self.whereabouts = Whereabouts(outside, optimizer)
-        self.mode = Observation(self.whereabouts)
+        self.tracker = ModuleTracker(outside, optimizer)
+        self.mode = Observation(self.tracker)
         self.mode.sources = log.sources
         self.held: list[Held] = list(held_tensors(self.places))
         self._has_entered = False
@@ -80,7 +80,7 @@ class _Recording:
         stack.callback(self._end)
         for held in self.held:
             if held.is_parameter:
-                self.whereabouts.own(held.tensor, held.place)
+                self.tracker.own(held.tensor, held.place)
         hook_modules(self.model, self.places, self, stack)
         hook_optimizers(self, stack)
         for module, place in self.places.items():
@@ -122,7 +122,7 @@ class _Recording:
         if self._has_seen_forward and not is_counted_elsewhere:
             self._advance()
         self._has_seen_forward = True
-        self.whereabouts.restart()
+        self.tracker.restart()
         self.ensure_entered()
         if self._has_entered:
             for held in self.held:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.precision import Precision
-from normstab.simulation.around.places import Whereabouts
+from normstab.simulation.around.places import ModuleTracker
 from normstab.simulation.aten import autocast_lists as lists
 from normstab.simulation.aten.scaled_operands import mark_weight
 from normstab.torch_private import autocasts_of, schema_of, tree_leaves, version_of, without_autocast
@@ -44,19 +44,19 @@ def lowered(precision: Precision) -> Precision:
     return precision if dtype is None else replace(precision, compute=FORMAT_OF[dtype], recipe="")
 
 
-def begin_autocast(dtype: torch.dtype, device: str, whereabouts: Whereabouts, stack: ExitStack) -> None:
+def begin_autocast(dtype: torch.dtype, device: str, tracker: ModuleTracker, stack: ExitStack) -> None:
     """Autocast to `dtype` until `stack` is closed; on a CPU by CUDA's lists."""
     if device == "cpu":
-        stack.callback(_register(Caster(dtype, whereabouts))._destroy)
+        stack.callback(_register(Caster(dtype, tracker))._destroy)
     stack.enter_context(torch.autocast(device, dtype=dtype))
 
 
 class Caster:
     """The kernels of autocast. They let backward passes and places of a wide rule pass as they are."""
 
-    def __init__(self, dtype: torch.dtype, whereabouts: Whereabouts) -> None:
+    def __init__(self, dtype: torch.dtype, tracker: ModuleTracker) -> None:
         self.dtype = dtype
-        self.whereabouts = whereabouts
+        self.tracker = tracker
         self._cached: dict[int, tuple[int, Tensor, Tensor]] = {}
 
     def lower(self, op: Any) -> Kernel:
@@ -115,7 +115,7 @@ class Caster:
 
         def kernel(*args: Any, **kwargs: Any) -> Any:
             with without_autocast(KEY):
-                if not self.whereabouts.autocasts_here():
+                if not self.tracker.autocasts_here():
                     return (otherwise or op)(*args, **kwargs)
                 args, kwargs = prepare(args, kwargs)
                 return op(*args, **kwargs)
@@ -149,7 +149,7 @@ class Caster:
 def _register(caster: Caster) -> torch.library.Library:
     """Register CUDA's lists for the CPU's key, and let what only the CPU's lists have pass."""
     library = torch.library.Library("aten", "IMPL", KEY)
-    caster.whereabouts.on_restart = caster.forget
+    caster.tracker.on_restart = caster.forget
     kernels = _kernels(caster)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that a kernel is replaced, as is wanted

@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.readable.reference import contains, holds
-from normstab.simulation.around.places import Place, Whereabouts
+from normstab.simulation.around.places import ModuleTracker, Place
 from normstab.simulation.run import Run
 from normstab.torch_private import autograd_node, has_modes, modes_off, tree_map_only
 
@@ -28,7 +28,7 @@ class Entrance(Protocol):
     """What the hooks tell of: a mode that can be entered and left, and whose steps are counted."""
 
     run: Run
-    whereabouts: Whereabouts
+    tracker: ModuleTracker
 
     @property
     def is_idle(self) -> bool:
@@ -72,7 +72,7 @@ def _module_hooks(
     place: Place, entrance: Entrance, thread: int, *, is_root: bool
 ) -> tuple[Callable[..., Any], Callable[..., None]]:
     """Return what is called before and after the forward of one module."""
-    whereabouts = entrance.whereabouts
+    tracker = entrance.tracker
     kept: list[bool] = []  # whether oneDNN was on: it runs a recurrent layer as one operation
 
     def enter(module: nn.Module, args: Any) -> Any:
@@ -80,11 +80,11 @@ def _module_hooks(
             return None
         entrance.ensure_entered()
         cast = None
-        if not whereabouts.is_inside_module:
+        if not tracker.is_inside_module:
             entrance.begin_module()
             if place.shown is not None and not is_root and not is_recomputing():
                 cast = Caster(place, entrance.run).cast(args)
-        whereabouts.enter(place)
+        tracker.enter(place)
         if isinstance(module, nn.RNNBase) and not place.passes:
             kept.append(torch.backends.mkldnn.set_flags(_enabled=False)[0])
         return cast
@@ -92,9 +92,9 @@ def _module_hooks(
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if kept:
             torch.backends.mkldnn.set_flags(_enabled=kept.pop())
-        was_inside = whereabouts.is_inside_module
-        whereabouts.leave(place)
-        if was_inside and not whereabouts.is_inside_module:
+        was_inside = tracker.is_inside_module
+        tracker.leave(place)
+        if was_inside and not tracker.is_inside_module:
             entrance.end_module()
 
     return enter, leave
@@ -106,7 +106,7 @@ def _root_hook(place: Place, entrance: Entrance, thread: int) -> Callable[..., A
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         if entrance.is_idle or threading.get_ident() != thread:
             return None
-        if entrance.whereabouts.is_inside_module:
+        if entrance.tracker.is_inside_module:
             return None
         if is_recomputing():
             if place.shown is None or not entrance.casts_inputs:

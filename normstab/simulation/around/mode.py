@@ -20,7 +20,7 @@ from normstab.simulation.around.operands import Operands, read_operands
 from normstab.simulation.around.operation_rules import OperationRules, cast_back, loaded
 from normstab.simulation.around.parameter_updates import update
 from normstab.simulation.around.parameters import Held, Parameters
-from normstab.simulation.around.places import Place, Whereabouts
+from normstab.simulation.around.places import ModuleTracker, Place
 from normstab.simulation.around.stored_operations import StoredOperations, expands, refuse_autocast
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
@@ -50,10 +50,10 @@ class Emulation(TorchDispatchMode):
     """
 
     def __init__(
-        self, whereabouts: Whereabouts, parameters: Parameters, unrecognised: Unsimulated, *, master_weights: bool
+        self, tracker: ModuleTracker, parameters: Parameters, unrecognised: Unsimulated, *, master_weights: bool
     ) -> None:
         super().__init__()
-        self.whereabouts = whereabouts
+        self.tracker = tracker
         self.parameters = self.updated = parameters
         self.master_weights = master_weights
         self.unrecognised = unrecognised
@@ -110,7 +110,7 @@ class Emulation(TorchDispatchMode):
         if plan.kind == "composite":
             with self:
                 return plan.function(*args, **(kwargs or NOTHING))
-        place = self.whereabouts.here()
+        place = self.tracker.here()
         if self.rules is not None and plan.kind in ("exact", "rounded"):
             place = self.rules.place(place, plan.name)
         if plan.kind == "make" and place.shown is not None and not place.passes:
@@ -173,7 +173,7 @@ class Emulation(TorchDispatchMode):
 
     def _sees_masters(self, plan: Plan, place: Place, args: Arguments) -> bool:
         """Whether an exact operation runs outside every module, and not for a gradient that reads the copies."""
-        if self.whereabouts.is_inside_module or place.direction == "backward":
+        if self.tracker.is_inside_module or place.direction == "backward":
             return False
         if plan.name in COMPLEX and args[0].is_complex():
             return False

@@ -11,7 +11,7 @@ from torch import Tensor
 from normstab.norms.functional import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.formats import AnyFormat, format_of_dtype
-from normstab.simulation.around.places import Whereabouts
+from normstab.simulation.around.places import ModuleTracker
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.overloads import Plan, plan_of
 from normstab.simulation.aten.parts.complex_parts import as_real
@@ -35,9 +35,9 @@ ATTENTION, ATTENDED = "_scaled_dot_product", (".query", ".key", ".value", ".bias
 class Observation(TorchDispatchMode):
     """Counts what every operation returns; changes nothing."""
 
-    def __init__(self, whereabouts: Whereabouts) -> None:
+    def __init__(self, tracker: ModuleTracker) -> None:
         super().__init__()
-        self.whereabouts = whereabouts
+        self.tracker = tracker
         self.sources = Sources()
         self.is_over = False
         self._plans: dict[int, Plan] = {}
@@ -66,7 +66,7 @@ class Observation(TorchDispatchMode):
                 return plan.function(*args, **(kwargs or {}))
         result = func(*args, **kwargs) if kwargs else func(*args)
         if plan.kind in ("rounded", "unknown", "foreach", "parts"):
-            place = self.whereabouts.here()
+            place = self.tracker.here()
             self.sources.note(place, plan.name)
             self._count(plan, place.arithmetic, args, result)
         return result

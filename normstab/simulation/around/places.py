@@ -18,7 +18,7 @@ from normstab.numerics.ledger import Site
 from normstab.simulation.aten.scaled_operands import quantizes
 from normstab.torch_private import autograd_node, next_node_number, node_number
 
-__all__ = ["Place", "Whereabouts"]
+__all__ = ["ModuleTracker", "Place"]
 
 # An AccumulateGrad node has no sequence number of its own but the greatest there is.
 LARGEST_SEQUENCE = 2**63
@@ -89,7 +89,7 @@ class Place:
         return f"Place({self.name!r}, {self.direction})"
 
 
-class Whereabouts:
+class ModuleTracker:
     """The module now running, and the modules that made the nodes of the autograd graph.
 
     torch numbers the nodes of a thread in order of creation, so that it is enough to note the number at

@@ -19,7 +19,7 @@ from normstab.simulation.around.hooks import hook_crossing, hook_modules, hook_o
 from normstab.simulation.around.mode import Emulation
 from normstab.simulation.around.mode_stack import close_mode, drop_ended_modes
 from normstab.simulation.around.parameters import Held, Parameters
-from normstab.simulation.around.places import Place, Whereabouts
+from normstab.simulation.around.places import ModuleTracker, Place
 from normstab.simulation.around.simulated_machine import Arithmetics, Machine
 from normstab.simulation.aten.parts.expand_fused import WithoutFastPaths
 from normstab.simulation.ignored_casts import counted
@@ -54,10 +54,10 @@ class Session:
         self.machine = machine
         self.places = machine.places({module for module in model.modules() if rounds_itself(module)})
         of_optimizer = machine.optimizer(passes=optimizer is None, master_weights=master_weights)
-        self.whereabouts = Whereabouts(machine.outside(), of_optimizer)
+        self.tracker = ModuleTracker(machine.outside(), of_optimizer)
         for note in machine.notes:
             run.note(note)
-        run.outside = self.whereabouts.outside
+        run.outside = self.tracker.outside
         self.sharded = sharded_modules(model)
         shards = shards_of(self.places)
         with gathered(self.sharded):
@@ -66,8 +66,8 @@ class Session:
             self.copies = Copies(model, self.held, copied)
         held = Parameters(self.held)
         run.parameters = held if machine.casts_parameters else Parameters(())
-        run.unrecognised.is_repeating = self.whereabouts.replay.follow
-        self.mode = Emulation(self.whereabouts, run.parameters, run.unrecognised, master_weights=master_weights)
+        run.unrecognised.is_repeating = self.tracker.replay.follow
+        self.mode = Emulation(self.tracker, run.parameters, run.unrecognised, master_weights=master_weights)
         held.come_and_go = bool(self.sharded)
         self.mode.updated = Parameters(shards) if shards else held
         self.mode.sources = self.mode.stored.sources = run.sources
@@ -94,7 +94,7 @@ class Session:
             self._note_compiled(module, place)
         for held in self.held:
             if held.is_parameter:
-                self.whereabouts.own(held.tensor, held.place)
+                self.tracker.own(held.tensor, held.place)
         if not self.master_weights:
             self._store_rounded("forward")
         hook_modules(self.model, self.places, self, stack)
@@ -107,9 +107,9 @@ class Session:
         if expand:
             stack.enter_context(WithoutFastPaths())
         if self.machine.autocast is not None:
-            begin_autocast(self.machine.autocast, device_of(self.model), self.whereabouts, stack)
+            begin_autocast(self.machine.autocast, device_of(self.model), self.tracker, stack)
         if not self.is_native and any(place.arithmetic.precision.casts == "ignore" for place in self.places.values()):
-            stack.enter_context(counted(self.whereabouts, self.run.ignored_upcasts))
+            stack.enter_context(counted(self.tracker, self.run.ignored_upcasts))
         self.ensure_entered()
 
     def _end(self) -> None:
@@ -163,7 +163,7 @@ class Session:
         if self._has_seen_forward and not is_counted_elsewhere:
             self.run.arithmetic.advance()
         self._has_seen_forward = True
-        self.whereabouts.restart()
+        self.tracker.restart()
         self.mode.updated.refresh()
         keep_uncompiled(Emulation)
 
@@ -186,13 +186,13 @@ class Session:
         """Hook the modules that see another dtype than the module around them."""
         by_name = {place.name: place for place in self.places.values()}
         for module, place in self.places.items():
-            around = by_name.get(place.name.rpartition(".")[0], self.whereabouts.outside)
+            around = by_name.get(place.name.rpartition(".")[0], self.tracker.outside)
             if module is not self.model and place.shown != around.shown:
                 hook_crossing(module, place, around, stack, casts_back=self.machine.casts_parameters)
 
     def begin_optimizer_step(self, optimizer: Optimizer) -> None:
         """Place what follows with the optimizer; an optimizer that was not given is not even looked at."""
-        self.whereabouts.optimizer_depth += 1
+        self.tracker.optimizer_depth += 1
         if optimizer is not self.optimizer:
             self.run.note(
                 f"the steps of {type(optimizer).__name__} passed unrounded; simulate(..., optimizer=...) rounds them"
@@ -201,7 +201,7 @@ class Session:
 
     def end_optimizer_step(self, optimizer: Optimizer) -> None:
         """Count the step, and store rounded parameters where there are no master weights."""
-        self.whereabouts.optimizer_depth = max(0, self.whereabouts.optimizer_depth - 1)
+        self.tracker.optimizer_depth = max(0, self.tracker.optimizer_depth - 1)
         self._has_seen_optimizer = True
         self.ensure_entered()
         if optimizer is not self.optimizer and not self.master_weights:

@@ -121,7 +121,7 @@ class Team:
         """
         session = self._session
         assert session is not None
-        place = session.whereabouts.place_of(parameter)
+        place = session.tracker.place_of(parameter)
         known = self._names.get(id(parameter), "parameter")
         module, _, local = known.rpartition(".")
         return self._joining(place, local if place.name == module else known, name, size, float(size))
