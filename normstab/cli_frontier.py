@@ -35,8 +35,6 @@ def frontier(
     as_json: options.Json = False,
 ) -> None:
     """Map the smallest formats eXmY in which a cell trains. Exit code 1 where none does, or none is confirmed."""
-    from normstab.assess.verdicts import Verdict
-    from normstab.errors import lookup
     from normstab.experiment.execution.executor import Execution
     from normstab.experiment.scenario.gather import load_scenarios
     from normstab.report.frontier_report import frontier_json, frontier_text, write_frontier
@@ -45,12 +43,11 @@ def frontier(
     from normstab.terminal.live import watching
 
     voice: Any = context.obj
-    verdicts = {verdict.name: verdict for verdict in Verdict}
     grid = Grid(
         exponents=numbers("--exponents", exponents, low=2, high=8),
         significands=numbers("--significands", significands, low=1, high=23),
         is_accumulator=accumulator,
-        allowed=tuple(lookup(verdicts, name.upper(), what="verdict (--allow)") for name in allow or ()),
+        allowed=options.verdicts_of(allow),
         fresh_seeds=fresh_seeds,
         execution=Execution(jobs=jobs, threads=threads),
     )

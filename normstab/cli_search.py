@@ -53,8 +53,6 @@ def promote(
 
     Exit code 1 where none was found, or where the fresh seeds do not confirm the one that was.
     """
-    from normstab.assess.verdicts import Verdict
-    from normstab.errors import NormstabError, lookup
     from normstab.experiment.execution.executor import Execution
     from normstab.report.promotion_report import promotion_json, promotion_text, write_promotion
     from normstab.search.promotion import Search
@@ -62,8 +60,7 @@ def promote(
     voice: Any = context.obj
     if bool(scenario) == bool(check):
         raise NormstabError("promote takes either a scenario or --check MODULE:FUNCTION")
-    verdicts = {verdict.name: verdict for verdict in Verdict}
-    allowed = tuple(lookup(verdicts, name.upper(), what="verdict (--allow)") for name in allow or ())
+    allowed = options.verdicts_of(allow)
     search = Search(
         by=by, wide=wide, allowed=allowed, budget_s=seconds(budget), execution=Execution(jobs=jobs, threads=threads)
     )

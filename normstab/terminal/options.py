@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from normstab import __version__
 
 if TYPE_CHECKING:
+    from normstab.assess.verdicts import Verdict
     from normstab.search.tried_remedies import Effort
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Wide",
     "effort_of",
     "tell_version",
+    "verdicts_of",
 ]
 
 
@@ -77,3 +80,12 @@ def effort_of(text: str) -> Effort | None:
     if not text.isdecimal() or not 1 <= int(text) < 10**9:
         raise NormstabError(f"--try-remedies {text!r}: expected auto, no, or a number of steps")
     return Effort(int(text), None)
+
+
+def verdicts_of(names: Sequence[str] | None) -> tuple[Verdict, ...]:
+    """Return the verdicts that `--allow` names, in any case; raise NormstabError for a name that none has."""
+    from normstab.assess.verdicts import Verdict
+    from normstab.errors import lookup
+
+    verdicts = {verdict.name: verdict for verdict in Verdict}
+    return tuple(lookup(verdicts, name.upper(), what="verdict (--allow)") for name in names or ())
