@@ -221,3 +221,14 @@ def test_what_does_not_go_together_is_told(dataset: str, model: str, message: st
     text = f"version: 1\nname: made\ndataset: {{name: {dataset}}}\nmodel: {{name: {model}}}\n"
     with pytest.raises(ScenarioError, match=message):
         expand(scenario_of_text(text, "made.yaml"), hash_data=False)
+
+
+def test_an_outlier_channel_is_the_same_at_every_position() -> None:
+    data = tokens("kjv-sample")
+    model, plain = (built(data, "causal-lm", init=init) for init in ("outlier-channel", "torch"))
+    name = "source.position.weight"
+    assert torch.equal(model.get_parameter(name)[:, 0], torch.full((16,), 300.0))
+    assert torch.equal(model.get_parameter(name)[:, 1:], plain.get_parameter(name)[:, 1:])
+    assert all(torch.equal(w, plain.get_parameter(n)) for n, w in model.named_parameters() if n != name)
+    square = torch.tensor(300.0).half().square()
+    assert square.isinf(), "or the channel would be no trouble to a norm in fp16"

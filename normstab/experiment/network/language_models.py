@@ -52,8 +52,9 @@ LANGUAGE_MODELS: dict[str, LanguageRow] = {
 def require_language_model(spec: ModelSpec) -> None:
     """Raise NormstabError for settings that only images have, and for heads that do not divide the width."""
     row = LANGUAGE_MODELS[spec.name]
-    for name, is_set in {"args": bool(spec.args), "stem": spec.stem != "small", "init": spec.init != "torch"}.items():
-        if is_set:
+    is_set = {"args": bool(spec.args), "stem": spec.stem != "small", f"init {spec.init}": spec.init == "he-fan-out"}
+    for name, is_wrong in is_set.items():
+        if is_wrong:
             raise NormstabError(f"model {spec.name!r} has no model.{name}; leave it out")
     width, heads = spec.width or row.width, spec.heads or row.heads
     if width % heads:

@@ -103,6 +103,8 @@ MODELS: dict[str, ModelRow] = {
     "residual-mlp": ModelRow("four residual layers with layer norms before them", 128, False, _residual_mlp),
     "lenet": ModelRow("two 5x5 convolutions and a hidden layer, a norm in each", 8, False, _lenet),
 }
+OUTLIER = 300.0
+"""Its square, 90,000, is above fp16's largest number, 65,504; it itself is a number of fp16."""
 EVERY_MODEL: dict[str, ModelRow | LanguageRow] = {**MODELS, **LANGUAGE_MODELS}
 """Networks for images and for tokens by name."""
 
@@ -126,6 +128,8 @@ def require_model(spec: ModelSpec) -> None:
         return
     row = lookup(EVERY_MODEL, spec.name, what="model")
     assert isinstance(row, ModelRow), "networks for tokens are checked above"
+    if spec.init == "outlier-channel":
+        raise NormstabError(f"model {spec.name!r} has no embeddings; model.init outlier-channel is for transformers")
     if spec.stem != "small" and not row.has_stem:
         raise NormstabError(f"model {spec.name!r} has one form of stem; leave model.stem out")
 
@@ -219,8 +223,10 @@ def initialise_(model: nn.Module, seed: int, *, init: str = "torch") -> None:
 
     `torch`: uniform in +-1 / sqrt(fan-in), as torch.nn.Conv2d and Linear do by default. `he-fan-out`: weights of
     convolutions from N(0, 2 / (k^2 c_out)), the rest as before. The norm of a channel, and so rho of a bounded weight
-    norm, is then about sqrt(2 c_in / c_out) instead of sqrt(1 / 3).
-    Source: He et al. 2015, section 2.2, fan-out; the released networks of Hoffer et al. 2018.
+    norm, is then about sqrt(2 c_in / c_out) instead of sqrt(1 / 3). `outlier-channel`: the first channel of every
+    embedding of positions is OUTLIER, as the residual streams of large language models have a few channels.
+    Sources: He et al. 2015, section 2.2, fan-out; the released networks of Hoffer et al. 2018; Sun et al. 2024,
+    "Massive activations in large language models".
     """
     import torch
     from torch import nn
@@ -240,6 +246,8 @@ def initialise_(model: nn.Module, seed: int, *, init: str = "torch") -> None:
         for name, module in model.named_modules():
             if isinstance(module, nn.Embedding):  # N(0, 1), as torch.nn.Embedding has it
                 module.weight.normal_(generator=torch.Generator().manual_seed(_seed_of(seed, f"{name}.weight")))
+                if init == "outlier-channel" and name.endswith(".position"):
+                    module.weight[:, 0] = OUTLIER
 
 
 def _seed_of(seed: int, name: str) -> int:

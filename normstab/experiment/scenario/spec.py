@@ -126,8 +126,8 @@ class ModelSpec:
     norm_layer: Annotated[Literal["layer", "rms"], Field(description="Its norms: layer norm or RMS norm.")] = "layer"
     stem: Annotated[Literal["small", "imagenet"], Field(description="The first layers of a ResNet.")] = "small"
     init: Annotated[
-        Literal["torch", "he-fan-out"],
-        Field(description="First weights of convolutions: torch's uniform ones, or N(0, 2 / (k^2 c_out))."),
+        Literal["torch", "he-fan-out", "outlier-channel"],
+        Field(description="First weights: torch's; convolutions N(0, 2 / (k^2 c_out)); a channel of embeddings 300."),
     ] = "torch"
     norm_noise: Annotated[
         NormNoiseSpec | None, Field(description="Noise in norm layers that round nothing; null: none.")
@@ -176,7 +176,7 @@ class TrainSpec:
     `weight_scale` multiplies the initial weights and biases of every layer under a norm (the a of the scaling law).
     `weight_decay_correction`: `lr` corrects the rate per output channel, `gradient` the gradient before it enters the
     momentum, `norm-schedule` renormalises each channel; all to the norms in `norm_record`, the id of the cell that
-    recorded them.
+    recorded them. `exponential` lets the rate of weights under a norm grow as their decay would have shrunk them.
     """
 
     __pydantic_config__ = STRICT
@@ -197,7 +197,7 @@ class TrainSpec:
     lr_multiplier: Annotated[Positive, Field(description="Factor on the learning rate.")] = 1.0
     weight_scale: Annotated[Positive, Field(description="Factor on the initial weights under a norm.")] = 1.0
     weight_decay_correction: Annotated[
-        Literal["lr", "gradient", "norm-schedule"] | None,
+        Literal["lr", "gradient", "norm-schedule", "exponential"] | None,
         Field(description="What replaces weight decay; null: nothing."),
     ] = None
     norm_record: Annotated[

@@ -9,10 +9,18 @@ square of today's norm one jump feeds the next. Correcting each gradient before 
 Recorded norms are those of the end of the same epoch. Layers under a norm only; the last layer is left alone.
 Source: Hoffer et al. 2018, section 3, and the authors' poster (sqrt(10) per drop of the rate by 10); the released
 optimizer multiplies the gradient.
+
+A rate that grows needs no record. Decay turns w into (1 - lr wd) w - lr g(w); where a norm follows, g(w / P) = P g(w).
+So v = w / P, P the product of all (1 - lr wd) so far, moves by -lr / (P_before P_after) g(v): the same directions in
+weights that grow without end.
+Source: Li and Arora 2020, "An exponential learning rate schedule for deep learning", theorem 2.1 (no momentum).
 """
 
 from __future__ import annotations
 
+import math
+import operator
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -21,9 +29,50 @@ from torch import Tensor, nn
 from normstab.errors import NormstabError, RecordError
 from normstab.experiment.network.weighted_layers import channel_norms, hidden_layers
 from normstab.experiment.records.record_reader import read_record
+from normstab.experiment.scenario.spec import TrainSpec
 from normstab.experiment.training.optimizers import CompensatedSGD
+from normstab.experiment.training.schedules import Span, rate_factor
 
-__all__ = ["RecordedNorms", "correct_gradients", "correct_rates", "follow_norms"]
+__all__ = ["Correction", "correction_of"]
+
+
+class Correction:
+    """What is done around the optimizer's steps, counted from 0, in the place of weight decay."""
+
+    has_factors = True
+    """Whether it sets factors of a CompensatedSGD; any optimizer serves the others."""
+    moves_norms = False
+    """Whether the schedule moves the norms of the weights, and the rate stays."""
+
+    def before(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Prepare the optimizer for its step."""
+
+    def after(self, step: int, factor: float) -> None:
+        """Correct the weights after it; `factor` is that of the schedule in this step."""
+
+
+def correction_of(train: TrainSpec, model: nn.Module, records: Path, span: Span) -> Correction | None:
+    """Return what replaces weight decay in a run; None where nothing does.
+
+    `records` holds the record that is followed, by its id. Raises where it is not there, has too few epochs or other
+    layers, or where the weights of `model` are not plain.
+    """
+    kind = train.weight_decay_correction
+    if kind is None:
+        return None
+    layers = hidden_layers(model)
+    if any(hasattr(layer, "parametrizations") for layer in layers.values()):
+        raise NormstabError("train.weight_decay_correction follows plain weights; a weight norm has none")
+    if kind == "exponential":
+        return ExponentialRate([layer.weight for layer in layers.values()], train, span)
+    assert train.norm_record is not None, "the scenario's reader asks for it"
+    recorded = RecordedNorms.read(records / train.norm_record, model, epochs=train.epochs)
+    follow: dict[str, type[FollowedNorms]] = {
+        "lr": CorrectedRate,
+        "gradient": CorrectedGradient,
+        "norm-schedule": NormSchedule,
+    }
+    return follow[kind](recorded, span)
 
 
 class RecordedNorms:
@@ -43,8 +92,6 @@ class RecordedNorms:
                 f"(status {record.status}), the run that follows them has {epochs} epochs"
             )
         layers = hidden_layers(model)
-        if any(hasattr(layer, "parametrizations") for layer in layers.values()):
-            raise NormstabError("train.weight_decay_correction follows plain weights; a weight norm has none")
         found = []
         for epoch in record.epochs[:epochs]:
             missing = [
@@ -60,30 +107,70 @@ class RecordedNorms:
         return RecordedNorms(model, found)
 
 
-def correct_rates(optimizer: CompensatedSGD, recorded: RecordedNorms, epoch: int) -> None:
-    """Set the factor on the rate of every channel to ||w||^2 / ||w_recorded||^2, formed in float64."""
-    optimizer.rates = _ratios(recorded, epoch)
+class FollowedNorms(Correction):
+    """A correction to the norms that another run recorded."""
+
+    def __init__(self, recorded: RecordedNorms, span: Span) -> None:
+        self.recorded, self.steps_per_epoch = recorded, span.steps_per_epoch
+
+    def _ratios(self, step: int) -> dict[Tensor, Tensor]:
+        """Return ||w||^2 / ||w_recorded||^2 of every channel by weight, in float64, in a shape that broadcasts."""
+        then = self.recorded.epochs[step // self.steps_per_epoch]
+        return {
+            weight: _over(weight, channel_norms(weight).square() / then[name].square())
+            for name, weight in self.recorded.weights.items()
+        }
 
 
-def correct_gradients(optimizer: CompensatedSGD, recorded: RecordedNorms, epoch: int) -> None:
-    """Set the factor on the gradient of every channel to ||w||^2 / ||w_recorded||^2, formed in float64."""
-    optimizer.gradient_factors = _ratios(recorded, epoch)
+class CorrectedRate(FollowedNorms):
+    """The rate of every channel times ||w||^2 / ||w_recorded||^2."""
+
+    def before(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the factors on the rates."""
+        assert isinstance(optimizer, CompensatedSGD)
+        optimizer.rates = self._ratios(step)
 
 
-def follow_norms(recorded: RecordedNorms, epoch: int, factor: float) -> None:
-    """Renormalise every channel to ||w_recorded|| / sqrt(factor)."""
-    with torch.no_grad():
-        for name, weight in recorded.weights.items():
-            target = recorded.epochs[epoch][name] * factor**-0.5
-            weight.copy_(weight.double() * _over(weight, target / channel_norms(weight)))
+class CorrectedGradient(FollowedNorms):
+    """The gradient of every channel times ||w||^2 / ||w_recorded||^2, before it enters the momentum."""
+
+    def before(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the factors on the gradients."""
+        assert isinstance(optimizer, CompensatedSGD)
+        optimizer.gradient_factors = self._ratios(step)
 
 
-def _ratios(recorded: RecordedNorms, epoch: int) -> dict[Tensor, Tensor]:
-    """Return ||w||^2 / ||w_recorded||^2 of every channel, by weight, in a shape that broadcasts over it."""
-    return {
-        weight: _over(weight, channel_norms(weight).square() / recorded.epochs[epoch][name].square())
-        for name, weight in recorded.weights.items()
-    }
+class NormSchedule(FollowedNorms):
+    """Every channel renormalised to ||w_recorded|| / sqrt(factor), the rate as it is."""
+
+    has_factors = False
+    moves_norms = True
+
+    def after(self, step: int, factor: float) -> None:
+        """Renormalise."""
+        then = self.recorded.epochs[step // self.steps_per_epoch]
+        with torch.no_grad():
+            for name, weight in self.recorded.weights.items():
+                target = then[name] * factor**-0.5
+                weight.copy_(weight.double() * _over(weight, target / channel_norms(weight)))
+
+
+class ExponentialRate(Correction):
+    """The rate of every weight under a norm times 1 / (P_t P_{t+1}), P_t the product of 1 - lr_s wd over s < t."""
+
+    def __init__(self, weights: list[Tensor], train: TrainSpec, span: Span) -> None:
+        self.weights = weights
+        optimizer, schedule = train.optimizer, train.schedule
+        peak = optimizer.lr * train.lr_multiplier * optimizer.weight_decay
+        kept = (1.0 - peak * rate_factor(schedule, step, span) for step in range(span.steps))
+        self.shrunk = list(accumulate(kept, operator.mul, initial=1.0))
+
+    def before(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the factor on the rates."""
+        assert isinstance(optimizer, CompensatedSGD)
+        before, after = self.shrunk[step], self.shrunk[step + 1]
+        growth = 1.0 / before / after if after else math.inf
+        optimizer.rates = {w: torch.tensor(growth, dtype=torch.float64, device=w.device) for w in self.weights}
 
 
 def _over(weight: Tensor, per_channel: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import StepLog, check_log, copy_log, kept_sha256, log_sha256
 from normstab.experiment.scenario.spec import Cell
 from normstab.experiment.training.cell_arithmetic import Simulated, simulated
-from normstab.experiment.training.corrections import RecordedNorms
+from normstab.experiment.training.corrections import correction_of
 from normstab.experiment.training.digest_cell import keep_digests
 from normstab.experiment.training.evaluation import bounds, count_values
 from normstab.experiment.training.optimizers import make_optimizer
@@ -141,11 +141,8 @@ class _Running:
         per_epoch = len(batches(images, train.batch))
         span = Span(per_epoch * train.epochs, per_epoch)
         storage = Storage(model, cell.numerics, seed=train.seed)
-        has_factors = train.weight_decay_correction in ("lr", "gradient")
-        records = self.directory.parent
-        recorded = None
-        if train.weight_decay_correction is not None and train.norm_record is not None:
-            recorded = RecordedNorms.read(records / train.norm_record, model, epochs=train.epochs)
+        correction = correction_of(train, model, self.directory.parent, span)
+        has_factors = correction is not None and correction.has_factors
         with torch.no_grad():
             values = count_values(model, dataset.train_batch(torch.arange(min(images, train.batch)))[0])
         return Session(
@@ -159,7 +156,7 @@ class _Running:
             simulated=Simulated(),
             history=History(values=values),
             span=span,
-            recorded=recorded,
+            correction=correction,
             noise=noise_clocks(model),
         )
 

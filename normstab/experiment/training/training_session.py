@@ -27,9 +27,9 @@ from normstab.experiment.scenario.spec import TrainSpec
 from normstab.experiment.training.angular_updates import angles_since, weights_now
 from normstab.experiment.training.batch_loss import batch_loss, counted, outputs
 from normstab.experiment.training.cell_arithmetic import Simulated
-from normstab.experiment.training.corrections import RecordedNorms, correct_gradients, correct_rates, follow_norms
+from normstab.experiment.training.corrections import Correction
 from normstab.experiment.training.evaluation import evaluate, norm_layer_records, weight_norms
-from normstab.experiment.training.optimizers import CompensatedSGD, set_rate
+from normstab.experiment.training.optimizers import set_rate
 from normstab.experiment.training.probes import Probes
 from normstab.experiment.training.schedules import Span, rate_factor
 from normstab.experiment.training.sequence_scores import language_record
@@ -44,7 +44,7 @@ __all__ = ["Session"]
 class Session:
     """Everything of a run that moves, and what moves it.
 
-    `recorded` are the norms that replace weight decay, `noise` the clocks of the norm layers' noise.
+    `correction` is what replaces weight decay, `noise` the clocks of the norm layers' noise.
     """
 
     train: TrainSpec
@@ -57,14 +57,13 @@ class Session:
     simulated: Simulated
     history: History
     span: Span
-    recorded: RecordedNorms | None = None
+    correction: Correction | None = None
     noise: Sequence[Clock] = ()
     unrecognised_before: dict[str, int] = field(default_factory=dict)
 
     def step(self, index: Tensor, augmentation: Augmentation | None) -> Step:
         """Train on the images or sequences numbered `index`; a loss, logit or parameter that is not finite is noted."""
         history, step = self.history, self.history.step
-        epoch = step // self.span.steps_per_epoch
         self._begin_step(step)
         with self.simulated.paused():
             x, y = self.dataset.train_batch(index, augmentation)
@@ -77,7 +76,7 @@ class Session:
         with self.simulated.paused():
             logged = self._look(loss, logits, counted(y))
         if history.nonfinite is None:
-            self._update(epoch, factor)
+            self._update(step, factor)
         history.step += 1
         return logged
 
@@ -89,7 +88,7 @@ class Session:
 
     def _lr_factor(self, factor: float) -> float:
         """Return the factor on the peak rate: a norm schedule moves the norms and leaves the rate."""
-        moves_norms = self.train.weight_decay_correction == "norm-schedule"
+        moves_norms = self.correction is not None and self.correction.moves_norms
         return self.train.lr_multiplier * (1.0 if moves_norms else factor)
 
     def _backward(self, loss: Tensor) -> None:
@@ -122,24 +121,23 @@ class Session:
             clip_grads_with_norm_(self.model.parameters(), self.train.clip, norm)
         return logged
 
-    def _update(self, epoch: int, factor: float) -> None:
-        """Take the optimizer's step, by the recorded norms where there are any, and store its result."""
+    def _update(self, step: int, factor: float) -> None:
+        """Take the optimizer's step, corrected where something replaces weight decay, and store its result."""
         with self.simulated.paused():
             parameters = [p.detach() for p in self.model.parameters()]
             is_due = self.probes.is_due(self.history.step)
             before = [p.clone() for p in parameters] if is_due else []
             weights = weights_now(self.model) if is_due else {}
-            if self.recorded is not None and isinstance(self.optimizer, CompensatedSGD):
-                correct = correct_rates if self.train.weight_decay_correction == "lr" else correct_gradients
-                correct(self.optimizer, self.recorded, epoch)
+            if self.correction is not None:
+                self.correction.before(self.optimizer, step)
         skipped = self.scaler.skipped_steps
         with contextlib.nullcontext() if self.simulated.rounds_optimizer else self.simulated.paused():
             self.scaler.step(self.optimizer)
         self.scaler.update()
         with self.simulated.paused():
             if self.scaler.skipped_steps == skipped:
-                if self.recorded is not None and not isinstance(self.optimizer, CompensatedSGD):
-                    follow_norms(self.recorded, epoch, factor)
+                if self.correction is not None:
+                    self.correction.after(step, factor)
                 self.storage.keep_all_(self.optimizer)
                 if is_due:
                     self.history.add_angles(angles_since(weights, self.model))

@@ -23,8 +23,9 @@ def combination_faults(
         "train.optimizer.nesterov needs sgd with a momentum": optimizer.nesterov
         and not (optimizer.name == "sgd" and optimizer.momentum),
         "train.schedule.name step needs milestones": train.schedule.name == "step" and not train.schedule.milestones,
-        "train.weight_decay_correction needs train.norm_record: {from: {...}}": bool(train.weight_decay_correction)
-        and train.norm_record is None,
+        "train.weight_decay_correction needs train.norm_record: {from: {...}}": train.norm_record is None
+        and train.weight_decay_correction not in (None, "exponential"),
+        **_exponential_faults(train),
         "model.weight_norm_p other than 2 needs model.weight_norm": model.weight_norm_p != 2
         and model.weight_norm == "none",
         f"model.norm_noise disturbs norm layers that round nothing, and all round {numerics.precision}; leave one of "
@@ -43,6 +44,21 @@ def combination_faults(
         require_match(dataset, model)
     except NormstabError as error:
         yield str(error)
+
+
+def _exponential_faults(train: TrainSpec) -> dict[str, bool]:
+    """Return what a rate that grows in the place of decay does not go with, each with whether it is so."""
+    optimizer, is_meant = train.optimizer, train.weight_decay_correction == "exponential"
+    what = "train.weight_decay_correction exponential"
+    is_plain = optimizer.name == "sgd" and not optimizer.momentum
+    shrinks = 0 < optimizer.lr * train.lr_multiplier * optimizer.weight_decay < 1
+    return {
+        f"{what} follows no record; leave train.norm_record out": is_meant and train.norm_record is not None,
+        f"{what} stands for the decay of sgd without momentum": is_meant and not is_plain,
+        f"{what} needs 0 < lr * weight_decay < 1, the share that decay would take in a step": is_meant and not shrinks,
+        f"{what} needs train.optimizer.decay_only_last: true, for it replaces the decay of the others": is_meant
+        and not optimizer.decay_only_last,
+    }
 
 
 def require_match(dataset: DatasetSpec, model: ModelSpec) -> None:
