@@ -205,3 +205,18 @@ def test_canonical_spelling_is_settled_after_one_step(value: object) -> None:
     for path in ("numerics.precision", "model.norm", "dataset.scale", "train.loss_scale"):
         once = canonical(path, value)
         assert canonical(path, once) == once
+
+
+def test_variants_that_differ_in_their_numerics_alone_share_one_reference(tmp_path: Path) -> None:
+    text = "variants: {a: {}, b: {numerics.rules: {fc: bf16}}, c: {train.optimizer.lr: 0.5}}\n"
+    cells = cells_of(tmp_path, text + "grid: {variant: [a, b, c], precision: [fp16], seed: [0, 1]}\n")
+    references = {cell.id: cell for cell in cells if cell.is_reference}
+    assert [cell.coordinates["variant"] for cell in references.values()] == ["a", "a", "c", "c"]
+    for cell in cells:
+        if not cell.is_reference:
+            found = references[str(cell.reference_id)]
+            assert (found.train, found.model, found.dataset) == (cell.train, cell.model, cell.dataset)
+            assert list(cells).index(found) < list(cells).index(cell)
+    # What the grid lists stays where it lists it, however much it is like another.
+    listed = cells_of(tmp_path, text + "grid: {variant: [a, b], precision: [native, fp16]}\n")
+    assert [(cell.coordinates["variant"], cell.is_listed) for cell in listed if cell.is_reference] == [("a", True)]

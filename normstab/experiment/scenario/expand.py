@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from normstab.errors import NormstabError, ScenarioError
 from normstab.experiment.network.model_code import code_sha256
+from normstab.experiment.scenario.cell_identity import hash_of
 from normstab.experiment.scenario.checking.checks import canonical, path_of
 from normstab.experiment.scenario.checking.combinations import combination_faults
 from normstab.experiment.scenario.document import VARIANT, Scenario
@@ -76,6 +77,7 @@ class _Resolver:
         self._code_hashes: dict[str, str] = {}
         self._built: dict[Hashable, Cell] = {}
         self._by_id: dict[str, Cell] = {}
+        self._references: dict[str, Cell] = {}
         self._under_way: dict[Hashable, None] = {}
 
     def trained(self) -> Iterator[Cell]:
@@ -130,6 +132,11 @@ class _Resolver:
             del self._under_way[key]
         return self._built[key]
 
+    def _reference(self, point: Point) -> Cell:
+        """Return the reference at `point`: of those that train the same, the first, wherever it stands in the grid."""
+        cell = self._cell(point, is_native=True)
+        return self._references.setdefault(hash_of(cell.id), cell)
+
     def _check_size(self) -> None:
         """Raise where one cell more would be too many."""
         for found, most, what in (
@@ -157,7 +164,7 @@ class _Resolver:
             )
         is_wide = numerics["precision"] == "native" and not numerics.get("rules")
         is_reference = is_wide and plain["model"].get(NOISE) is None
-        reference = None if is_reference else self._cell(point, is_native=True)
+        reference = None if is_reference else self._reference(point)
         if reference is not None:
             depends_on.insert(0, reference.id)
         specs = self._specs(plain, numerics)
