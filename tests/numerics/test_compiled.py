@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import normstab as ns
 from normstab.numerics.kernels.cpu.compile import _FilePerKey
 
 ON_A_PLAIN_PROCESSOR = """
@@ -17,6 +20,19 @@ import normstab as ns
 x = ns.cast(torch.randn(70, 130, generator=torch.Generator().manual_seed(0)) * 300, "fp16")
 arithmetic = ns.Arithmetic("fp16/nearest/fp16:blocked4")
 print(arithmetic.sum(x, 1).double().sum().item(), arithmetic.matmul(x.T, x).double().sum().item())
+"""
+
+IN_A_LAYER = """
+import torch
+from numba.core import event
+import normstab as ns
+
+counted = event.RecordingListener()
+with event.install_listener("numba:compile", counted):
+    layer = torch.nn.BatchNorm2d(3)
+    with ns.simulate(layer, "fp16"):
+        layer(torch.ones(2, 3, 2, 2))
+print(ns.__file__, len(counted.buffer))
 """
 
 
@@ -39,6 +55,33 @@ def test_a_changed_source_is_compiled_again_and_its_old_code_deleted(tmp_path):
     new.save("float64", b"new code")
     assert old.load("float32") is None
     assert new.load("float64") == b"new code" and neighbour.load("float32") == b"code of another function"
+
+
+def test_in_a_shared_folder_no_source_deletes_the_code_of_another(tmp_path):
+    folder = tmp_path / "not" / "there"
+    old, new = (
+        _FilePerKey(str(folder), "module.function-1.py311", source, is_shared=True) for source in ("old", "new")
+    )
+    old.save("float32", b"old code")
+    new.save("float32", b"new code")
+    assert old.load("float32") == b"old code" and new.load("float32") == b"new code"
+
+
+@pytest.mark.nightly  # compiles a layer anew
+def test_another_installation_of_the_same_sources_finds_the_code_in_a_shared_folder(tmp_path):
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(Path(ns.__file__).parent, copy / "normstab", ignore=shutil.ignore_patterns("__pycache__"))
+    shared = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    compiled = []
+    for place in (Path(ns.__file__).parents[1], copy, Path(ns.__file__).parents[1]):
+        environment = os.environ | shared | {"PYTHONPATH": str(place)}
+        command = [sys.executable, "-c", IN_A_LAYER]
+        run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr[-2000:]
+        where, count = run.stdout.split()
+        assert Path(where) == place / "normstab" / "__init__.py"
+        compiled.append(int(count))
+    assert compiled[0] > 0 and compiled[1:] == [0, 0]
 
 
 @pytest.mark.nightly  # compiles everything anew

@@ -131,15 +131,20 @@ class Unset:
 
 
 class SourceCache(FunctionCache):
-    """Numba's cache of one function, also outdated by a change in the modules of the device functions it uses.
+    """Numba's cache of one function, outdated by a change in its module or in those of the parts it uses.
 
+    It knows sources by their bytes, not by their place and time: in a folder that NUMBA_CACHE_DIR names, every
+    installation of the same sources finds what another one compiled, a later checkout too.
     A file that cannot be read or written costs a compilation, never an error.
     """
 
     def __init__(self, py_func: Callable[..., Any]) -> None:
         super().__init__(py_func)
-        stamp = (numba.__version__, self._impl.locator.get_source_stamp(), _digest_of_sources(py_func))
-        self._cache_file = _FilePerKey(self._cache_path, self._impl.filename_base, stamp)
+        chosen = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+        if chosen:
+            self._cache_path = str(Path(chosen) / "normstab")
+        stamp = (numba.__version__, _digest_of_sources(py_func))
+        self._cache_file = _FilePerKey(self._cache_path, self._impl.filename_base, stamp, is_shared=bool(chosen))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the cached code for the signature, or None."""
@@ -163,13 +168,16 @@ class _FilePerKey(IndexDataCacheFile):  # type: ignore[misc]
     index of one then leads to the code of the other.
     """
 
-    def __init__(self, path: str, base: str, stamp: object) -> None:
+    def __init__(self, path: str, base: str, stamp: object, *, is_shared: bool = False) -> None:
         super().__init__(path, base, stamp)
-        self._base, self._of_source = base, f"{base}.{_short_digest(stamp)}"
+        self._base, self._of_source, self._is_shared = base, f"{base}.{_short_digest(stamp)}", is_shared
 
     def save(self, key: object, data: Any) -> None:
-        """Write the code for `key`, and delete what older sources left."""
+        """Write the code for `key`, and delete what older sources left; in a shared folder others may be using it."""
+        Path(self._cache_path).mkdir(parents=True, exist_ok=True)
         self._save_data(self._name_of(key), data)
+        if self._is_shared:
+            return
         for file in Path(self._cache_path).glob(f"{glob.escape(self._base)}.*.nbc"):
             if not file.name.startswith(self._of_source):
                 file.unlink(missing_ok=True)
