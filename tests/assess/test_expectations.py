@@ -238,6 +238,22 @@ def made_of(norm, accuracy, seed):
     return make_run(make_cell(norm, seed=seed), predicted=predictions(accuracy, seed=seed, changed=0.02))
 
 
+@pytest.mark.parametrize(("loss", "expected"), [(0.39, "met"), (0.45, "met"), (0.31, "not met")])
+def test_low_and_high_are_numbers_whether_more_is_better_or_worse(loss, expected):
+    # Decay adds 0.1 to the training loss, and is replaced by what adds as much.
+    ends = {"l1": loss, "linf": 0.3, "l2": 0.4}
+    runs = [
+        make_run(make_cell(norm, seed=s), losses=np.linspace(2.0, end + 0.001 * s, 100))
+        for norm, end in ends.items()
+        for s in range(3)
+    ]
+    sides = {"recovered": L1, "low": LINF, "high": L2}
+    groups = judge_runs(runs).groups
+    assert str(judged({**sides, "metric": "train_loss", "at_least": 0.7}, groups).finding.outcome) == expected
+    turned = {**sides, "low": L2, "high": LINF, "metric": "train_loss", "at_least": 0.7}
+    assert str(judged(turned, groups).finding.outcome) == "inconclusive"
+
+
 @pytest.mark.parametrize(
     ("dead", "expected", "named"),
     [

@@ -206,10 +206,10 @@ def _pairs_within(expectation: WithinExpectation, groups: Sequence[Group]) -> li
 def judge_recovery(expectation: RecoveryExpectation, found: Findings) -> Finding:
     """Return whether the recovered side regains the share of the gap from low to high.
 
-    Judged only where that gap exceeds twice its standard error. Where the high side died there is nothing to regain;
-    where the low side did, a side that stayed finite regained it.
+    Low and high are numbers, worse or better: decay may be told by the training loss that it adds. Judged only where
+    the gap exceeds twice its standard error. Where the high side died there is nothing to regain; where the low side
+    did, a side that stayed finite regained it.
     """
-    sign = 1.0 if EVERY[expectation.metric].more_is_better else -1.0
     share, findings = expectation.at_least, []
     sides = [expectation.recovered, expectation.low, expectation.high]
     for trio in contexts(found.groups(expectation.metric), expectation.where, sides):
@@ -217,15 +217,15 @@ def judge_recovery(expectation: RecoveryExpectation, found: Findings) -> Finding
         if failed is not None:
             findings.append(failed)
             continue
-        gap = contrast(trio[1:], [-sign, sign], expectation.metric, expectation.at)
+        gap = contrast(trio[1:], [-1.0, 1.0], expectation.metric, expectation.at)
         error = gap.standard_error
         if not gap.values or error is None or gap.estimate <= 2.0 * error:
             shown = "unknown" if not gap.values or error is None else f"{gap.estimate:.3g} +- {error:.2g}"
             reason = f"the gap to recover is {shown}, not above twice its standard error; more seeds or a larger form"
             findings.append(Finding(Outcome.INCONCLUSIVE, reason, shown))
             continue
-        measured = contrast(trio, [sign, -sign * (1 - share), -sign * share], expectation.metric, expectation.at)
-        regained = contrast(trio[:2], [sign, -sign], expectation.metric, expectation.at)
+        measured = contrast(trio, [1.0, share - 1.0, -share], expectation.metric, expectation.at)
+        regained = contrast(trio[:2], [1.0, -1.0], expectation.metric, expectation.at)
         text = f"{100 * regained.estimate / gap.estimate:.0f} % of {gap.estimate:.3g}"
         finding = judge_contrast(measured, 0.0, None, f"regained {text}; beyond the wanted share")
         findings.append(Finding(finding.outcome, finding.reason, text))

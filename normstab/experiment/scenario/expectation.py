@@ -142,14 +142,17 @@ class WithinExpectation:
 
 @dataclass(frozen=True)
 class RecoveryExpectation:
-    """The cells of `recovered` regain at least the share `at_least` of the gap from `low` to `high`."""
+    """The cells of `recovered` regain at least the share `at_least` of the gap from `low` to `high`.
+
+    Low and high in numbers: of a loss the lower side is the better one.
+    """
 
     __pydantic_config__ = STRICT
 
     metric: Metric
     recovered: Where
-    low: Where
-    high: Where
+    low: Annotated[Where, Field(description="The side with the lower number: axis: value or list of values.")]
+    high: Annotated[Where, Field(description="The side with the higher number: axis: value or list of values.")]
     at_least: Annotated[float, Field(description="The least share that is regained; 1 is all of it.")]
     where: Cells = None
     at: At = None
