@@ -117,12 +117,12 @@ def _numba_cache() -> str:
 
 def _datasets() -> dict[str, str]:
     """Say of every data set that needs no folder from the user whether it is here, with its hash."""
-    from normstab.experiment.data.datasets import DATASETS, data_sha256
+    from normstab.experiment.data.datasets import EVERY_SET, DatasetRow, data_sha256
     from normstab.experiment.scenario.spec import DatasetSpec
 
     found = {}
-    for name, row in DATASETS.items():
-        if row.needs_root:
+    for name, row in EVERY_SET.items():
+        if isinstance(row, DatasetRow) and row.needs_root:
             found[name] = "given by dataset.root"
             continue
         try:

@@ -101,7 +101,7 @@ EVERY_SET: dict[str, DatasetRow | TokenRow] = {**DATASETS, **TOKEN_SETS}
 def data_sha256(spec: DatasetSpec) -> str:
     """Return the sha256 of the set that `spec` names, whole and before any resizing."""
     if spec.name in TOKEN_SETS:
-        return _read_tokens(spec.name, spec.size).sha256
+        return _read_tokens(spec.name, spec.root, spec.size).sha256
     return _read(spec.name, spec.root, spec.size).sha256
 
 
@@ -114,7 +114,7 @@ def load_dataset(spec: DatasetSpec, *, device: str = "cpu") -> Dataset | TokenDa
         from normstab.experiment.data.tokens import make_token_dataset
 
         require_token_set(spec)
-        return make_token_dataset(spec, _read_tokens(spec.name, spec.size), device=device)
+        return make_token_dataset(spec, _read_tokens(spec.name, spec.root, spec.size), device=device)
     lookup(EVERY_SET, spec.name, what="data set")
     from normstab.experiment.data.image_sources import Source
     from normstab.experiment.data.images import make_dataset
@@ -126,9 +126,9 @@ def load_dataset(spec: DatasetSpec, *, device: str = "cpu") -> Dataset | TokenDa
 
 
 @functools.lru_cache(maxsize=2)
-def _read_tokens(name: str, size: int | None) -> TokenSource:
+def _read_tokens(name: str, root: str | None, size: int | None) -> TokenSource:
     """Return the whole token set, a text in windows of `size`."""
-    return TOKEN_SETS[name].read(size)
+    return TOKEN_SETS[name].read(_place(root), size)
 
 
 @functools.lru_cache(maxsize=2)
@@ -136,11 +136,15 @@ def _read(name: str, root: str | None, size: int | None) -> Source:
     """Return the whole set; files of a folder are decoded at `size`."""
     row = lookup(EVERY_SET, name, what="data set")
     assert isinstance(row, DatasetRow), "token sets are read elsewhere"
+    return row.read(_place(root), size)
+
+
+def _place(root: str | None) -> Path | None:
+    """Return the folder that `root` names, `~` included."""
     try:
-        place = None if root is None else Path(root).expanduser()
+        return None if root is None else Path(root).expanduser()
     except RuntimeError as error:
         raise NormstabError(f"root: {root!r}: {error}") from error
-    return row.read(place, size)
 
 
 @functools.lru_cache(maxsize=2)

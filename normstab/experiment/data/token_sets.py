@@ -1,12 +1,13 @@
-"""The catalogue of token sets: words to turn into phonemes, text to go on with. Readable without numpy.
+"""The catalogue of token sets: words to turn into phonemes, verses to translate, text to go on with.
 
-Images are `datasets`; both are chosen from by one name in `dataset.name`.
+Readable without numpy. Images are `datasets`; both are chosen from by one name in `dataset.name`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normstab.errors import NormstabError
@@ -22,25 +23,33 @@ __all__ = ["TOKEN_SETS", "TokenRow", "require_token_set"]
 class TokenRow:
     """A set of token sequences: `kind` is `pairs` or `text`, `items` what a sequence is called.
 
-    `targets` are the tokens that a network chooses among, the special ones included.
+    `targets` are the tokens that a network chooses among, the special ones included. `read` takes a folder and a size:
+    what it takes of them is in `settings`. A set that takes a folder is not in the package.
     """
 
     summary: str
     kind: str
     items: str
-    read: Callable[[int | None], TokenSource]
+    read: Callable[[Path | None, int | None], TokenSource]
     train: int
     test: int
     targets: int
+    settings: tuple[str, ...] = ()
 
 
-def _words(size: int | None) -> TokenSource:
+def _words(root: Path | None, size: int | None) -> TokenSource:
     from normstab.experiment.data.token_sources import read_words
 
-    return read_words(size)
+    return read_words()
 
 
-def _text(size: int | None) -> TokenSource:
+def _verses(root: Path | None, size: int | None) -> TokenSource:
+    from normstab.experiment.data.verses import read_verses
+
+    return read_verses(root, size)
+
+
+def _text(root: Path | None, size: int | None) -> TokenSource:
     from normstab.experiment.data.token_sources import read_text
 
     return read_text(size)
@@ -65,6 +74,17 @@ TOKEN_SETS: dict[str, TokenRow] = {
         2812,
         312,
         37,
+        ("size",),
+    ),
+    "verses": TokenRow(
+        "English to Spanish: verses of two Bibles, Debian's sword-text-kjv and -sparv",
+        "pairs",
+        "verses",
+        _verses,
+        14_866,
+        1000,
+        52,
+        ("root", "size"),
     ),
 }
 
@@ -77,8 +97,8 @@ def require_token_set(spec: DatasetSpec) -> None:
     wrong = {
         "augment": bool(spec.augment),
         "scale (input_scale)": spec.scale != 1.0,
-        "root": spec.root is not None,
-        "size": spec.size is not None and row.kind == "pairs",
+        "root": spec.root is not None and "root" not in row.settings,
+        "size": spec.size is not None and "size" not in row.settings,
     }
     found = [name for name, is_set in wrong.items() if is_set]
     if found:

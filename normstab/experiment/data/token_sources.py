@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 
 from normstab.errors import NormstabError
 
-__all__ = ["BEGIN", "END", "IGNORED", "PAD", "TokenSource", "by_hash", "read_text", "read_words"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "IGNORED",
+    "PAD",
+    "TokenSource",
+    "by_hash",
+    "numbered",
+    "padded",
+    "read_text",
+    "read_words",
+]
 
 SAMPLES = Path(__file__).parent / "samples"
 WORD_SAMPLE, KJV_SAMPLE = SAMPLES / "cmudict_sample.txt.xz", SAMPLES / "kjv_sample.txt.xz"
@@ -52,17 +63,15 @@ def by_hash(words: Iterable[str]) -> list[str]:
     return sorted(words, key=lambda word: hashlib.sha256(word.encode()).hexdigest())
 
 
-def read_words(size: int | None = None) -> TokenSource:
+def read_words() -> TokenSource:
     """Return 20,000 training and 2000 test words of the CMU dictionary, letters to phonemes, in order of their hash."""
-    if size is not None:
-        raise NormstabError("dataset.size is a text's window; words are as long as they are")
     text = _unpacked(WORD_SAMPLE)
     pairs = {word: phonemes for word, *phonemes in map(str.split, text.splitlines())}
     words = by_hash(pairs)
-    letters = _numbered(letter for word in words for letter in word)
-    phonemes = _numbered(phoneme for word in words for phoneme in pairs[word])
-    source = _padded([[letters[letter] for letter in word] for word in words], PAD)
-    target = _padded([[*(phonemes[phoneme] for phoneme in pairs[word]), END] for word in words], IGNORED)
+    letters = numbered(letter for word in words for letter in word)
+    phonemes = numbered(phoneme for word in words for phoneme in pairs[word])
+    source = padded([[letters[letter] for letter in word] for word in words], PAD)
+    target = padded([[*(phonemes[phoneme] for phoneme in pairs[word]), END] for word in words], IGNORED)
     cut = len(words) - TEST_WORDS
     train, test = (source[:cut], target[:cut]), (source[cut:], target[cut:])
     return TokenSource("pairs", train, test, END + 1 + len(letters), END + 1 + len(phonemes), _sha256(text))
@@ -89,12 +98,12 @@ def _windows(tokens: Numbers, size: int) -> tuple[Numbers, Numbers]:
     return tokens[: count * size].reshape(count, size), tokens[1 : count * size + 1].reshape(count, size)
 
 
-def _numbered(symbols: Iterable[str]) -> dict[str, int]:
+def numbered(symbols: Iterable[str]) -> dict[str, int]:
     """Return the number of each symbol, in order of their names, after the three special tokens."""
     return {symbol: number for number, symbol in enumerate(sorted(set(symbols)), END + 1)}
 
 
-def _padded(sequences: Sequence[Sequence[int]], filler: int) -> Numbers:
+def padded(sequences: Sequence[Sequence[int]], filler: int) -> Numbers:
     """Return the sequences as rows, filled up at their ends."""
     rows = np.full((len(sequences), max(map(len, sequences))), filler, np.int64)
     for row, sequence in zip(rows, sequences, strict=True):

@@ -105,7 +105,7 @@ def _datasets() -> Rows:
             "test": each.test,
             "classes": each.targets,
             "side": None,
-            "needs": None,
+            "needs": "root, or the packages" if "root" in each.settings else None,
             "set": f"{each.summary} ({each.kind})",
         }
         for name, each in TOKEN_SETS.items()

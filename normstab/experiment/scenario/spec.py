@@ -54,7 +54,7 @@ class DatasetSpec:
     name: Annotated[str, Field(description="A name of `normstab list datasets`.")]
     size: Annotated[
         Count | None,
-        Field(description="Side of the images in pixels, or characters of a text's window; null: the set's own."),
+        Field(description="Side of images in pixels, or characters of a window or verse; null: the set's own."),
     ] = None
     train: Annotated[Count | None, Field(description="Number of training images or sequences; null takes all.")] = None
     test: Annotated[Count | None, Field(description="Number of test images or sequences; null takes all.")] = None
