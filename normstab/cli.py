@@ -141,7 +141,8 @@ def run(
     found: dict[Path, Assessment] = {}
     code = 0
     for scenario, directory in zip(scenarios, directories, strict=True):
-        outcome, assessment = _run(voice, scenario, directory, execution, force=force)
+        others = [] if fresh else [place for place in directories if place != directory]
+        outcome, assessment = _run(voice, scenario, directory, execution, force=force, others=others)
         outcomes.append(outcome)
         if assessment is None:
             break
@@ -153,9 +154,12 @@ def run(
 
 
 def _run(
-    voice: Voice, scenario: Scenario, directory: Path, execution: Execution, *, force: bool
+    voice: Voice, scenario: Scenario, directory: Path, execution: Execution, *, force: bool, others: Sequence[Path]
 ) -> tuple[Outcome, Assessment | None]:
-    """Run one scenario; return how its cells ended, and the judgement unless interrupted."""
+    """Run one scenario; return how its cells ended, and the judgement unless interrupted.
+
+    Trainings that `others`, the directories of the command's other scenarios, have finished are not repeated.
+    """
     from normstab.experiment.scenario.expand import expand
     from normstab.experiment.scenario.outline import cautions_of
     from normstab.study import run_scenario
@@ -164,7 +168,7 @@ def _run(
     voice.say(f"{scenario.name}: {scenario.question or 'no question stated'}")
     voice.note(cautions_of(expand(scenario, hash_data=False)))
     with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
-        outcome, assessment = run_scenario(scenario, directory, execution, on_event, force=force)
+        outcome, assessment = run_scenario(scenario, directory, execution, on_event, force=force, others=others)
     for failure in outcome.failures:
         voice.complain(f"{failure.id}: {failure.kind}: {failure.detail if voice.debug else failure.message}")
     return outcome, assessment

@@ -78,15 +78,19 @@ def run_scenario(
     on_event: Callable[[Event], None],
     *,
     force: bool = False,
+    others: Sequence[Path] = (),
 ) -> tuple[Outcome, Assessment | None]:
-    """Run a scenario's cells, and return how they ended and the judgement of the records (None if interrupted)."""
+    """Run a scenario's cells, and return how they ended and the judgement of the records (None if interrupted).
+
+    Trainings that lie finished in the directories `others` are copied from there.
+    """
     cells = expand(scenario)
     keep_larger_report(directory, len(cells), force=force)
 
     def prepare() -> None:
         keep_scenario(scenario, directory)
 
-    outcome = run_cells(cells, directory, execution=execution, on_event=on_event, prepare=prepare)
+    outcome = run_cells(cells, directory, execution=execution, on_event=on_event, prepare=prepare, others=others)
     return outcome, None if outcome.is_interrupted else assess_directory(directory, scenario, cells=cells)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from normstab.__main__ import main
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.execution.progress import Outcome
+from normstab.experiment.records.files import remove_path
 from normstab.experiment.records.moved_records import move_records
 from normstab.experiment.scenario.expand import expand
 from normstab.experiment.scenario.reader import scenario_of_text
@@ -89,3 +91,32 @@ def test_a_fresh_run_trains_what_there_is_under_another_name(copied: Path) -> No
 def test_a_folder_that_is_not_there_has_no_records(tmp_path: Path) -> None:
     (cell,) = (cell for cell in cells_of(NARROW) if cell.is_listed and cell.train.seed == 0)
     assert move_records({cell.id: cell}, tmp_path / "records", kept=()) == {}
+
+
+NEIGHBOUR = NARROW.replace("name: small", "name: neighbour").replace("[fp16]", "[bf16]")
+
+
+def test_scenarios_of_one_command_share_their_references(narrow: Path, tmp_path: Path) -> None:
+    outcome = run_cells(cells_of(NEIGHBOUR), tmp_path / "beside", others=[tmp_path / "nothing", narrow])
+    references = {cell.id for cell in cells_of(NEIGHBOUR) if cell.is_reference}
+    assert set(outcome.reused) == references and len(outcome.finished) == 4 and not outcome.failures
+    run(NEIGHBOUR, tmp_path / "alone")
+    assert contents(tmp_path / "beside") == contents(tmp_path / "alone")
+    assert len(contents(narrow)) == 8, "nothing is taken away"
+
+
+@pytest.mark.parametrize("lost", ["probes", "steps.jsonl", "record.json"])
+def test_a_reference_that_is_not_whole_is_trained(copied: Path, tmp_path: Path, lost: str) -> None:
+    for place in (copied / "records").iterdir():
+        remove_path(place / lost)
+    outcome = run_cells(cells_of(NEIGHBOUR), tmp_path / "beside", others=[copied])
+    assert not outcome.reused and len(outcome.finished) == 4 and not outcome.failures
+
+
+def test_the_command_shares_them_and_fresh_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in {"small": NARROW, "neighbour": NEIGHBOUR}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    run_both = ["run", str(tmp_path / "small.yaml"), str(tmp_path / "neighbour.yaml"), "--out", str(tmp_path / "out")]
+    for more, reused in (([], 2), (["--fresh"], 0)):
+        assert main([*run_both, *more]) == 0
+        assert capsys.readouterr().err.count("reused, its record is there") == reused

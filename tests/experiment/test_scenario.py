@@ -310,6 +310,18 @@ def test_every_shipped_scenario_is_whole(name: str) -> None:
     assert small <= {"fashion-mnist-sample", *embedded}, "the small form needs no download"
 
 
+@pytest.mark.parametrize("name", scenario_paths())
+def test_a_scenario_on_the_sample_has_a_form_on_the_full_set(name: str) -> None:
+    cells = expand(load_scenario(name), hash_data=False)
+    if not any(cell.dataset.name == "fashion-mnist-sample" for cell in cells):
+        return
+    full = expand(load_scenario(name, profile="full"), hash_data=False)
+    assert len(full) == len(cells)
+    for wide, cell in zip(full, cells, strict=True):
+        assert (wide.dataset.name, wide.dataset.test) == ("fashion-mnist", None)
+        assert (wide.dataset.train, wide.train) == (cell.dataset.train or 6000, cell.train)
+
+
 def test_the_committed_schema_is_the_current_one() -> None:
     committed = Path(__file__).parents[2] / "normstab" / "experiment" / "scenario.schema.json"
     assert json.loads(committed.read_text(encoding="utf-8")) == schema(), "write it anew with `normstab schema`"

@@ -26,7 +26,7 @@ from normstab.experiment.records.files import (
     remove_path,
     remove_unfinished,
 )
-from normstab.experiment.records.moved_records import move_records
+from normstab.experiment.records.moved_records import copy_records, move_records
 from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.records.step_log import check_log
 from normstab.experiment.scenario.spec import Cell
@@ -57,12 +57,14 @@ def run_cells(
     execution: Execution | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     prepare: Callable[[], None] = lambda: None,
+    others: Sequence[Path] = (),
 ) -> Outcome:
     """Run the cells that have no finished record under `out_dir` yet, and return how each ended.
 
     A cell waits for those it depends on. A crash, or a kill, ends its own cell only. Ctrl-C stops the workers
-    and returns with `is_interrupted`. `prepare` is called once the directory is ours. Raises RecordError when
-    `out_dir` takes no more files (what is finished stays), and NormstabError when another run is writing there.
+    and returns with `is_interrupted`. `prepare` is called once the directory is ours. What has the same hash under
+    `others`, the directories of other runs, is copied. Raises RecordError when `out_dir` takes no more files (what is
+    finished stays), and NormstabError when another run is writing there.
     """
     execution = execution or Execution()
     with lock_directory(out_dir), ExitStack() as until_ready:
@@ -71,7 +73,7 @@ def run_cells(
         prepare()
         pool = _pool(Task(out_dir, execution.threads, execution.device, execution.run_cell), execution)
         settings = {"threads": execution.threads, "device": execution.device, **pool.facts()}
-        run = _Run(cells, out_dir, execution.fresh, pool, on_event, start_log(out_dir, settings))
+        run = _Run(cells, out_dir, execution.fresh, pool, on_event, start_log(out_dir, settings), others)
         try:
             until_ready.close()
             run.go()
@@ -96,9 +98,11 @@ class _Run:
         pool: Pool,
         on_event: Callable[[Event], None],
         log: RunLog,
+        others: Sequence[Path],
     ) -> None:
         self._cells: Mapping[str, Cell] = {cell.id: cell for cell in cells}
         self._out_dir, self._is_fresh, self._pool, self._on_event, self.log = out_dir, is_fresh, pool, on_event, log
+        self._others = [place / "records" for place in others]
         self._waiting = dict(self._cells)
         self._finished: list[str] = []
         self._reused: list[str] = []
@@ -130,8 +134,11 @@ class _Run:
         """Reuse the finished records, under whatever names, or remove them all where the run is to be fresh."""
         if not self._is_fresh:
             missing = {name: cell for name, cell in self._cells.items() if not self._has_record(name)}
-            moved = move_records(missing, self._out_dir / "records", kept=self._cells)
-            self.log.notes += [f"{new}: its record was found as {old}" for new, old in moved.items()]
+            records = self._out_dir / "records"
+            found = move_records(missing, records, kept=self._cells)
+            left = {name: cell for name, cell in missing.items() if name not in found}
+            found |= copy_records(left, records, others=self._others)
+            self.log.notes += [f"{new}: its record was found as {old}" for new, old in found.items()]
         for cell in self._cells.values():
             directory = self._out_dir / "records" / cell.id
             if self._is_fresh:
