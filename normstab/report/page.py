@@ -13,6 +13,7 @@ from typing import Any
 from normstab.assess.assessment import Assessment
 from normstab.assess.expected.expectations import ExpectationResult
 from normstab.assess.expected.outcome import Outcome, all_of
+from normstab.assess.norm_costs import NORMS, norm_cost
 from normstab.experiment.records.files import read_plain_file, write_atomically
 from normstab.experiment.scenario.document import Claim
 from normstab.report.markdown import Rendered, fill_template, quoted
@@ -25,6 +26,8 @@ __all__ = ["reason_to_keep", "render_page", "write_page"]
 NO_EVIDENCE = "no evidence"  # as a finding says that its records are missing
 TITLES = {"norm_matters": "Norm matters, claim by claim", "low_precision": "Low-precision training, claim by claim"}
 """The titles of the pages that shipped scenarios have; another page is titled by its name."""
+COMPARES_NORMS = "norm_matters"
+"""The page that says, below its claims, what each norm costs."""
 
 
 def render_page(name: str, found: Mapping[str, Assessment]) -> Rendered:
@@ -43,6 +46,7 @@ def render_page(name: str, found: Mapping[str, Assessment]) -> Rendered:
         "title": TITLES.get(name, name.replace("_", " ")),
         "headline": f"> [!{alert_word(outcomes)}]\n{quoted(lines)}",
         "claims": claims,
+        "costs": [norm_cost(norm) for norm in NORMS] if name == COMPARES_NORMS else [],
     }
     return Rendered(fill_template("page.md.j2", values), files)
 

@@ -100,3 +100,12 @@ def test_every_kind_of_plot_draws_what_its_records_have(kind, found, tmp_path):
 def test_a_claim_without_records_has_no_plot(kind, tmp_path):
     empty = made_assessment(tmp_path, runs=[])
     assert claim_plot(Claim("P1", "text", plot=Plot(kind)), empty) is None
+
+
+def test_the_page_on_norms_says_what_each_costs(found):
+    text = render_page("norm_matters", {"../made/report.md": found}).text
+    rows = [
+        line.split(" | ") for line in text.partition("## What a norm costs")[2].splitlines() if line.startswith("| l")
+    ]
+    assert [row[0] for row in rows] == ["| l2", "| l1", "| linf"]
+    assert "What a norm costs" not in render_page("made_page", {"../made/report.md": found}).text
