@@ -26,45 +26,14 @@ if TYPE_CHECKING:
     from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 __all__ = [
-    "MISSING",
-    "REENTRANT",
-    "TorchDispatchMode",
-    "autocasts_of",
-    "autograd_node",
-    "backward_pass",
-    "break_graph",
-    "compiled_call",
-    "decomposition",
-    "default_store",
-    "flat_weights",
-    "function_mode",
-    "has_modes",
-    "is_batched",
-    "is_composite",
-    "is_traced_by_a_mode",
-    "is_transformed",
-    "is_transforming",
-    "is_zero_tensor",
-    "mode_stack",
-    "modes_off",
-    "next_node_number",
-    "node_number",
-    "overload_name",
-    "saved_order",
-    "saved_tensor_hooks",
-    "schema_of",
-    "set_compiler",
-    "sparse_parts",
-    "storage_key",
-    "switches_free",
-    "tables_of",
-    "tracing_state",
-    "tree_leaves",
-    "tree_map",
-    "tree_map_only",
-    "version_of",
-    "without_autocast",
-]
+    "MISSING", "REENTRANT", "TorchDispatchMode", "aot_backend", "autocasts_of", "autograd_node", "backend_of",
+    "backward_pass", "break_graph", "compiled_call", "compiles_under_modes", "core_decompositions", "decomposition",
+    "default_store", "flat_weights", "function_mode", "has_modes", "is_batched", "is_composite",
+    "is_traced_by_a_mode", "is_transformed", "is_transforming", "is_zero_tensor", "mode_stack", "modes_off",
+    "next_node_number", "node_number", "original_module", "overload_name", "saved_order", "saved_tensor_hooks",
+    "schema_of", "set_compiler", "sparse_parts", "storage_key", "switches_free", "tables_of", "tracing_state",
+    "tree_leaves", "tree_map", "tree_map_only", "version_of", "without_autocast",
+]  # fmt: skip
 
 MISSING: list[str] = []
 """The private names that this torch does not have."""
@@ -264,11 +233,6 @@ switches_free: Callable[[], Any] = _found("torch.backends.__allow_nonbracketed_m
 """A context in which the switches of torch.backends can be set, also after `torch.backends.disable_global_flags`."""
 
 
-def break_graph(reason: str) -> None:
-    """Tell torch.compile, which is reading this frame, to end its graph here."""
-    torch._dynamo.graph_break(msg=reason)  # type: ignore[no-untyped-call]
-
-
 # ----------------------------------------------------------------------------------------- tensors and modules
 
 
@@ -314,6 +278,43 @@ def default_store() -> Any:
     return _found("torch.distributed.distributed_c10d._get_default_store", _nothing)()
 
 
+# ------------------------------------------------------------------------------------------------- torch.compile
+
+compiles_under_modes = bool(_found("torch.utils._python_dispatch.TorchDispatchMode.ignore_compile_internals", None))
+"""Whether torch compiles frames under a mode that allows it; where not, a compiled module is run uncompiled."""
+
+
+def break_graph(reason: str) -> None:
+    """Tell torch.compile, which is reading this frame, to end its graph here."""
+    torch._dynamo.graph_break(msg=reason)  # type: ignore[no-untyped-call]
+
+
 def compiled_call(module: nn.Module) -> Any:
     """Return what `module.compile()` calls instead of its forward, or None."""
     return getattr(module, "_compiled_call_impl", None)
+
+
+def original_module(module: nn.Module) -> nn.Module | None:
+    """Return the module that torch.compile has wrapped in `module`, or None."""
+    return getattr(module, "_orig_mod", None) if type(module).__name__ == "OptimizedModule" else None
+
+
+def backend_of(module: nn.Module) -> tuple[str, Any]:
+    """Return the name of the backend of a module that torch.compile made, and the backend itself."""
+    found: Any = getattr(module.dynamo_ctx, "callback", None)
+    while hasattr(found, "_torchdynamo_orig_backend"):
+        found = found._torchdynamo_orig_backend
+    function = getattr(found, "compiler_fn", found)
+    return str(getattr(found, "compiler_name", getattr(function, "__name__", function))), function
+
+
+def aot_backend(**how: Any) -> Any:
+    """Return a backend of torch.compile whose graphs are of aten operations, a forward and a backward one."""
+    if (make := _found("torch._dynamo.backends.common.aot_autograd", None)) is None:
+        raise NormstabError(f"torch {torch.__version__} lacks aot_autograd: the backend normstab cannot lower graphs")
+    return make(**how)
+
+
+def core_decompositions() -> Any:
+    """Return torch's decompositions into its core operations, by operation."""
+    return _found("torch._decomp.core_aten_decompositions", dict)()

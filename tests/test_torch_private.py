@@ -27,6 +27,7 @@ OPTIONAL = [
     "torch._C._ExcludeDispatchKeyGuard",
     "torch._C._get_tracing_state",
     "torch._C._len_torch_dispatch_stack",
+    "torch.utils._python_dispatch.TorchDispatchMode.ignore_compile_internals",
     "torch.utils._pytree.tree_leaves",
     "torch.utils._pytree.tree_map",
     "torch.utils._pytree.tree_map_only",

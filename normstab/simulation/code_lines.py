@@ -10,9 +10,10 @@ import torch
 from normstab.numerics.ledger import Site
 from normstab.simulation.around.places import Place
 
-__all__ = ["Sources"]
+__all__ = ["LIBRARIES", "Sources"]
 
 PACKAGE = Path(__file__).parents[1]
+# Whose lines are not the user's.
 LIBRARIES = (str(Path(torch.__file__).parent), str(PACKAGE))
 # What calls a model on behalf of a user: beyond it are a command line's and a test runner's own lines.
 ENTRANCES = (str(PACKAGE / "testing"), str(PACKAGE / "experiment"), str(PACKAGE / "cli.py"))
@@ -23,6 +24,7 @@ class Sources:
 
     def __init__(self) -> None:
         self._lines: dict[str, dict[str, str]] = {}
+        self.line = ""  # of the step of a compiled graph, in which no user's code runs
 
     def note(self, place: Place, operation: str) -> None:
         """Note the user's innermost line, unless that is known. In a backward pass there is none."""
@@ -30,7 +32,7 @@ class Sources:
         if known is None:
             known = self._lines[place.name] = {}
         if operation not in known and place.direction != "backward":
-            known[operation] = _user_line()
+            known[operation] = self.line or _user_line()
 
     @property
     def lines(self) -> dict[str, dict[str, str]]:

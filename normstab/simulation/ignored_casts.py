@@ -18,9 +18,9 @@ from normstab.numerics.ledger import Site
 from normstab.simulation.around.places import ModuleTracker
 from normstab.torch_private import function_mode
 
-__all__ = ["IgnoredCasts", "counted"]
+__all__ = ["WIDE", "IgnoredCasts", "counted", "wanted"]
 
-WIDE = (torch.float32, torch.float64)
+WIDE = (torch.float32, torch.float64)  # the types to which a cast is wider than any simulated one
 OF_NAME = {Tensor.float: torch.float32, Tensor.double: torch.float64}
 LIKE_ANOTHER = (Tensor.to, Tensor.type_as)
 TYPE_NAMES = {"torch.FloatTensor": torch.float32, "torch.DoubleTensor": torch.float64}
@@ -40,7 +40,7 @@ class IgnoredCasts(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         holds_numbers = bool(args) and isinstance(args[0], Tensor) and args[0].dtype in WIDE
-        if holds_numbers and not self.is_over and _wanted(func, args, kwargs) in WIDE and self._is_ignored():
+        if holds_numbers and not self.is_over and wanted(func, args, kwargs) in WIDE and self._is_ignored():
             place = self._tracker.here()
             site = str(Site(place.name, getattr(func, "__name__", "to"), place.direction))
             self._ignored[site] = self._ignored.get(site, 0) + 1
@@ -52,7 +52,7 @@ class IgnoredCasts(TorchFunctionMode):
         return not place.passes and place.arithmetic.precision.casts == "ignore"
 
 
-def _wanted(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def wanted(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return the dtype that a call asks for: `.float()`, `.to(torch.float32)`, `softmax(..., dtype=torch.float32)`."""
     if func in OF_NAME:
         return OF_NAME[func]

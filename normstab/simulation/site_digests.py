@@ -23,6 +23,7 @@ from normstab.norms.modules import Normalizing
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Site
 from normstab.numerics.precision import Precision
+from normstab.simulation.around.compilation import named_modules
 from normstab.simulation.simulate import simulate
 from normstab.torch_private import modes_off
 
@@ -78,7 +79,7 @@ def digests_of(
     seen = _Seen(most)
     hooks = [
         layer.register_forward_hook(seen.around(name))
-        for name, layer in model.named_modules()
+        for name, layer in named_modules(model)
         if isinstance(layer, Normalizing)
     ]
     try:

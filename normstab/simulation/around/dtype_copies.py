@@ -148,6 +148,14 @@ class Copies:
         if made is not None and version_of(made.copy) == made.version:
             torch.autograd.graph.increment_version(made.copy)
 
+    def renew(self, tensor: Tensor) -> None:
+        """Write to a copy what a norm has written to the tensor itself, and expect torch to count that as a write."""
+        made = self.find(tensor)
+        if made is not None and tensor.shape == made.held.tensor.shape:
+            with modes_off():
+                tensor.data.copy_(made.held.tensor.detach())
+            made.version += 1
+
     def _replaced(self, entry: Entry, now: Any) -> Tensor | None:
         """Return the tensor that someone put in a parameter's place (functional_call), if it is to be converted."""
         if not isinstance(now, Tensor) or not now.is_floating_point() or now.dtype == entry.dtype:

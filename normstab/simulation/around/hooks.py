@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.readable.reference import contains, holds
+from normstab.simulation.around.compilation import inside_compiled, unseen
 from normstab.simulation.around.places import ModuleTracker, Place
 from normstab.simulation.run import Run
 from normstab.torch_private import autograd_node, has_modes, modes_off, tree_map_only
@@ -60,11 +61,15 @@ class Entrance(Protocol):
 def hook_modules(model: nn.Module, places: dict[nn.Module, Place], entrance: Entrance, stack: ExitStack) -> None:
     """Note where every module is entered and left until `stack` is closed."""
     thread = threading.get_ident()
+    inside = inside_compiled(model)
     for module, place in places.items():
         enter, leave = _module_hooks(place, entrance, thread, is_root=module is model)
-        stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        if module in inside:  # a hook that is always called has a number, for which the compiler makes a graph anew
+            enter, leave = unseen(enter), unseen(leave)
+        stack.callback(module.register_forward_hook(leave, always_call=module not in inside).remove)
         stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
     root = _root_hook(places[model], entrance, thread)
+    root = unseen(root) if model in inside else root
     stack.callback(model.register_forward_pre_hook(root, prepend=True, with_kwargs=True).remove)
 
 

@@ -20,7 +20,7 @@ from normstab.simulation.around.operands import Operands, read_operands
 from normstab.simulation.around.operation_rules import OperationRules, cast_back, loaded
 from normstab.simulation.around.parameter_updates import update
 from normstab.simulation.around.parameters import Held, Parameters
-from normstab.simulation.around.places import ModuleTracker, Place
+from normstab.simulation.around.places import ModuleTracker, Place, Places
 from normstab.simulation.around.stored_operations import StoredOperations, expands, refuse_autocast
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
@@ -29,6 +29,7 @@ from normstab.simulation.aten.parts.expand_fused import steps_of
 from normstab.simulation.aten.round_and_attribute import FLOATING
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
 from normstab.simulation.aten.selections import COMPARED
+from normstab.simulation.aten.stored import in_float32, narrowed, to_dtype
 from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 from normstab.torch_private import TorchDispatchMode, set_compiler
@@ -66,6 +67,12 @@ class Emulation(TorchDispatchMode):
         self.expands = False
         self.observer: Observer | None = None
         self.rules: OperationRules | None = None
+        self.compiles = False
+        # What compiled graphs ask for: the places by name, whom to tell, where ignored casts are counted, how many ran.
+        self.places = Places({}, {}, {})
+        self.say: Callable[[str], None] = lambda text: None
+        self.ignored_casts: dict[str, int] | None = None
+        self.graphs = 0
         self._plans: dict[int, Plan] = {}
 
     def suspend(self) -> None:
@@ -81,6 +88,10 @@ class Emulation(TorchDispatchMode):
     def end(self) -> None:
         """Let everything pass from now on, on whatever stack the mode may still lie."""
         self.is_over = self.is_suspended = True
+
+    def ignore_compile_internals(self) -> bool:  # type: ignore[override]
+        """Whether torch.compile may compile frames, whose graphs then run under this mode (asked by torch)."""
+        return self.compiles
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -110,7 +121,10 @@ class Emulation(TorchDispatchMode):
         if plan.kind == "composite":
             with self:
                 return plan.function(*args, **(kwargs or NOTHING))
-        place = self.tracker.here()
+        return self.run_at(func, plan, self.tracker.here(), args, kwargs)
+
+    def run_at(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named | None) -> Any:
+        """Run one operation, whose plan is known, at a place."""
         if self.rules is not None and plan.kind in ("exact", "rounded"):
             place = self.rules.place(place, plan.name)
         if plan.kind == "make" and place.shown is not None and not place.passes:
@@ -166,7 +180,7 @@ class Emulation(TorchDispatchMode):
         op = Operation(plan.name, plan.function, loaded(read, place, plan.name), named, place.arithmetic, out, roles)
         result = cast_back(plan.handler(op), place)
         if not place.arithmetic.format.fits_float32 and op.dtype == torch.float32:
-            result = _narrowed(result)
+            result = narrowed(result)
         if self.observer is not None:
             place.show(self.observer, plan.name, result)
         return self._write(plan, result, args, kwargs) if plan.written else result
@@ -233,10 +247,10 @@ class Emulation(TorchDispatchMode):
             self.unrecognised.note(f"{plan.name}({name})", result)
             return result
         read_args, read_kwargs = self._read_only(plan, seen)
-        wide_args, wide_kwargs = _in_float32(read_args), {name: _in_float32(x) for name, x in read_kwargs.items()}
+        wide_args, wide_kwargs = in_float32(read_args), {name: in_float32(x) for name, x in read_kwargs.items()}
         is_mixed = any(isinstance(x, Tensor) and x.dtype in FLOATING and x.dim() for x in seen.args)
         result = plan.handler(Operation(plan.name, plan.function, wide_args, wide_kwargs, place.arithmetic))
-        result = result if is_mixed else _to_dtype(result, seen.half)
+        result = result if is_mixed else to_dtype(result, seen.half)
         return self._write(plan, result, args, kwargs) if plan.written else result
 
     def _each(self, func: Any, plan: Plan, args: Arguments, kwargs: Named) -> Any:
@@ -291,24 +305,3 @@ def _has_dtype(args: Arguments, dtype: torch.dtype) -> bool:
 def _nth(x: Any, i: int) -> Any:
     """Return element `i` of a list, or what is meant for every element."""
     return x[i] if isinstance(x, list | tuple) else x
-
-
-def _in_float32(x: Any) -> Any:
-    """Return 16-bit tensors as float32, exactly."""
-    if isinstance(x, Tensor):
-        return x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
-    return [_in_float32(element) for element in x] if isinstance(x, list | tuple) else x
-
-
-def _narrowed(result: Any) -> Any:
-    """Return float64 results as float32: a network keeps its dtype, whatever the format."""
-    if isinstance(result, Tensor):
-        return result.to(torch.float32) if result.dtype == torch.float64 else result
-    return tuple(_narrowed(x) for x in result) if isinstance(result, list | tuple) else result
-
-
-def _to_dtype(result: Any, dtype: torch.dtype) -> Any:
-    """Return float32 results as `dtype`, which can hold them."""
-    if isinstance(result, Tensor):
-        return result.to(dtype) if result.dtype == torch.float32 else result
-    return tuple(_to_dtype(x, dtype) for x in result) if isinstance(result, list | tuple) else result

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
 from normstab.simulation.aten.scaled_operands import quantizes
 from normstab.torch_private import autograd_node, next_node_number, node_number
 
-__all__ = ["ModuleTracker", "Place"]
+__all__ = ["ModuleTracker", "Place", "Places"]
 
 # An AccumulateGrad node has no sequence number of its own but the greatest there is.
 LARGEST_SEQUENCE = 2**63
@@ -89,6 +89,21 @@ class Place:
         return f"Place({self.name!r}, {self.direction})"
 
 
+class Places(NamedTuple):
+    """The places of a network's modules, forward: by name, with the kind of each, and by the identity of the module."""
+
+    by_name: dict[str, Place]
+    kinds: dict[str, type]
+    by_id: dict[int, Place]
+
+    @staticmethod
+    def of(places: dict[nn.Module, Place]) -> Places:
+        """Return the places of modules; of several with one name (a compiled one and what it wraps) the last."""
+        by_name = {place.name: place for place in places.values()}
+        kinds = {place.name: type(module) for module, place in places.items()}
+        return Places(by_name, kinds, {id(module): place for module, place in places.items()})
+
+
 class ModuleTracker:
     """The module now running, and the modules that made the nodes of the autograd graph.
 
@@ -109,6 +124,7 @@ class ModuleTracker:
         self._last: tuple[int, Place] = (-1, outside.backward)
         self.optimizer_depth = 0
         self.on_restart: Callable[[], None] | None = None
+        self.pinned: Place | None = None  # while a compiled graph runs: the place of its step
 
     def own(self, parameter: torch.Tensor, place: Place) -> None:
         """Note that gradients added up for `parameter` belong to `place`."""
@@ -150,6 +166,8 @@ class ModuleTracker:
 
     def here(self) -> Place:
         """Return the place of the operation that is being dispatched."""
+        if self.pinned is not None:
+            return self.pinned
         node = _current_node()
         if node is None or self._is_recomputed[-1]:
             place = self._stack[-1]

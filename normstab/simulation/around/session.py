@@ -13,15 +13,16 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import Rules
 from normstab.simulation.around.autocast import begin_autocast
-from normstab.simulation.around.compilation import is_compiled, keep_uncompiled
+from normstab.simulation.around.compilation import keep_uncompiled, named_modules
 from normstab.simulation.around.dtype_copies import Copies
 from normstab.simulation.around.hooks import hook_crossing, hook_modules, hook_optimizers
 from normstab.simulation.around.mode import Emulation
 from normstab.simulation.around.mode_stack import close_mode, drop_ended_modes
 from normstab.simulation.around.parameters import Held, Parameters
-from normstab.simulation.around.places import ModuleTracker, Place
+from normstab.simulation.around.places import ModuleTracker, Place, Places
 from normstab.simulation.around.simulated_machine import Arithmetics, Machine
 from normstab.simulation.aten.parts.expand_fused import WithoutFastPaths
+from normstab.simulation.compiled.compiled_modules import CompiledModules, obstacle
 from normstab.simulation.ignored_casts import counted
 from normstab.simulation.ranks.sharded import gathered, sharded_modules, shards_of
 from normstab.simulation.run import Run
@@ -43,7 +44,7 @@ class Session:
         *,
         master_weights: bool,
     ) -> None:
-        rules.check([name for name, _ in model.named_modules()])
+        rules.check([name for name, _ in named_modules(model)])
         self.model = model
         self.run = run
         self.optimizer = _unwrapped(optimizer)
@@ -72,6 +73,8 @@ class Session:
         self.mode.updated = Parameters(shards) if shards else held
         self.mode.sources = self.mode.stored.sources = run.sources
         self.mode.rules = arithmetics.rules
+        self.mode.places = Places.of(self.places)
+        self.mode.say = run.note
         self.mode.stored.copies = self.copies if self.copies else None
         self.is_in_order = True
         self._has_entered = False
@@ -91,7 +94,6 @@ class Session:
                 self.mode.replaced[module] = module.arithmetic  # type: ignore[assignment]
                 stack.callback(self._give_back, module, outer)
                 module.arithmetic = place.arithmetic  # type: ignore[assignment]
-            self._note_compiled(module, place)
         for held in self.held:
             if held.is_parameter:
                 self.tracker.own(held.tensor, held.place)
@@ -101,6 +103,7 @@ class Session:
         for module in self.sharded:  # after torch's own hook, which gathers the module's parameters
             stack.callback(module.register_forward_pre_hook(self._note_gathered).remove)
         self._hook_crossings(stack)
+        self._hook_compiled(stack, expand=expand)
         hook_optimizers(self, stack)
         self.run.scaler.on_skip = self.end_skipped_step
         self.mode.expands = self.mode.stored.expands = expand
@@ -109,6 +112,7 @@ class Session:
         if self.machine.autocast is not None:
             begin_autocast(self.machine.autocast, device_of(self.model), self.tracker, stack)
         if not self.is_native and any(place.arithmetic.precision.casts == "ignore" for place in self.places.values()):
+            self.mode.ignored_casts = self.run.ignored_upcasts
             stack.enter_context(counted(self.tracker, self.run.ignored_upcasts))
         self.ensure_entered()
 
@@ -182,13 +186,25 @@ class Session:
         """Show parameters and buffers as they are."""
         self.copies.take_back()
 
-    def _hook_crossings(self, stack: ExitStack) -> None:
-        """Hook the modules that see another dtype than the module around them."""
-        by_name = {place.name: place for place in self.places.values()}
+    def _crossings(self) -> Iterator[tuple[nn.Module, Place, Place]]:
+        """Yield the modules that see another dtype than the module around them, with both places."""
+        by_name = self.mode.places.by_name
         for module, place in self.places.items():
             around = by_name.get(place.name.rpartition(".")[0], self.tracker.outside)
             if module is not self.model and place.shown != around.shown:
-                hook_crossing(module, place, around, stack, casts_back=self.machine.casts_parameters)
+                yield module, place, around
+
+    def _hook_crossings(self, stack: ExitStack) -> None:
+        """Hook the modules that see another dtype than the module around them."""
+        for module, place, around in self._crossings():
+            hook_crossing(module, place, around, stack, casts_back=self.machine.casts_parameters)
+
+    def _hook_compiled(self, stack: ExitStack, *, expand: bool) -> None:
+        """Let compiled modules run their graphs, or say why they do not."""
+        crossing = (place for _, place, _ in self._crossings())
+        autocast = self.machine.autocast is not None
+        why = obstacle(self.model, self.places, crossing, autocast=autocast, expand=expand)
+        CompiledModules(self.mode, self.run.note, why).hook(self.model, self.places, stack)
 
     def begin_optimizer_step(self, optimizer: Optimizer) -> None:
         """Place what follows with the optimizer; an optimizer that was not given is not even looked at."""
@@ -220,11 +236,6 @@ class Session:
             for held in self.mode.updated:
                 if held.is_parameter:
                     held.round_in_place(direction)
-
-    def _note_compiled(self, module: nn.Module, place: Place) -> None:
-        """Say which modules do not run as they usually do."""
-        if is_compiled(module):
-            self.run.note(f"module {place.name or '(root)'!r} is torch.compile'd; it is run uncompiled here")
 
 
 def device_of(model: nn.Module) -> str:

@@ -20,6 +20,7 @@ from normstab.numerics.rules import OUTSIDE, Rules
 from normstab.numerics.scaled.scale_history import ScaleHistory
 from normstab.numerics.steps.clock import Clock
 from normstab.simulation.around.autocast import dtype_of, lowered
+from normstab.simulation.around.compilation import named_modules
 from normstab.simulation.around.operation_rules import OperationRules
 from normstab.simulation.around.places import Place
 from normstab.simulation.around.shown_dtype import fits_within, shown_dtype, why_not_shown
@@ -68,7 +69,7 @@ class Machine:
         wide = set(_wide_layers(self._model, self._given))
         return {
             module: self._place(name, passes=module in own, takes_operands=module not in wide)
-            for name, module in self._model.named_modules()
+            for name, module in named_modules(self._model)
         }
 
     def outside(self) -> Place:

@@ -59,7 +59,7 @@ EXACT = _names(
 MADE = _names(
     """full full_like new_full scalar_tensor arange range linspace logspace rand rand_like randn randn_like uniform
     normal exponential cauchy geometric log_normal lift_fresh hann_window hamming_window _sample_dirichlet
-    _standard_gamma"""
+    _standard_gamma lift_fresh_copy"""
 )
 
 # No floating operand is read, or only its shape: factories, random numbers, changes of shape in place.

@@ -17,7 +17,7 @@ from torch import Tensor
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.wide import ATTENTION
 
-__all__ = ["DIRECT", "Survey", "stored", "survey", "widened"]
+__all__ = ["DIRECT", "Survey", "in_float32", "narrowed", "stored", "survey", "to_dtype", "widened"]
 
 WIDE = (torch.float32, torch.float64)
 # Their handlers move numbers and write constants: they take the stored tensors.
@@ -92,3 +92,24 @@ def stored(name: str, result: Any, dtype: torch.dtype) -> Any:
         return (stored("", result[0], dtype), *result[1:])
     kind = type(result)
     return getattr(kind, "_make", kind)([stored("", x, dtype) for x in result])  # a namedtuple takes no sequence
+
+
+def in_float32(x: Any) -> Any:
+    """Return 16-bit tensors as float32, exactly."""
+    if isinstance(x, Tensor):
+        return x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
+    return [in_float32(element) for element in x] if isinstance(x, list | tuple) else x
+
+
+def narrowed(result: Any) -> Any:
+    """Return float64 results as float32: a network keeps its dtype, whatever the format."""
+    if isinstance(result, Tensor):
+        return result.to(torch.float32) if result.dtype == torch.float64 else result
+    return tuple(narrowed(x) for x in result) if isinstance(result, list | tuple) else result
+
+
+def to_dtype(result: Any, dtype: torch.dtype) -> Any:
+    """Return float32 results as `dtype`, which can hold them."""
+    if isinstance(result, Tensor):
+        return result.to(dtype) if result.dtype == torch.float32 else result
+    return tuple(to_dtype(x, dtype) for x in result) if isinstance(result, list | tuple) else result

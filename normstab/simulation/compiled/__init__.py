@@ -1,0 +1,1 @@
+"""torch.compile(model, backend="normstab"): graphs of aten operations that a simulation runs node by node."""
