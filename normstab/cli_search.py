@@ -213,7 +213,11 @@ def diff(
     check: Annotated[str, typer.Option(metavar="MODULE:FUNCTION", help="Makes a module (or it, batch, loss).")] = "",
     inputs: options.Inputs = None,
     precision: Annotated[str, typer.Option(help="Of the one run of --check, A.")] = "fp16",
-    against: Annotated[str, typer.Option(help="Of the other, B.")] = "fp32",
+    against: Annotated[str, typer.Option(help="Of the other, B: fp32; with --compiled as A.")] = "",
+    compiled: Annotated[
+        str | None,
+        typer.Option(metavar="none|core|inductor", help="Run B under torch.compile, with these decompositions."),
+    ] = None,
     norm: Annotated[str | None, typer.Option(help="Swap the norm layers of --check to this one first.")] = None,
     cell: Annotated[str, typer.Option(metavar="VALUES", help="Cells of the runs with these values: l2,fp16.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the factory, the inputs and stochastic rounding.")] = 0,
@@ -226,13 +230,20 @@ def diff(
     runs = runs or []
     if len(runs) != (0 if check else 2):
         raise NormstabError("diff takes either two runs, RUN_A RUN_B, or --check MODULE:FUNCTION")
+    if runs and compiled is not None:
+        raise NormstabError(
+            "diff --compiled is about a model, --check MODULE:FUNCTION: two runs are compared as they were"
+        )
     from normstab.report import divergence_report as rendered
     from normstab.search import divergence as search
 
     if check:
         subject = _subject(check, inputs or (), seed, norm=norm)
         args, kwargs, loss = subject.args, subject.kwargs, subject.loss
-        found = search.diff(subject.module, args, kwargs, precision=precision, against=against, loss=loss, seed=seed)
+        b = against or ("fp32" if compiled is None else precision)
+        found = search.diff(
+            subject.module, args, kwargs, precision=precision, against=b, loss=loss, seed=seed, compiled=compiled
+        )
         parted = [found] if found.first is not None else []
         answer = rendered.divergence_json(found) if as_json else rendered.divergence_text(found)
     else:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MISSING", "REENTRANT", "TorchDispatchMode", "aot_backend", "autocasts_of", "autograd_node", "backend_of",
-    "backward_pass", "break_graph", "compiled_call", "compiles_under_modes", "core_decompositions", "decomposition",
+    "backward_pass", "break_graph", "compiled_call", "compiles_under_modes", "decomposition", "decompositions_like",
     "default_store", "flat_weights", "function_mode", "has_modes", "is_batched", "is_composite",
     "is_traced_by_a_mode", "is_transformed", "is_transforming", "is_zero_tensor", "mode_stack", "modes_off",
     "next_node_number", "node_number", "original_module", "overload_name", "saved_order", "saved_tensor_hooks",
@@ -304,8 +304,7 @@ def backend_of(module: nn.Module) -> tuple[str, Any]:
     found: Any = getattr(module.dynamo_ctx, "callback", None)
     while hasattr(found, "_torchdynamo_orig_backend"):
         found = found._torchdynamo_orig_backend
-    function = getattr(found, "compiler_fn", found)
-    return str(getattr(found, "compiler_name", getattr(function, "__name__", function))), function
+    return str(getattr(found, "compiler_name", found)), getattr(found, "compiler_fn", found)
 
 
 def aot_backend(**how: Any) -> Any:
@@ -315,6 +314,7 @@ def aot_backend(**how: Any) -> Any:
     return make(**how)
 
 
-def core_decompositions() -> Any:
-    """Return torch's decompositions into its core operations, by operation."""
-    return _found("torch._decomp.core_aten_decompositions", dict)()
+def decompositions_like(compiler: str) -> Any:
+    """Return what torch takes operations apart into: its "core" set, or the set of its compiler "inductor"."""
+    names = {"core": "_decomp.core_aten_decompositions", "inductor": "_inductor.decomposition.select_decomp_table"}
+    return _found(f"torch.{names[compiler]}", dict)()

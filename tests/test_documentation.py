@@ -1,6 +1,5 @@
 """What the documentation shows is what happens: every Python block runs, every command exists."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 
 from normstab.cli import app
 from normstab.report.glossary import as_list
+from tests.entry_points import with_entry_points
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "normstab").rglob("*.md"))]
@@ -28,7 +28,7 @@ def commands():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path):
     script = "\n".join(blocks(page, "python"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = with_entry_points(tmp_path)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -30,6 +30,7 @@ def divergence_json(found: Divergence) -> dict[str, Any]:
         "first": None if found.first is None else _plain(found.first),
         "diverged": [_plain(site) for site in found.diverged],
         "sites": [_plain(site) for site in found.sites],
+        "notes": list(found.notes),
     }
 
 
@@ -65,6 +66,7 @@ def divergence_text(found: Divergence) -> str:
     """Return the answer for a terminal: the first divergence, then the sites up to there and some after it."""
     rows, left = _shown(found)
     more = [f"{left} more sites: --json, or --out DIR, has them all"] if left else []
+    more += [f"note: {note}" for note in found.notes]
     return "\n\n".join([_headline(found), aligned(HEADERS, map(_row, rows), right=range(3, 7)), _key(), *more])
 
 
@@ -115,7 +117,8 @@ def _key() -> str:
 def write_divergence(found: Divergence, directory: Path) -> Path:
     """Write `diff.md` and `diff.html` with every site to `directory`, and return the first one's path."""
     table = aligned(HEADERS, map(_row, found.sites), right=range(3, 7))
-    markdown = "\n\n".join(["# Where two runs part", f"> {_headline(found)}", table, _key()]) + "\n"
+    notes = [f"Note: {note}" for note in found.notes]
+    markdown = "\n\n".join(["# Where two runs part", f"> {_headline(found)}", table, _key(), *notes]) + "\n"
     write_atomically(directory / "diff.md", markdown)
     write_atomically(directory / "diff.html", _page(found))
     return directory / "diff.md"
@@ -136,4 +139,5 @@ def _page(found: Divergence) -> str:
         f"<h1>Where two runs part</h1>\n<p>{escape(_headline(found))}</p>\n<table><tr>{head}</tr>\n"
         + "\n".join(rows)
         + f"\n</table>\n<p>{escape(_key())}</p>\n"
+        + "".join(f"<p>Note: {escape(note)}</p>\n" for note in found.notes)
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
 from normstab.numerics.precision import Precision
 from normstab.search.chosen_cell import has_values
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
+from normstab.simulation.compiled.compiled_modules import compiled as as_compiled
 from normstab.simulation.site_digests import Digest, digests_of
 
 __all__ = ["CellDivergence", "Divergence", "SiteDifference", "compare_digests", "diff", "diff_runs"]
@@ -67,11 +68,15 @@ class SiteDifference:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Two runs, site by site in A's order; `label_a` and `label_b` say what they are."""
+    """Two runs, site by site in A's order; `label_a` and `label_b` say what they are.
+
+    `notes` say where a compiled run breaks a graph off, or runs uncompiled.
+    """
 
     label_a: str
     label_b: str
     sites: tuple[SiteDifference, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def diverged(self) -> tuple[SiteDifference, ...]:
@@ -93,10 +98,12 @@ def diff(
     against: str | Precision | AnyFormat = "fp32",
     loss: Callable[[Any], Tensor] | None = None,
     seed: int = 0,
+    compiled: str | None = None,
 ) -> Divergence:
     """Return where copies of `model` on `args` and `kwargs` part, in `precision` (A) and in `against` (B).
 
-    `loss` makes a number of the output and adds the backward pass.
+    `loss` makes a number of the output and adds the backward pass. B is compiled by the backend normstab where
+    `compiled` says with which decompositions: "none", "core" or "inductor".
     """
 
     def run(module: nn.Module) -> None:
@@ -106,8 +113,15 @@ def diff(
             value.backward()
 
     specs = [Precision.parse(precision), Precision.parse(against)]
-    a, b = (digests_of(copy.deepcopy(model).float(), run, spec, seed=seed, most=MOST) for spec in specs)
-    return compare_digests(a, b, labels=(str(specs[0]), str(specs[1])), precisions=(specs[0], specs[1]))
+    models, labels = [copy.deepcopy(model).float() for _ in specs], [str(spec) for spec in specs]
+    notes: list[str] = []
+    if compiled is not None:
+        models[1] = as_compiled(models[1], compiled)
+        labels[1] += " compiled" if compiled == "none" else f" compiled with {compiled} decompositions"
+    a = digests_of(models[0], run, specs[0], seed=seed, most=MOST)
+    b = digests_of(models[1], run, specs[1], seed=seed, most=MOST, notes=notes if compiled is not None else None)
+    found = compare_digests(a, b, labels=(labels[0], labels[1]), precisions=(specs[0], specs[1]))
+    return replace(found, notes=tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,12 @@ def digests_of(
     seed: int = 0,
     expand: bool = False,
     most: int = KEPT,
+    notes: list[str] | None = None,
 ) -> list[Digest]:
     """Return the digests of what `run(model)` computes, in order, forward and backward, in `precision`.
 
-    `native` is float32 throughout. Of each result at most `most` elements are sampled. Layers written against an
+    `native` is float32 throughout. Of each result at most `most` elements are sampled. What the simulation notes is
+    added to `notes`. Layers written against an
     Arithmetic show their output, and the gradient of their input, at `norm`.
     """
     spec = Precision.parse(precision)
@@ -84,8 +86,10 @@ def digests_of(
     ]
     try:
         inside = Precision.parse("fp32") if spec.is_native else spec
-        with simulate(model, inside, seed=seed, rules=rules, expand=expand, observer=seen.see):
+        with simulate(model, inside, seed=seed, rules=rules, expand=expand, observer=seen.see) as done:
             run(model)
+        if notes is not None:
+            notes += done.notes
     finally:
         for hook in hooks:
             hook.remove()

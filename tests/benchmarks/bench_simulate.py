@@ -1,5 +1,7 @@
 """A simulated training step beside the plain one of the same network, in one run; peak memory; qtorch if installed.
 
+Then the same step of a network that is compiled with the backend normstab, beside the eager one.
+
 ResNet-18 in two sizes, and a small transformer, where the cost of each operation in Python is what counts.
 
 Nothing is asserted.
@@ -21,6 +23,7 @@ import normstab as ns
 from normstab.experiment.network.models import MODELS
 from normstab.experiment.network.networks import Task
 from normstab.simulation import record
+from normstab.simulation.compiled.dynamo_backend import normstab_backend
 from tests.benchmarks.timing import Samples, begin, print_table
 
 # Width, side of the images, batch, turns.
@@ -41,6 +44,8 @@ CONTEXTS: dict[str, Context] = {
 # Timed steps of a sample, 2 elsewhere; as many are made before them in the same context.
 STEPS = {"record(every=10), ten steps": 10}
 PLAIN = "plain float32"
+# Simulated eagerly and compiled.
+COMPILED = ("simulate fp16", "simulate uniform:fp16", "simulate half", "simulate fp16/stochastic")
 
 
 class Step:
@@ -132,6 +137,22 @@ def peak_bytes(step: Step, context: Context) -> int:
         return _status("VmHWM") - before
 
 
+def compiled(step: Step) -> Step:
+    step.model = torch.compile(step.model, backend=normstab_backend)
+    return step
+
+
+def compare_compiled(make: Callable[[], Step], turns: int) -> dict[str, Samples]:
+    """Return, by context, the seconds per step of an eager network and of a compiled one."""
+    found = {}
+    for name in COMPILED:
+        torch.compiler.reset()  # a precision more is a graph more, and torch gives up after eight
+        found[name] = compare(
+            {"eager": (make(), CONTEXTS[name]), "compiled": (compiled(make()), CONTEXTS[name])}, turns
+        )
+    return found
+
+
 def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
@@ -152,6 +173,11 @@ def main() -> None:
     print_table("seconds per step", columns, PLAIN)
     small = {name: (transformer(64, 32, 4), context) for name, context in CONTEXTS.items()}
     print_table("seconds per step", {"transformer, width 64, 4 x 32 tokens": compare(small, 12)}, PLAIN)
+    for title, (make, turns) in {
+        "ResNet-18, width 16, 16x16, batch 64": (lambda: resnet(16, 16, 64), 8),
+        "transformer, width 64, 4 x 32 tokens": (lambda: transformer(64, 32, 4), 16),
+    }.items():
+        print_table(f"compiled beside eager, seconds per step: {title}", compare_compiled(make, turns), "eager")
     print("\n### peak memory of a step, simulate fp16\n\n" + "\n".join(memory))
 
 

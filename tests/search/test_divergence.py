@@ -77,6 +77,29 @@ def test_a_narrow_accumulator_parts_where_its_sum_is(x):
     assert diff(net, (1 + torch.rand(8, 512),), precision="fp16").first is None
 
 
+def test_a_compiled_network_of_the_same_operations_is_equal_throughout(net, x):
+    found = diff(net, (x,), precision="fp16", against="fp16", loss=mean, compiled="none")
+    assert found.label_b == f"{found.label_a} compiled"
+    assert all(site.is_equal for site in found.sites) and len(found.sites) > 6
+    assert any("graph break" in note for note in found.notes)  # at our own norm
+
+
+def test_what_the_compiler_calls_in_its_place_is_the_first_difference():
+    net = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Dropout(0.3), nn.Linear(8, 3))
+    found = diff(net, (torch.ones(4, 8),), precision="fp16", against="fp16", loss=mean, compiled="none")
+    assert found.first.site == "2.div[forward]" and found.first.only == "A"
+    assert "2.native_dropout[forward]" in [site.site for site in found.sites if site.only == "B"]
+
+
+def test_decompositions_of_a_compiler_are_named(x):
+    net = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    found = diff(net, (x,), precision="uniform:fp16", against="uniform:fp16", compiled="inductor")
+    assert found.first.site == "1.native_layer_norm[forward]" and found.first.only == "A"
+    assert "1.rsqrt[forward]" in [site.site for site in found.sites if site.only == "B"]
+    with pytest.raises(ns.NormstabError, match="did you mean 'core'"):
+        diff(net, (x,), precision="fp16", compiled="cor")
+
+
 def test_what_one_precision_computes_wide_is_no_divergence(x):
     class Upcast(nn.Module):
         def forward(self, x):
@@ -120,6 +143,10 @@ def test_the_command_lists_the_sites_in_order(tmp_path, monkeypatch, capsys):
     assert "differs by more than rounding explains" in capsys.readouterr().out
     assert main([*line, "--precision", "fp17"]) == 2
     assert main(["diff", "--check", "parted:Square"]) == 2
+    assert main(["diff", "--check", "parted:Square", "--input", "4x8", "--compiled", "none", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["b"] == f"{answer['a']} compiled" and all(site["is_equal"] for site in answer["sites"])
+    assert main(["diff", "a", "b", "--compiled", "none"]) == 2
 
 
 SCENARIO = """\

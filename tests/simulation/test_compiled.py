@@ -1,10 +1,8 @@
 """A network compiled with the backend `normstab` has under a simulation the bits and the counts that it has eagerly."""
 
 import copy
-import os
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from normstab.experiment.network.networks import Task
 from normstab.simulation.compiled.dynamo_backend import normstab_backend
 from normstab.simulation.run import Run
 from normstab.simulation.simulate import simulate
+from tests.entry_points import with_entry_points
 from tests.simulation import networks
 
 
@@ -392,12 +391,6 @@ def test_core_decompositions_show_the_operations_inside_a_norm_s_gradient() -> N
 
 
 def test_the_entry_point_gives_torch_the_backend_by_name(tmp_path: Path) -> None:
-    table = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    metadata = tmp_path / "normstab_backends-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: normstab-backends\nVersion: 1\n")
-    entry = table["entry-points"]["torch_dynamo_backends"]["normstab"]
-    (metadata / "entry_points.txt").write_text(f"[torch_dynamo_backends]\nnormstab = {entry}\n")
     code = (
         "import torch, normstab as ns\n"
         "model = torch.compile(torch.nn.Linear(3, 3), backend='normstab')\n"
@@ -405,7 +398,6 @@ def test_the_entry_point_gives_torch_the_backend_by_name(tmp_path: Path) -> None
         "    model(torch.ones(2, 3))\n"
         "assert not run.notes and any(site.operation == 'addmm' for site in run.ledger), run.notes\n"
     )
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = with_entry_points(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -16,13 +16,21 @@ from torch.nn.parallel import DistributedDataParallel
 from normstab.simulation.around.compilation import inside_compiled, is_compiled
 from normstab.simulation.around.mode import Emulation
 from normstab.simulation.around.places import Place
-from normstab.simulation.compiled.dynamo_backend import normstab_backend
+from normstab.simulation.compiled.dynamo_backend import check_decompositions, normstab_backend
 from normstab.simulation.ignored_casts import IgnoredCasts
 from normstab.torch_private import backend_of, compiles_under_modes, function_mode, mode_stack, original_module
 
-__all__ = ["CompiledModules", "obstacle"]
+__all__ = ["CompiledModules", "compiled", "obstacle"]
 
 ITS_NAME = "normstab"
+
+
+def compiled(model: nn.Module, decompositions: str) -> nn.Module:
+    """Return `model` as torch.compile makes it with the backend normstab and these decompositions."""
+    check_decompositions(decompositions)
+    options: dict[str, Any] = {"decompositions": decompositions}
+    found: Any = torch.compile(model, backend=normstab_backend, options=options)
+    return found  # type: ignore[no-any-return]
 
 
 class CompiledModules:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx
@@ -16,19 +17,24 @@ from normstab.simulation.code_lines import LIBRARIES
 from normstab.simulation.compiled.graph_run import CompiledGraph, Origin
 from normstab.simulation.compiled.graph_steps import ModuleOrigin, line_of, origin_of
 from normstab.simulation.ignored_casts import WIDE, wanted
-from normstab.torch_private import aot_backend, core_decompositions
+from normstab.torch_private import aot_backend, decompositions_like
 
-__all__ = ["DECOMPOSITIONS", "normstab_backend"]
+__all__ = ["DECOMPOSITIONS", "check_decompositions", "normstab_backend"]
 
 # Which operations of the graph are taken apart before it is run.
-DECOMPOSITIONS: dict[str, Callable[[], Any]] = {"none": dict, "core": core_decompositions}
+DECOMPOSITIONS: dict[str, Callable[[], Any]] = {
+    "none": dict,
+    "core": partial(decompositions_like, "core"),
+    "inductor": partial(decompositions_like, "inductor"),
+}
 
 
 def normstab_backend(graph: fx.GraphModule, inputs: Sequence[Any], **how: Any) -> Callable[..., Any]:
     """Return `graph`, which torch.compile has read from a frame, lowered to aten operations forward and backward.
 
-    `options={"decompositions": "core"}` takes operations apart as torch's compilers do, "none" (default) leaves them as
-    eager code calls them. Raises NormstabError for another option, and for a `mode`, of which there is none.
+    `options={"decompositions": "core"}` takes operations apart into torch's core set, "inductor" as that compiler does;
+    "none" (default) leaves them as eager code calls them. Raises NormstabError for another option, and for a `mode`, of
+    which there is none.
     """
     decompositions = _decompositions(how)
     notes = inline_checkpoints(graph)
@@ -58,7 +64,13 @@ def _decompositions(how: Mapping[str, Any]) -> Any:
     unknown = [*(f"mode={mode!r}" for mode in [how.get("mode")] if mode), *(f"options[{key!r}]" for key in options)]
     if unknown:
         raise NormstabError(f"torch.compile: {unknown[0]}: the backend normstab has options['decompositions'] alone")
-    return lookup(DECOMPOSITIONS, name, what="option decompositions of torch.compile")()
+    check_decompositions(name)
+    return DECOMPOSITIONS[name]()
+
+
+def check_decompositions(name: str) -> None:
+    """Raise NormstabError for a name that no set of decompositions has."""
+    lookup(DECOMPOSITIONS, name, what="option decompositions of torch.compile")
 
 
 def inline_checkpoints(graph: fx.GraphModule) -> list[str]:
@@ -108,10 +120,10 @@ def _notes_of_end(graph: fx.GraphModule) -> list[str]:
         return []
     frames = [f"{frame.filename}:{frame.lineno}" for frame in reason.user_stack or ()]
     lines = [*map(line_of, graph.graph.nodes), *frames]
-    where = [line for line in lines if line and not line.startswith(LIBRARIES)] or frames
+    where = [f" at {line}" for line in lines if line and not line.startswith(LIBRARIES)]
     ours = OWN_REASON.search(str(reason.reason))
     why = ours.group() if ours else str(reason.reason).strip().partition("\n")[0]
-    return [f"graph break at {where[-1] if where else 'an unknown line'}: {why}"]
+    return [f"graph break{where[-1] if where else ''}: {why}"]
 
 
 OWN_REASON = re.compile(r"normstab: [^'\n]*")  # what our own code says where it ends a graph
