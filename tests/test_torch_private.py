@@ -88,6 +88,23 @@ def test_without_its_guard_autocast_is_refused_in_a_sentence(monkeypatch: pytest
         nn.Linear(2, 2)(torch.ones(1, 2))
 
 
+def test_without_graphs_of_aten_operations_the_backend_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch_private, "_found", lambda path, otherwise: otherwise)
+    with pytest.raises(NormstabError, match="the backend normstab cannot lower graphs"):
+        torch_private.aot_backend()
+    assert torch_private.decompositions_like("core") == torch_private.decompositions_like("inductor") == {}
+
+
+def test_what_torch_compile_made_is_told_from_other_modules() -> None:
+    linear = nn.Linear(2, 2)
+    compiled = torch.compile(linear, backend="eager")
+    assert torch_private.original_module(compiled) is linear
+    assert torch_private.original_module(linear) is None
+    assert torch_private.backend_of(compiled)[0] == "eager"
+
+
 def test_a_name_that_is_gone_is_listed_and_what_stands_for_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_private, "MISSING", [])
     assert torch_private._found("torch._C._no_such_name", "instead") == "instead"

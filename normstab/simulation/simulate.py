@@ -75,7 +75,7 @@ def simulate(
     with Team(model, run, chosen) as team:
         with full_float32(), ExitStack() as stack:
             session.mode.observer = session.mode.stored.observer = observer
-            session.begin(stack, expand=expand)
+            session.begin(stack, expand=expand, several=network_of(model) is not model)
             team.attach(session, stack)
             yield run
         check_order(session.is_in_order, "simulate")

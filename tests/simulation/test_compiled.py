@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import normstab as ns
 from normstab.experiment.network.models import MODELS
 from normstab.experiment.network.networks import Task
+from normstab.simulation.compiled import compiled_modules
 from normstab.simulation.compiled.dynamo_backend import normstab_backend
 from normstab.simulation.run import Run
 from normstab.simulation.simulate import simulate
@@ -349,6 +352,43 @@ def test_what_runs_uncompiled_is_named_with_the_reason_and_simulated_all_the_sam
         str(site): tally for site, tally in eager.ledger.items()
     }
     assert [note for note in run.notes if "uncompiled" in note and reason in note]
+
+
+def test_a_torch_that_compiles_nothing_under_a_mode_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_modules, "compiles_under_modes", False)
+    _, compiled = compiled_copy(mlp(nn.ReLU))
+    with simulate(compiled, "half") as run:
+        compiled(given("rows")[0])
+    assert [note for note in run.notes if "compiles nothing under a mode" in note]
+    assert {site.module for site in run.ledger} == {"", "0", "2"}
+
+
+def test_a_compiled_network_in_data_parallel_is_run_uncompiled(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        network = mlp(nn.ReLU)
+        same, compiled = compiled_copy(network)
+        expected, _ = trained(network, DistributedDataParallel(network), "rows", "half")
+        found, run = trained(same, DistributedDataParallel(compiled), "rows", "half")
+    finally:
+        dist.destroy_process_group()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert [note for note in run.notes if "several processes" in note]
+
+
+def test_a_graph_has_a_gradient_for_each_of_its_outputs() -> None:
+    class Looked(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            print(y.sum(), end="")  # outside of the graph, of which the sum is an output
+            return y
+
+    network = Looked(6, 3)
+    same, compiled = compiled_copy(network)
+    expected, eager = trained(network, network, "rows", "half")
+    found, run = trained(same, compiled, "rows", "half")
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert_same_run(eager, run, ["add[backward]"])
 
 
 def test_another_mode_around_the_simulation_is_named() -> None:

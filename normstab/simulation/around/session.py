@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import Rules
 from normstab.simulation.around.autocast import begin_autocast
-from normstab.simulation.around.compilation import keep_uncompiled, named_modules
+from normstab.simulation.around.compilation import inside_compiled, keep_uncompiled, named_modules
 from normstab.simulation.around.dtype_copies import Copies
 from normstab.simulation.around.hooks import hook_crossing, hook_modules, hook_optimizers
 from normstab.simulation.around.mode import Emulation
@@ -81,8 +82,8 @@ class Session:
         self._has_seen_optimizer = optimizer is not None
         self._has_seen_forward = False
 
-    def begin(self, stack: ExitStack, *, expand: bool) -> None:
-        """Put everything in place; closing `stack` takes it away."""
+    def begin(self, stack: ExitStack, *, expand: bool, several: bool) -> None:
+        """Put everything in place; closing `stack` takes it away. `several` processes may train the network."""
         drop_ended_modes()
         stack.callback(self._end)
         outer = [mode for mode in mode_stack() if isinstance(mode, Emulation)]
@@ -103,7 +104,7 @@ class Session:
         for module in self.sharded:  # after torch's own hook, which gathers the module's parameters
             stack.callback(module.register_forward_pre_hook(self._note_gathered).remove)
         self._hook_crossings(stack)
-        self._hook_compiled(stack, expand=expand)
+        self._hook_compiled(stack, expand=expand, several=several)
         hook_optimizers(self, stack)
         self.run.scaler.on_skip = self.end_skipped_step
         self.mode.expands = self.mode.stored.expands = expand
@@ -199,11 +200,13 @@ class Session:
         for module, place, around in self._crossings():
             hook_crossing(module, place, around, stack, casts_back=self.machine.casts_parameters)
 
-    def _hook_compiled(self, stack: ExitStack, *, expand: bool) -> None:
+    def _hook_compiled(self, stack: ExitStack, *, expand: bool, several: bool) -> None:
         """Let compiled modules run their graphs, or say why they do not."""
-        crossing = (place for _, place, _ in self._crossings())
+        inside = inside_compiled(self.model)
+        crossing = [place for module, place, _ in self._crossings() if module in inside]
         autocast = self.machine.autocast is not None
-        why = obstacle(self.model, self.places, crossing, autocast=autocast, expand=expand)
+        several |= any(isinstance(m, DistributedDataParallel) for m in self.model.modules()) or bool(self.sharded)
+        why = obstacle(crossing, autocast=autocast, expand=expand, several=several)
         CompiledModules(self.mode, self.run.note, why).hook(self.model, self.places, stack)
 
     def begin_optimizer_step(self, optimizer: Optimizer) -> None:

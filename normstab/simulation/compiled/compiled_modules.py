@@ -5,13 +5,12 @@ While such a module runs, the simulation's mode lets frames be compiled, and cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from normstab.simulation.around.compilation import inside_compiled, is_compiled
 from normstab.simulation.around.mode import Emulation
@@ -121,19 +120,19 @@ def _reason(module: nn.Module) -> str:
     return f'by the backend {name!r}, which hides its operations; backend="normstab" shows them'
 
 
-def obstacle(
-    model: nn.Module, places: dict[nn.Module, Place], crossing: Iterator[Place], *, autocast: bool, expand: bool
-) -> str:
-    """Return why no compiled module of a network runs its graphs, or ""."""
+def obstacle(crossing: Sequence[Place], *, autocast: bool, expand: bool, several: bool) -> str:
+    """Return why no compiled module of a network runs its graphs, or "".
+
+    `crossing` are the places inside compiled modules that see another dtype than those around them; `several` processes
+    train the network.
+    """
     if autocast:
         return "autocast is emulated where torch's dispatcher is, which a graph has passed"
     if expand:
         return "expand takes operations apart where they are called"
-    if any(isinstance(module, DistributedDataParallel) for module in inside_compiled(model)):
-        return "several processes train it"
-    inside = {places[module].name for module in inside_compiled(model) if module in places}
-    crossed = next((place for place in crossing if place.name in inside), None)
-    return f"the rule of {_called(crossed)} casts what enters and leaves it" if crossed is not None else ""
+    if several:
+        return "several processes train the network"
+    return f"the rule of {_called(crossing[0])} casts what enters and leaves it" if crossing else ""
 
 
 def _called(place: Place) -> str:
