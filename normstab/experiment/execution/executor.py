@@ -98,7 +98,7 @@ class _Run:
         pool: Pool,
         on_event: Callable[[Event], None],
         log: RunLog,
-        others: Sequence[Path],
+        others: Sequence[Path] = (),
     ) -> None:
         self._cells: Mapping[str, Cell] = {cell.id: cell for cell in cells}
         self._out_dir, self._is_fresh, self._pool, self._on_event, self.log = out_dir, is_fresh, pool, on_event, log
