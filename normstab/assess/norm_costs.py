@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["NORMS", "NormCost", "norm_cost"]
 
 NORMS = ("l2", "l1", "linf", "top10", "range")
+"""The norms that are compared."""
 SHAPE = (16, 8, 16, 16)
 """Images, channels and sides of what is counted: each channel's own numbers are one in 4,096 there."""
 
