@@ -24,6 +24,7 @@ from normstab.experiment.records.files import read_plain_file
 __all__ = ["SWORD_ROOT", "plain_verse", "read_verses"]
 
 SWORD_ROOT = Path("/usr/share/sword/modules/texts/ztext")
+"""Where Debian's packages put the texts."""
 ENGLISH, SPANISH = "engKJV2006eb", "spaRV1909eb"
 PACKAGES = {ENGLISH: "sword-text-kjv", SPANISH: "sword-text-sparv"}
 MOST_BYTES = 2**26  # of an unpacked block: a book of either text has less than a million
