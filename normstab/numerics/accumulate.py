@@ -118,16 +118,25 @@ def accumulate(
 
 
 def kernels_for(x: Tensor, call: Call, what: str = "sums") -> ModuleType | None:
-    """Return the kernels of `what` (sums, matmul, exact) that serve the device of `x` and `call`, or None."""
-    if x.device.type != "cpu" or backends.kernels_for(x, call) is None:
-        return None
-    return _kernels_of(what)
+    """Return the kernels of `what` that serve the device of `x` and `call`, or None."""
+    place = KERNELS.get((x.device.type, what))
+    return None if place is None or backends.kernels_for(x, call) is None else _imported(place, what)
+
+
+# Device and what is summed -> where its kernels are.
+KERNELS = {
+    ("cpu", "sums"): "cpu.sums.cpu_sums",
+    ("cpu", "welford"): "cpu.sums.cpu_sums",
+    ("cpu", "matmul"): "cpu.sums.cpu_matmul",
+    ("cpu", "exact"): "cpu.sums.cpu_exact",
+    ("cuda", "sums"): "cuda.sums.cuda_sums",
+}
 
 
 @cache
-def _kernels_of(what: str) -> ModuleType | None:
-    """Import the CPU kernels of sums or matmul; None where that fails."""
-    return backends.served(lambda: import_module(f"normstab.numerics.kernels.cpu.sums.cpu_{what}"), what)
+def _imported(place: str, what: str) -> ModuleType | None:
+    """Import kernels; None where that fails."""
+    return backends.served(lambda: import_module(f"normstab.numerics.kernels.{place}"), what)
 
 
 def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:

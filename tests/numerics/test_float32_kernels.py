@@ -168,8 +168,8 @@ def compiled(kernel, constants, capability, folder, monkeypatch):
     return triton.compile(source, target=target, options={"enable_fp_fusion": False}).asm["ptx"]
 
 
-def check_resources(ptx, folder):
-    """Assert that nothing spills, and that at least four programs fit a multiprocessor."""
+def check_resources(ptx, folder, *, most=128):
+    """Assert that nothing spills, in so many registers: with 128 at least four programs fit a multiprocessor."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     ptxas = next((tools / name for name in ("ptxas-blackwell", "ptxas") if (tools / name).exists()), None)
     if ptxas is None:
@@ -179,7 +179,7 @@ def check_resources(ptx, folder):
     command = [ptxas, "-v", f"-arch={architecture}", folder / "kernel.ptx", "-o", folder / "kernel.cubin"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert "0 bytes spill stores, 0 bytes spill loads" in said
-    assert int(re.search(r"Used (\d+) registers", said)[1]) <= 128, "fewer than four programs would fit"
+    assert int(re.search(r"Used (\d+) registers", said)[1]) <= most, "too few programs would fit"
 
 
 FORBIDDEN = r"\bfma\.|\.approx|\.ftz|\.full|f64"

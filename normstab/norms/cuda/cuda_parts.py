@@ -12,7 +12,15 @@ import triton
 import triton.language as tl
 
 from normstab.norms.fused.plan_of_layer import FIELDS
-from normstab.numerics.kernels.cuda.cuda_bits import INF64, MAGNITUDE64, as_float64, count_events, narrowed, rounded
+from normstab.numerics.kernels.cuda.cuda_bits import (
+    INF64,
+    MAGNITUDE64,
+    as_float64,
+    count_events,
+    drawn_at,
+    narrowed,
+    rounded,
+)
 from normstab.numerics.kernels.cuda.cuda_kernels import CODES, classes, computed, read
 from normstab.numerics.kernels.format_table import PLAN
 from normstab.numerics.ledger import COUNTERS
@@ -112,19 +120,6 @@ def parameter_of(source, group, position, inside, layer):
 def write(target, index, bits, inside):
     """Store float64 bits, which float32 represents, as float32."""
     tl.store(target + index, narrowed(bits, 23, 127).to(tl.int32), mask=inside)
-
-
-@triton.jit
-def drawn_at(word, step, index, BITS: tl.constexpr):
-    """Return the random fields of the elements at `index`, aligned at 2^62: a Philox block for each."""
-    block, place = index // (128 // BITS), index % (128 // BITS)
-    low = block.to(tl.uint32)
-    step_low, step_high = low * 0 + step.to(tl.uint32), low * 0 + (step >> 32).to(tl.uint32)
-    c0, c1, c2, c3 = tl.philox(word, low, (block >> 32).to(tl.uint32), step_low, step_high)
-    which = place // (32 // BITS)
-    chosen = tl.where(which < 2, tl.where(which == 0, c0, c1), tl.where(which == 2, c2, c3)).to(tl.int64)
-    above = 32 - BITS - (place % (32 // BITS)) * BITS  # places between the field and the word's top
-    return ((chosen << above) & 0xFFFFFFFF) >> (32 - BITS) << (62 - BITS)
 
 
 @triton.jit

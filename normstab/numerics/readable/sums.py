@@ -39,7 +39,8 @@ class Sums(NamedTuple):
 
 def welford_sums(x: Tensor, reduced: Sequence[int], calls: dict[str, Call]) -> tuple[Tensor, Tensor]:
     """Return Welford's mean and M2, each (K,), rounded at the sites that `means.welford` names."""
-    kernels = kernels_for(x, calls["sum"]) if x.numel() and not counts_losses(calls["sum"]) else None
+    is_open = x.numel() > 0 and not counts_losses(calls["sum"])
+    kernels = kernels_for(x, calls["sum"], "welford") if is_open else None
     found = None if kernels is None else kernels.welford(x, reduced, calls)
     return _welford_reference(x, reduced, calls) if found is None else found
 

@@ -22,7 +22,9 @@ __all__ = [
     "as_int64",
     "count_events",
     "count_histogram",
+    "drawn_at",
     "drawn_fields",
+    "events",
     "narrowed",
     "rounded",
     "widened",
@@ -189,10 +191,23 @@ def drawn_fields(word, step, block, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def count_events(counts, x, y, is_beyond, has_nan, has_inf, by_zero, inside, table):
-    """Count what rounding x to y did, given the operands that x came from; `reference.count` says what is what.
+def drawn_at(word, step, index, BITS: tl.constexpr):
+    """Return the random fields of the elements at `index`, aligned at 2^62: a Philox block for each."""
+    block, place = index // (128 // BITS), index % (128 // BITS)
+    low = block.to(tl.uint32)
+    step_low, step_high = low * 0 + step.to(tl.uint32), low * 0 + (step >> 32).to(tl.uint32)
+    c0, c1, c2, c3 = tl.philox(word, low, (block >> 32).to(tl.uint32), step_low, step_high)
+    which = place // (32 // BITS)
+    chosen = tl.where(which < 2, tl.where(which == 0, c0, c1), tl.where(which == 2, c2, c3)).to(tl.int64)
+    above = 32 - BITS - (place % (32 // BITS)) * BITS  # places between the field and the word's top
+    return ((chosen << above) & 0xFFFFFFFF) >> (32 - BITS) << (62 - BITS)
 
-    Events are summed side by side in fields of one int64 each: two reductions instead of nine.
+
+@triton.jit
+def events(x, y, is_beyond, has_nan, has_inf, by_zero, inside, table):
+    """Return what rounding x to y did, given the operands that x came from; `reference.count` says what is what.
+
+    Two words of events, each in a field of its own, and |x| and infinity - |x| in bits; all zero but where `inside`.
     """
     a, result = x & MAGNITUDE64, y & MAGNITUDE64
     is_inf, is_nonzero = a == INF64, (a != 0) & (a < INF64)
@@ -206,15 +221,24 @@ def count_events(counts, x, y, is_beyond, has_nan, has_inf, by_zero, inside, tab
     second = has_nan.to(tl.int64) | (((result == INF64) & has_inf).to(tl.int64) << FIELD)
     second |= by_zero.to(tl.int64) << (2 * FIELD)
     second |= (is_nonzero & (y != x)).to(tl.int64) << (3 * FIELD)
-    first = tl.sum(tl.where(inside, first, 0), axis=0)
-    second = tl.sum(tl.where(inside, second, 0), axis=0)
+    seen = inside & is_nonzero
+    largest, below_inf = tl.where(seen, a, 0), tl.where(seen, -a + INF64, 0)
+    return tl.where(inside, first, 0), tl.where(inside, second, 0), largest, below_inf
+
+
+@triton.jit
+def count_events(counts, x, y, is_beyond, has_nan, has_inf, by_zero, inside, table):
+    """Count what rounding x to y did, given the operands that x came from.
+
+    Events are summed side by side in fields of one int64 each: two reductions instead of nine.
+    """
+    first, second, largest, below_inf = events(x, y, is_beyond, has_nan, has_inf, by_zero, inside, table)
+    first, second = tl.sum(first, axis=0), tl.sum(second, axis=0)
     place = tl.arange(0, 16)
     packed = tl.where(place < FIELDS_OF_FIRST, first >> (place * FIELD), second >> ((place - FIELDS_OF_FIRST) * FIELD))
     often = tl.where(place < NUMBER_OF_EVENTS, packed & (2**FIELD - 1), 0)
     tl.atomic_add(counts + OVERFLOW + place, often, mask=often > 0, sem="relaxed")
-    seen = inside & is_nonzero
-    largest = tl.max(tl.where(seen, a, 0), axis=0)
-    below_inf = tl.max(tl.where(seen, -a + INF64, 0), axis=0)
+    largest, below_inf = tl.max(largest, axis=0), tl.max(below_inf, axis=0)
     tl.atomic_max(counts + LARGEST, largest, mask=largest > 0, sem="relaxed")
     tl.atomic_max(counts + BELOW_INF, below_inf, mask=below_inf > 0, sem="relaxed")
 

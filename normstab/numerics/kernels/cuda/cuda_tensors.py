@@ -28,7 +28,7 @@ from normstab.numerics.kernels.strides import Axes, align, is_dense, overlaps, r
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import layout
 
-__all__ = ["pointwise", "round_into"]
+__all__ = ["NAMES", "pointwise", "round_into", "table64"]
 
 NAMES = {
     torch.float16: "float16",
@@ -73,7 +73,7 @@ def _round64(x: Tensor, out: Tensor, call: Call, launch: Launch) -> None:
     round_kernel[_programs(launch)](
         x.view(bits_of.integer),
         out.view(bits_of.integer),
-        _table(call.format, call.rounding, copies, x.device),
+        table64(call.format, call.rounding, copies, x.device),
         launch.counts,
         launch.bins,
         *launch.place,
@@ -143,7 +143,7 @@ def _compute64(
     pointwise_kernel[_programs(launch)](
         target.view(layout(target.dtype).integer),
         *bits,
-        _table(call.format, call.rounding, False, target.device),
+        table64(call.format, call.rounding, False, target.device),
         launch.counts,
         launch.bins,
         *launch.place,
@@ -165,6 +165,6 @@ def _programs(launch: Launch) -> tuple[int]:
 
 
 @lru_cache(maxsize=1024)
-def _table(format: AnyFormat, rounding: Rounding, copies: bool, device: torch.device) -> Tensor:
+def table64(format: AnyFormat, rounding: Rounding, copies: bool, device: torch.device) -> Tensor:
     """Return the plan of lane 64 on a device; nothing writes to it."""
     return torch.tensor(plan(format, rounding, LANE64, copies=copies), device=device)

@@ -22,7 +22,17 @@ from normstab.numerics.kernels.format_table import LANE32, PLAN, contains_dtype,
 from normstab.numerics.kernels.strides import Axes
 from normstab.numerics.precision import Rounding
 
-__all__ = ["computes32", "launch_pointwise32", "launch_round32", "programs32", "rounds32", "tile_of"]
+__all__ = [
+    "computes32",
+    "computes_sums32",
+    "launch_pointwise32",
+    "launch_round32",
+    "multiprocessors",
+    "programs32",
+    "rounds32",
+    "table32",
+    "tile_of",
+]
 
 # Elements of a tile: eight for each thread of four warps. Programs for each multiprocessor: what one holds at a time.
 BLOCK32, RESIDENT = 1024, 8
@@ -35,6 +45,7 @@ DTYPES32 = {
 STYLE = PLAN.index("style")
 # The least quantum of a target: two bits above float32's least subnormal, so that an odd result rounds on.
 LEAST_QUANTUM = -147
+WHOLE_DIGITS, WHOLE_EMIN = 24, -126  # of float32 itself
 MOST_ELEMENTS = 2**31 - 1  # strides and sizes of axes are 32 bits wide
 
 
@@ -52,6 +63,18 @@ def computes32(operation: str, tensors: list[Tensor], call: Call, target: Tensor
         return False
     least = -format.fraction_bits if isinstance(format, FixedFormat) else format.emin - format.precision + 1
     return least >= LEAST_QUANTUM and all(x.dtype == torch.float32 for x in (*tensors, target))
+
+
+def computes_sums32(dtype: torch.dtype, call: Call) -> bool:
+    """Whether the additions of sums of a dtype are served: as `computes32`, and float32's own to nearest."""
+    format = call.format
+    if dtype not in DTYPES32 or call.rounding.is_stochastic or not _is_simple(call):
+        return False
+    if isinstance(format, FixedFormat):
+        return format.precision <= WIDEST_TARGET and -format.fraction_bits >= LEAST_QUANTUM
+    if (format.precision, format.emin, format.has_subnormals) == (WHOLE_DIGITS, WHOLE_EMIN, True):
+        return call.rounding.mode == "nearest"
+    return format.precision <= WIDEST_TARGET and format.emin - format.precision + 1 >= LEAST_QUANTUM
 
 
 def _is_simple(call: Call) -> bool:

@@ -1,0 +1,1 @@
+"""Sums in a stated order and format on CUDA tensors, in Triton."""

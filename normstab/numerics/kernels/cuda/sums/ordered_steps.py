@@ -1,0 +1,145 @@
+"""One step of many sums at once: an addend cast, an addition rounded once, and what they did counted.
+
+    NARROW      open sums are int32 bits of float32, added exactly as 24 bits and "is there more", rounded by integers
+    otherwise   open sums are int64 bits of float64, added with round-to-odd, rounded by integers; every format and mode
+
+Which of the two serves a sum says cuda_sums; both have the bits and the counters of the reference. `told` is what
+every step reads: the plan of the format (a tuple in registers, or its address), and the words of Philox.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from normstab.numerics.kernels.cuda.cuda_bits import (
+    INF64,
+    MAGNITUDE64,
+    as_float64,
+    count_histogram,
+    drawn_at,
+    events,
+    rounded,
+)
+from normstab.numerics.kernels.cuda.cuda_kernels import CODES, computed
+from normstab.numerics.kernels.cuda.float32_bits import (
+    INF32,
+    MAGNITUDE32,
+    as_float32,
+    as_int32,
+    finished32,
+    rule32,
+    unbounded32,
+)
+from normstab.numerics.kernels.cuda.float32_events import events32
+from normstab.numerics.kernels.cuda.float32_exact import sum32
+from normstab.numerics.kernels.cuda.sums.ordered_cells import grown
+
+__all__ = ["How", "add_step", "is_narrow", "load_step", "rule_of"]
+
+
+class How:
+    """What is compiled in, as bits of one whole number: the width of random fields lies below, the style above them."""
+
+    DOWN, NARROW, WHOLE, FOLDS, COUNTS, HISTOGRAM, LOADS, KAHAN = (1 << i for i in range(6, 14))
+    WIDTHS, STYLE_AT = 63, 14
+
+
+WIDTH = tl.constexpr(How.WIDTHS)
+DOWN, NARROW, WHOLE, FOLDS = (tl.constexpr(x) for x in (How.DOWN, How.NARROW, How.WHOLE, How.FOLDS))
+COUNTS, HISTOGRAM, STYLE_AT = tl.constexpr(How.COUNTS), tl.constexpr(How.HISTOGRAM), tl.constexpr(How.STYLE_AT)
+ADD = tl.constexpr(CODES["add"])
+
+
+@triton.jit
+def is_narrow(HOW: tl.constexpr):
+    """Whether sums are float32."""
+    return (HOW & NARROW) > 0
+
+
+@triton.jit
+def rule_of(table, HOW: tl.constexpr):
+    """Return the plan as the steps read it: in registers for float32, else where it lies."""
+    rule = table
+    if (HOW & NARROW) > 0:
+        rule = rule32(table)
+    return rule
+
+
+@triton.jit
+def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
+    """Return a + b rounded once, and the cells with it counted where `inside`; `index` is that of its random bits."""
+    rule, word, step = told
+    if (HOW & NARROW) > 0:
+        x, seen, is_forced = sum32(a, b, (HOW & DOWN) > 0)
+        if (HOW & WHOLE) > 0:
+            x, r = whole32(a, b, x, seen)
+            y, is_beyond = finished32(x, r, x != x, rule)
+        else:
+            r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)
+            y, is_beyond = finished32(x, r, is_forced, rule)
+        if (HOW & COUNTS) > 0:
+            p, q = a & MAGNITUDE32, b & MAGNITUDE32
+            has_nan, has_inf = (p > INF32) | (q > INF32), (p == INF32) | (q == INF32)
+            cells = grown(cells, events32(x, seen, y, is_beyond, has_nan, has_inf, p < 0, inside, rule), True)
+    else:
+        x = computed(a, b, b, ADD, (HOW & FOLDS) > 0, (HOW & DOWN) > 0)
+        y, is_beyond = rounded(x, drawn64(x, index, word, step, HOW), rule)
+        if (HOW & COUNTS) > 0:
+            p, q = a & MAGNITUDE64, b & MAGNITUDE64
+            has_nan, has_inf = (p > INF64) | (q > INF64), (p == INF64) | (q == INF64)
+            cells = grown(cells, events(x, y, is_beyond, has_nan, has_inf, p < 0, inside, rule), False)
+        if (HOW & HISTOGRAM) > 0:
+            count_histogram(bins, x, inside)
+    return y, cells
+
+
+@triton.jit
+def whole32(a, b, x, seen):
+    """Return (x, r) where the format has float32's 24 bits: r is the magnitude of float32's own sum, to nearest.
+
+    The format's last bit is that of x, which round-to-odd may have moved to the result itself; then x gets another bit
+    changed, for it to differ from an inexact result, which is all that is asked of it. So does x beyond the range.
+    """
+    r = as_int32(as_float32(a) + as_float32(b)) & MAGNITUDE32
+    p, q = a & MAGNITUDE32, b & MAGNITUDE32
+    big, small = as_float32(tl.where(p >= q, a, b)), as_float32(tl.where(p >= q, b, a))
+    error = as_int32(small - ((big + small) - big)) & MAGNITUDE32
+    found = x & MAGNITUDE32
+    is_hidden = (error != 0) & (found < INF32) & ((r == found) | (r >= INF32))
+    return tl.where(is_hidden, x ^ 2, x), r
+
+
+@triton.jit
+def load_step(x, index, inside, cells, told, bins, HOW: tl.constexpr):
+    """Return addends cast to the format, and the cells: one that fits is no event, the others count as divided by zero.
+
+    Nothing is divided here, so that this field is free to say how many were counted.
+    """
+    rule, word, step = told
+    if (HOW & NARROW) > 0:
+        a = x & MAGNITUDE32
+        r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)
+        y, is_beyond = finished32(x, r, x != x, rule)
+        if (HOW & COUNTS) > 0:
+            changes = inside & (y != x) & (((y | x) & MAGNITUDE32) != 0) & (a <= INF32)
+            cells = grown(cells, events32(x, a, y, is_beyond, a < 0, a == INF32, changes, changes, rule), True)
+    else:
+        a = x & MAGNITUDE64
+        y, is_beyond = rounded(x, drawn64(x, index, word, step, HOW), rule)
+        changes = inside & (as_float64(y) != as_float64(x)) & (a <= INF64)
+        if (HOW & COUNTS) > 0:
+            cells = grown(cells, events(x, y, is_beyond, a < 0, a == INF64, changes, changes, rule), False)
+        if (HOW & HISTOGRAM) > 0:
+            count_histogram(bins, x, changes)
+    return y, cells
+
+
+@triton.jit
+def drawn64(x, index, word, step, HOW: tl.constexpr):
+    """Return the random bits of the results at `index`, aligned at 2^62; zeros where nothing is drawn."""
+    drawn = x * 0
+    if (HOW & WIDTH) > 0:
+        drawn = drawn_at(word, step, index, HOW & WIDTH)
+    return drawn
