@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib import import_module
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -28,6 +25,7 @@ from normstab.numerics.readable.losses import count_losses_of_sum, counts_losses
 from normstab.numerics.readable.operations import Carried, carry, widened
 from normstab.numerics.readable.partial_sums import are_known, loses_unknown, partial_sums
 from normstab.numerics.readable.reference import encode, round_reference
+from normstab.numerics.sums.kernels_of_sums import kernels_for
 
 __all__ = [
     "Calls",
@@ -115,28 +113,6 @@ def accumulate(
             apart = SumCalls(*calls_apart)  # type: ignore[arg-type]
             sum_terms(round_loads(terms_of(x, reduced), apart.load), accumulation, apart)
     return total.view(shape)
-
-
-def kernels_for(x: Tensor, call: Call, what: str = "sums") -> ModuleType | None:
-    """Return the kernels of `what` that serve the device of `x` and `call`, or None."""
-    place = KERNELS.get((x.device.type, what))
-    return None if place is None or backends.kernels_for(x, call) is None else _imported(place, what)
-
-
-# Device and what is summed -> where its kernels are.
-KERNELS = {
-    ("cpu", "sums"): "cpu.sums.cpu_sums",
-    ("cpu", "welford"): "cpu.sums.cpu_sums",
-    ("cpu", "matmul"): "cpu.sums.cpu_matmul",
-    ("cpu", "exact"): "cpu.sums.cpu_exact",
-    ("cuda", "sums"): "cuda.sums.cuda_sums",
-}
-
-
-@cache
-def _imported(place: str, what: str) -> ModuleType | None:
-    """Import kernels; None where that fails."""
-    return backends.served(lambda: import_module(f"normstab.numerics.kernels.{place}"), what)
 
 
 def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:

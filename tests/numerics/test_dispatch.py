@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import normstab as ns
-from normstab.numerics import accumulate, dispatch
+from normstab.numerics import dispatch
+from normstab.numerics.sums import kernels_of_sums
 from normstab.numerics.version import TESTED, beyond_tested
 
 X = torch.tensor([1.0 + 2.0**-11, 70000.0, -1e-8])
@@ -15,10 +16,10 @@ X = torch.tensor([1.0 + 2.0**-11, 70000.0, -1e-8])
 @pytest.fixture(autouse=True)
 def asked_again():
     """Kernels are looked for once per process: forget what was found, before and after."""
-    for cached in (dispatch._kernels, accumulate._kernels_of):
+    for cached in (dispatch._kernels, kernels_of_sums._imported):
         cached.cache_clear()
     yield
-    for cached in (dispatch._kernels, accumulate._kernels_of):
+    for cached in (dispatch._kernels, kernels_of_sums._imported):
         cached.cache_clear()
 
 
@@ -61,12 +62,12 @@ def test_a_first_launch_that_raises_is_caught_alike(monkeypatch):
 
 def test_sums_that_do_not_import_are_summed_by_the_reference(monkeypatch):
     expected, counted = outcome()
-    accumulate._kernels_of.cache_clear()
+    kernels_of_sums._imported.cache_clear()
 
     def fail(name):
         raise AttributeError("module 'numba' has no attribute 'carray'")
 
-    monkeypatch.setattr(accumulate, "import_module", fail)
+    monkeypatch.setattr(kernels_of_sums, "import_module", fail)
     with pytest.warns(RuntimeWarning, match="no compiled kernels for sums"):
         found, counts = outcome()
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -16,7 +16,6 @@ from normstab.numerics.accumulate import (
     accumulate,
     add_terms,
     block_sums,
-    kernels_for,
     negated,
     round_loads,
     round_terms,
@@ -25,6 +24,7 @@ from normstab.numerics.accumulate import (
 from normstab.numerics.call import Call
 from normstab.numerics.readable.losses import counts_losses
 from normstab.numerics.readable.operations import carry
+from normstab.numerics.sums.kernels_of_sums import kernels_for
 
 __all__ = ["SUMS", "Sums", "welford_sums"]
 

@@ -20,7 +20,6 @@ from normstab.numerics.accumulate import (
     Terms,
     add_terms,
     beside,
-    kernels_for,
     round_terms,
     sum_terms,
 )
@@ -33,6 +32,7 @@ from normstab.numerics.readable.exact_sum import exact_sum
 from normstab.numerics.readable.losses import count_losses, counts_losses
 from normstab.numerics.readable.operations import Carried, carry, widened
 from normstab.numerics.readable.reference import encode
+from normstab.numerics.sums.kernels_of_sums import kernels_for
 
 if TYPE_CHECKING:
     from normstab.numerics.arithmetic import Arithmetic

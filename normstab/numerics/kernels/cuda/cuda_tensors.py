@@ -30,6 +30,7 @@ from normstab.numerics.readable.reference import layout
 
 __all__ = ["NAMES", "pointwise", "round_into", "table64"]
 
+# The dtypes that the kernels read, by name.
 NAMES = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",

@@ -140,6 +140,17 @@ def join_neighbours(
     return tl.where(is_pair, y, left), cells
 
 
+@triton.jit
+def own_rows(rows, chunks, BY_ROWS: tl.constexpr, ROWS: tl.constexpr):
+    """Return the rows and the chunks that this program sums, and which of them there are."""
+    number = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    is_row = number < tl.full([], 1, tl.int64) * rows * chunks
+    row, chunk = number // chunks, number % chunks
+    if BY_ROWS:
+        row, chunk = number % rows, number // rows
+    return row, chunk, is_row
+
+
 @triton.jit(do_not_specialize=VARYING)
 def ordered_kernel(
     source, target, table, counts, bins, rows, n, chunks, chunk_step, span, step, lanes, leaf_step,
@@ -152,11 +163,7 @@ def ordered_kernel(
 
     `kept` and `reduced` are (sizes, strides) of axes, fastest first; the same of the index in the whole tensor.
     """
-    number = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    is_row = number < tl.full([], 1, tl.int64) * rows * chunks
-    row, chunk = number // chunks, number % chunks
-    if BY_ROWS:
-        row, chunk = number % rows, number // rows
+    row, chunk, is_row = own_rows(rows, chunks, BY_ROWS, ROWS)
     rule, begin = rule_of(table, HOW), chunk * chunk_step
     end = tl.minimum(begin + span, n)
     if not IS_LONG:  # divisions and comparisons of 32 bits cost a third

@@ -1,0 +1,35 @@
+"""Which kernels compute sums, products and means, by device. Nothing here computes."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from torch import Tensor
+
+from normstab.numerics import dispatch
+from normstab.numerics.call import Call
+
+__all__ = ["KERNELS", "kernels_for"]
+
+# Device and what is computed -> where its kernels are. What has none the readable reference computes.
+KERNELS = {
+    ("cpu", "sums"): "cpu.sums.cpu_sums",
+    ("cpu", "welford"): "cpu.sums.cpu_sums",
+    ("cpu", "matmul"): "cpu.sums.cpu_matmul",
+    ("cpu", "exact"): "cpu.sums.cpu_exact",
+    ("cuda", "sums"): "cuda.sums.cuda_sums",
+}
+
+
+def kernels_for(x: Tensor, call: Call, what: str = "sums") -> ModuleType | None:
+    """Return the kernels of `what` that serve the device of `x` and `call`, or None."""
+    place = KERNELS.get((x.device.type, what))
+    return None if place is None or dispatch.kernels_for(x, call) is None else _imported(place, what)
+
+
+@cache
+def _imported(place: str, what: str) -> ModuleType | None:
+    """Import kernels; None where that fails."""
+    return dispatch.served(lambda: import_module(f"normstab.numerics.kernels.{place}"), what)
