@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from normstab.errors import NormstabError
-from normstab.numerics import dispatch as backends
 from normstab.numerics.call import Call
 from normstab.numerics.execute import add_counts, carrier_dtype, finish
 from normstab.numerics.formats import AnyFormat
@@ -25,7 +24,7 @@ from normstab.numerics.readable.losses import count_losses_of_sum, counts_losses
 from normstab.numerics.readable.operations import Carried, carry, widened
 from normstab.numerics.readable.partial_sums import are_known, loses_unknown, partial_sums
 from normstab.numerics.readable.reference import encode, round_reference
-from normstab.numerics.sums.kernels_of_sums import kernels_for
+from normstab.numerics.sums.kernels_of_sums import addends, kernels_for
 
 __all__ = [
     "Calls",
@@ -83,14 +82,14 @@ def accumulate(
 
     The reduced axes are flattened in logical row-major order. Kind `rounded`: the sum is a value of the
     accumulator format; `exact`: the exact sum rounded once to `format`; `native`: torch's own sum, not
-    rounded. An empty sum is +0. `x` is float32 or float64; the result is float64 for a float64 `x` and for
+    rounded. An empty sum is +0. `x` is of any dtype; the result is float64 for a float64 `x` and for
     formats wider than float32, else float32.
 
     Additions are counted at the operation's own site. Addends are first cast to the accumulator format at
     `.load`, where only those that do not fit count. An addition that joins two partial sums draws the random
     bits of the first leaf of its right operand, by its row-major index in `x`.
     """
-    x = backends.carried(x)
+    x = addends(x)
     reduced = canonical_dims(dims, x.dim())
     shape = kept_shape(x, reduced, keepdim=keepdim)
     if x.numel() == 0 or x.device.type == "meta":
@@ -125,7 +124,7 @@ def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:
 
 def block_sums(x: Tensor, dims: Sequence[int], width: int, at: SumCalls) -> Tensor:
     """Return the sequential sums (K, blocks) of consecutive blocks of `width` addends, the last one shorter."""
-    x = backends.carried(x)
+    x = addends(x)
     kernels = kernels_for(x, at.add) if x.numel() and not loses_unknown(at.add, x.device) else None
     sums = None if kernels is None else kernels.block_sums(x, dims, width, at)
     if sums is None:

@@ -6,12 +6,13 @@ from functools import cache
 from importlib import import_module
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from normstab.numerics import dispatch
 from normstab.numerics.call import Call
 
-__all__ = ["KERNELS", "kernels_for"]
+__all__ = ["KERNELS", "READING_HALVES", "addends", "kernels_for"]
 
 # Device and what is computed -> where its kernels are. What has none the readable reference computes.
 KERNELS = {
@@ -21,6 +22,16 @@ KERNELS = {
     ("cpu", "exact"): "cpu.sums.cpu_exact",
     ("cuda", "sums"): "cuda.sums.cuda_sums",
 }
+
+# Devices whose sums read float16 and bfloat16 where they lie; elsewhere they are widened first.
+READING_HALVES = ["cuda"]
+
+
+def addends(x: Tensor) -> Tensor:
+    """Return `x` as sums take it: in a dtype that the kernels of its device read, a copy only where they do not."""
+    x = dispatch.plain(x)
+    is_half = x.dtype in (torch.float16, torch.bfloat16)
+    return x if is_half and x.device.type in READING_HALVES else dispatch.carried(x)
 
 
 def kernels_for(x: Tensor, call: Call, what: str = "sums") -> ModuleType | None:
