@@ -21,6 +21,7 @@ KERNELS = {
     ("cpu", "matmul"): "cpu.sums.cpu_matmul",
     ("cpu", "exact"): "cpu.sums.cpu_exact",
     ("cuda", "sums"): "cuda.sums.cuda_sums",
+    ("cuda", "matmul"): "cuda.sums.cuda_products",
 }
 
 # Devices whose sums read float16 and bfloat16 where they lie; elsewhere they are widened first.

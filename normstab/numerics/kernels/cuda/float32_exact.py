@@ -15,7 +15,7 @@ import triton.language as tl
 from normstab.numerics.kernels.cuda.cuda_kernels import CODES
 from normstab.numerics.kernels.cuda.float32_bits import INF32, MAGNITUDE32, SIGN32, as_float32, as_int32
 
-__all__ = ["WIDEST_TARGET", "classes32", "exact32"]
+__all__ = ["WIDEST_TARGET", "classes32", "exact32", "product_and_rest32", "sum32"]
 
 # Significand bits of the widest format that an odd 24-bit result may be rounded to.
 WIDEST_TARGET = 22
@@ -110,7 +110,14 @@ def chosen32(is_special, bits, x, seen, is_forced):
 
 @triton.jit
 def product32(a, b):
-    """Return a b: 48 bits of the significands' product, in two words that overlap."""
+    """Return a b as `exact32` does."""
+    x, seen, is_forced, _ = product_and_rest32(a, b)
+    return x, seen, is_forced
+
+
+@triton.jit
+def product_and_rest32(a, b):
+    """Return a b, and whether it has more than 24 bits: 48 of the significands' product, in two words that overlap."""
     p, q = a & MAGNITUDE32, b & MAGNITUDE32
     m, e = parts32(p)
     n, f = parts32(q)
@@ -119,11 +126,13 @@ def product32(a, b):
     top = high >> 31
     rest = (high & ((tl.full([], 128, tl.uint32) << top) - 1)) | (low & 0xFFFF)
     significand = (high >> (top + 7)).to(tl.int32, bitcast=True)
-    x, seen, is_forced = assembled32(
-        significand, rest != 0, e + f - 127 + top.to(tl.int32, bitcast=True), (a ^ b) & SIGN32
-    )
+    exponent = e + f - 127 + top.to(tl.int32, bitcast=True)
+    x, seen, is_forced = assembled32(significand, rest != 0, exponent, (a ^ b) & SIGN32)
+    lost = tl.minimum(tl.maximum(1 - exponent, 0), 31)
     is_special = (p >= INF32) | (q >= INF32) | (p == 0) | (q == 0)
-    return chosen32(is_special, as_int32(as_float32(a) * as_float32(b)), x, seen, is_forced)
+    is_off = ((rest != 0) | (((significand >> lost) << lost) != significand) | is_forced) & (is_special == 0)
+    x, seen, is_forced = chosen32(is_special, as_int32(as_float32(a) * as_float32(b)), x, seen, is_forced)
+    return x, seen, is_forced, is_off
 
 
 @triton.jit

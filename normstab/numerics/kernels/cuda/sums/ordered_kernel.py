@@ -33,7 +33,19 @@ from normstab.numerics.kernels.cuda.sums.ordered_cells import (
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How, add_step, is_narrow, load_step, rule_of
 from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
 
-__all__ = ["SITES", "VARYING", "ordered_kernel"]
+__all__ = [
+    "SITES",
+    "VARYING",
+    "joined",
+    "kahan_step",
+    "leaf_of",
+    "ordered_kernel",
+    "own_rows",
+    "place_of",
+    "read_at",
+    "settle_all",
+    "write_at",
+]
 
 # The sites of a sum, in the order of their counters and bins.
 SITES = ("add", "load", "kahan")

@@ -1,4 +1,4 @@
-"""One step of many sums at once: an addend cast, an addition rounded once, and what they did counted.
+"""One step of many sums at once: an addend cast or a product, an addition rounded once, and what they did counted.
 
     NARROW      open sums are int32 bits of float32, added exactly as 24 bits and "is there more", rounded by integers
     otherwise   open sums are int64 bits of float64, added with round-to-odd, rounded by integers; every format and mode
@@ -22,7 +22,7 @@ from normstab.numerics.kernels.cuda.cuda_bits import (
     events,
     rounded,
 )
-from normstab.numerics.kernels.cuda.cuda_kernels import CODES, computed
+from normstab.numerics.kernels.cuda.cuda_kernels import CODES, classes, computed
 from normstab.numerics.kernels.cuda.float32_bits import (
     INF32,
     MAGNITUDE32,
@@ -33,23 +33,23 @@ from normstab.numerics.kernels.cuda.float32_bits import (
     unbounded32,
 )
 from normstab.numerics.kernels.cuda.float32_events import events32
-from normstab.numerics.kernels.cuda.float32_exact import sum32
+from normstab.numerics.kernels.cuda.float32_exact import product_and_rest32, sum32
 from normstab.numerics.kernels.cuda.sums.ordered_cells import grown
 
-__all__ = ["How", "add_step", "is_narrow", "load_step", "rule_of"]
+__all__ = ["How", "add_step", "fused_step", "is_narrow", "load_step", "product_step", "rule_of"]
 
 
 class How:
     """What is compiled in, as bits of one whole number: the width of random fields lies below, the style above them."""
 
-    DOWN, NARROW, WHOLE, FOLDS, COUNTS, HISTOGRAM, LOADS, KAHAN = (1 << i for i in range(6, 14))
-    WIDTHS, STYLE_AT = 63, 14
+    DOWN, NARROW, WHOLE, FOLDS, COUNTS, HISTOGRAM, LOADS, KAHAN, FUSED = (1 << i for i in range(6, 15))
+    WIDTHS, STYLE_AT = 63, 15
 
 
 WIDTH = tl.constexpr(How.WIDTHS)
 DOWN, NARROW, WHOLE, FOLDS = (tl.constexpr(x) for x in (How.DOWN, How.NARROW, How.WHOLE, How.FOLDS))
 COUNTS, HISTOGRAM, STYLE_AT = tl.constexpr(How.COUNTS), tl.constexpr(How.HISTOGRAM), tl.constexpr(How.STYLE_AT)
-ADD = tl.constexpr(CODES["add"])
+ADD, MUL, FMA = (tl.constexpr(CODES[name]) for name in ("add", "mul", "fma"))
 
 
 @triton.jit
@@ -70,7 +70,7 @@ def rule_of(table, HOW: tl.constexpr):
 @triton.jit
 def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
     """Return a + b rounded once, and the cells with it counted where `inside`; `index` is that of its random bits."""
-    rule, word, step = told
+    rule = told[0]
     if (HOW & NARROW) > 0:
         x, seen, is_forced = sum32(a, b, (HOW & DOWN) > 0)
         if (HOW & WHOLE) > 0:
@@ -84,31 +84,74 @@ def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
             has_nan, has_inf = (p > INF32) | (q > INF32), (p == INF32) | (q == INF32)
             cells = grown(cells, events32(x, seen, y, is_beyond, has_nan, has_inf, p < 0, inside, rule), True)
     else:
-        x = computed(a, b, b, ADD, (HOW & FOLDS) > 0, (HOW & DOWN) > 0)
-        y, is_beyond = rounded(x, drawn64(x, index, word, step, HOW), rule)
-        if (HOW & COUNTS) > 0:
-            p, q = a & MAGNITUDE64, b & MAGNITUDE64
-            has_nan, has_inf = (p > INF64) | (q > INF64), (p == INF64) | (q == INF64)
-            cells = grown(cells, events(x, y, is_beyond, has_nan, has_inf, p < 0, inside, rule), False)
-        if (HOW & HISTOGRAM) > 0:
-            count_histogram(bins, x, inside)
+        y, cells = computed_step(a, b, b, index, inside, cells, told, bins, ADD, (HOW & FOLDS) > 0, HOW)
     return y, cells
 
 
 @triton.jit
 def whole32(a, b, x, seen):
-    """Return (x, r) where the format has float32's 24 bits: r is the magnitude of float32's own sum, to nearest.
-
-    The format's last bit is that of x, which round-to-odd may have moved to the result itself; then x gets another bit
-    changed, for it to differ from an inexact result, which is all that is asked of it. So does x beyond the range.
-    """
+    """Return (x, r) where the format has float32's 24 bits: r is the magnitude of float32's own sum, to nearest."""
     r = as_int32(as_float32(a) + as_float32(b)) & MAGNITUDE32
     p, q = a & MAGNITUDE32, b & MAGNITUDE32
     big, small = as_float32(tl.where(p >= q, a, b)), as_float32(tl.where(p >= q, b, a))
     error = as_int32(small - ((big + small) - big)) & MAGNITUDE32
+    return unlike(x, r, error != 0), r
+
+
+@triton.jit
+def unlike(x, r, is_off):
+    """Return x with another bit changed where it would equal r, or what an overflow becomes, and is inexact.
+
+    Where the format's last bit is that of x, round-to-odd may have moved x to the result itself; all that is asked of
+    x then is to differ from it.
+    """
     found = x & MAGNITUDE32
-    is_hidden = (error != 0) & (found < INF32) & ((r == found) | (r >= INF32))
-    return tl.where(is_hidden, x ^ 2, x), r
+    is_hidden = is_off & (found < INF32) & ((r == found) | (r >= INF32))
+    return tl.where(is_hidden, x ^ 2, x)
+
+
+@triton.jit
+def product_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
+    """Return a b rounded once, and the cells with it counted where `inside`."""
+    rule = told[0]
+    if (HOW & NARROW) > 0:
+        x, seen, is_forced, is_off = product_and_rest32(a, b)
+        if (HOW & WHOLE) > 0:
+            r = as_int32(as_float32(a) * as_float32(b)) & MAGNITUDE32
+            x = unlike(x, r, is_off)
+            y, is_beyond = finished32(x, r, x != x, rule)
+        else:
+            r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)
+            y, is_beyond = finished32(x, r, is_forced, rule)
+        if (HOW & COUNTS) > 0:
+            p, q = a & MAGNITUDE32, b & MAGNITUDE32
+            has_nan, has_inf = (p > INF32) | (q > INF32), (p == INF32) | (q == INF32)
+            cells = grown(cells, events32(x, seen, y, is_beyond, has_nan, has_inf, p < 0, inside, rule), True)
+    else:
+        y, cells = computed_step(a, b, b, index, inside, cells, told, bins, MUL, True, HOW)
+    return y, cells
+
+
+@triton.jit
+def fused_step(a, b, total, index, inside, cells, told, bins, HOW: tl.constexpr):
+    """Return a b + total rounded once, and the cells with it counted where `inside`; in float64."""
+    return computed_step(a, b, total, index, inside, cells, told, bins, FMA, True, HOW)
+
+
+@triton.jit
+def computed_step(
+    a, b, c, index, inside, cells, told, bins, OPERATION: tl.constexpr, FOLDS_: tl.constexpr, HOW: tl.constexpr
+):
+    """Return an operation on float64 bits rounded once, and the cells with it counted where `inside`."""
+    rule, word, step = told
+    x = computed(a, b, c, OPERATION, FOLDS_, (HOW & DOWN) > 0)
+    y, is_beyond = rounded(x, drawn64(x, index, word, step, HOW), rule)
+    if (HOW & COUNTS) > 0:
+        has_nan, has_inf, by_zero = classes(a & MAGNITUDE64, b & MAGNITUDE64, c & MAGNITUDE64, OPERATION)
+        cells = grown(cells, events(x, y, is_beyond, has_nan, has_inf, by_zero, inside, rule), False)
+    if (HOW & HISTOGRAM) > 0:
+        count_histogram(bins, x, inside)
+    return y, cells
 
 
 @triton.jit
