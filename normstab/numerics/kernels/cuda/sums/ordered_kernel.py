@@ -38,6 +38,7 @@ __all__ = [
     "VARYING",
     "joined",
     "kahan_step",
+    "lanes_of",
     "leaf_of",
     "ordered_kernel",
     "own_rows",
@@ -163,6 +164,17 @@ def own_rows(rows, chunks, BY_ROWS: tl.constexpr, ROWS: tl.constexpr):
     return row, chunk, is_row
 
 
+@triton.jit
+def lanes_of(chunk, chunk_step, span, n, is_row, lanes, IS_LONG: tl.constexpr, LANES: tl.constexpr):
+    """Return where each chunk begins, the positions of the lanes' first addends, where it ends; which lanes are."""
+    begin = chunk * chunk_step
+    end = tl.minimum(begin + span, n)
+    if not IS_LONG:  # divisions and comparisons of 32 bits cost a third
+        begin, end = begin.to(tl.int32), end.to(tl.int32)
+    lane = tl.arange(0, LANES)[None, :]
+    return begin[:, None], begin[:, None] + lane, end[:, None], is_row[:, None] & (lane < lanes)
+
+
 @triton.jit(do_not_specialize=VARYING)
 def ordered_kernel(
     source, target, table, counts, bins, rows, n, chunks, chunk_step, span, step, lanes, leaf_step,
@@ -176,12 +188,8 @@ def ordered_kernel(
     `kept` and `reduced` are (sizes, strides) of axes, fastest first; the same of the index in the whole tensor.
     """
     row, chunk, is_row = own_rows(rows, chunks, BY_ROWS, ROWS)
-    rule, begin = rule_of(table, HOW), chunk * chunk_step
-    end = tl.minimum(begin + span, n)
-    if not IS_LONG:  # divisions and comparisons of 32 bits cost a third
-        begin, end = begin.to(tl.int32), end.to(tl.int32)
-    lane = tl.arange(0, LANES)[None, :]
-    first, end, live = begin[:, None] + lane, end[:, None], is_row[:, None] & (lane < lanes)
+    begin, first, end, live = lanes_of(chunk, chunk_step, span, n, is_row, lanes, IS_LONG, LANES)
+    rule = rule_of(table, HOW)
     memory = source + place_of(row, kept[0], kept[1])[:, None]
     row_index = place_of(row, kept_index[0], kept_index[1])[:, None]
     to_add, to_load = (rule, add_word, add_step_word), (rule, load_word, load_step_word)
@@ -207,7 +215,7 @@ def ordered_kernel(
             total = tl.where(joins, y, tl.where(inside, x, total))
         if (HOW & COUNTS) > 0:
             settle_all(added, loaded, mended, counts, HOW)
-    begin, present = begin[:, None], tl.where(is_row[:, None], tl.minimum(end - begin[:, None], lanes), 0)
+    present = tl.where(is_row[:, None], tl.minimum(end - begin, lanes), 0)
     total = joined(
         total, begin, present, row_index, leaf_step, reduced_index, to_add, counts, bins, HOW, ROWS, LANES, LEVELS
     )

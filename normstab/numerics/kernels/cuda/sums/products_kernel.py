@@ -23,6 +23,7 @@ from normstab.numerics.kernels.cuda.sums.ordered_kernel import (
     VARYING,
     joined,
     kahan_step,
+    lanes_of,
     leaf_of,
     own_rows,
     place_of,
@@ -66,12 +67,8 @@ def products_kernel(
     `kept` and `reduced` are (sizes, strides) of axes, fastest first, for each of the two factors.
     """
     row, chunk, is_row = own_rows(rows, chunks, BY_ROWS, ROWS)
-    rule, begin = rule_of(table, HOW), chunk * chunk_step
-    end = tl.minimum(begin + span, n)
-    if not IS_LONG:
-        begin, end = begin.to(tl.int32), end.to(tl.int32)
-    lane = tl.arange(0, LANES)[None, :]
-    start, end, live = begin[:, None] + lane, end[:, None], is_row[:, None] & (lane < lanes)
+    begin, start, end, live = lanes_of(chunk, chunk_step, span, n, is_row, lanes, IS_LONG, LANES)
+    rule = rule_of(table, HOW)
     left = first + place_of(row, kept[0][0], kept[0][1])[:, None]
     right = second + place_of(row, kept[1][0], kept[1][1])[:, None]
     row_index, to_add, to_multiply = (
@@ -102,7 +99,7 @@ def products_kernel(
             total = tl.where(joins, y, tl.where(inside, x, total))
         if (HOW & COUNTS) > 0:
             settle_all(added, made, mended, counts, HOW)
-    begin, present = begin[:, None], tl.where(is_row[:, None], tl.minimum(end - begin[:, None], lanes), 0)
+    present = tl.where(is_row[:, None], tl.minimum(end - begin, lanes), 0)
     total = joined(
         total, begin, present, row_index, leaf_step, reduced_index, to_add, counts, bins, HOW, ROWS, LANES, LEVELS
     )
