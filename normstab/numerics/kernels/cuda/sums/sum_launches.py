@@ -22,7 +22,7 @@ from normstab.numerics.kernels.cuda.launches import COUNTED, add_found, signed
 from normstab.numerics.kernels.cuda.sums.ordered_kernel import SITES, ordered_kernel
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How
 from normstab.numerics.kernels.cuda.sums.products_kernel import products_kernel
-from normstab.numerics.kernels.cuda.sums.sum_passes import Axes1, Pass, Walk
+from normstab.numerics.kernels.cuda.sums.sum_passes import Pass, Walk, WalkedAxes
 from normstab.numerics.kernels.format_table import contains_dtype
 from normstab.numerics.philox import field_width
 from normstab.numerics.readable.reference import layout
@@ -37,7 +37,7 @@ A_WARP, MOST_WARPS = 32, 8
 FEW_REGISTERS, MANY_REGISTERS = 128, 224  # with which nothing spills
 BUSY = 4  # programs for each multiprocessor, below which smaller ones are better
 FOLDED = 51  # significand bits up to which float64's sum is rounded to odd, for it is rounded again
-NOWHERE = Axes1((), ())
+NOWHERE = WalkedAxes((), ())
 BY_ZERO = COUNTERS.index("divide_by_zero")
 FIRST_ONLY = How.LOADS | How.FUSED
 
@@ -63,7 +63,7 @@ def run_passes(sources: list[Tensor], walks: list[Walk], passes: list[Pass], job
         steps = (1, rows) if by_rows else (own.chunks, 1)
         # What is in the format already is neither cast nor multiplied again.
         job = job._replace(how=job.how & ~FIRST_ONLY) if i == 0 else job
-        kept, reduced = Axes1((), steps[:1]), Axes1((), steps[1:])
+        kept, reduced = WalkedAxes((), steps[:1]), WalkedAxes((), steps[1:])
         sources, walks = [found], [walks[0]._replace(kept=kept, reduced=reduced)]
     return found.view(-1, rows).t() if by_rows else found.view(rows, -1)
 

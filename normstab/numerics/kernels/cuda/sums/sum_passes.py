@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["WIDEST", "Axes1", "Pass", "Walk", "block_pass", "passes_of", "walk_of"]
+__all__ = ["WIDEST", "Pass", "Walk", "WalkedAxes", "block_pass", "passes_of", "walk_of"]
 
 # Lanes that a program holds and joins.
 WIDEST = 128
@@ -70,7 +70,7 @@ def _tree(n: int, leaf_step: int) -> list[Pass]:
     return passes
 
 
-class Axes1(NamedTuple):
+class WalkedAxes(NamedTuple):
     """Axes that one position walks, fastest first; the size of the slowest is left out."""
 
     sizes: tuple[int, ...]
@@ -82,10 +82,10 @@ class Walk(NamedTuple):
 
     rows: int
     n: int
-    kept: Axes1
-    reduced: Axes1
-    kept_index: Axes1
-    reduced_index: Axes1
+    kept: WalkedAxes
+    reduced: WalkedAxes
+    kept_index: WalkedAxes
+    reduced_index: WalkedAxes
 
 
 @lru_cache(maxsize=1024)
@@ -103,7 +103,7 @@ def walk_of(shape: tuple[int, ...], strides: tuple[int, ...], reduced: Sequence[
     return Walk(sizes[0], sizes[1], *walks)
 
 
-def _merged(shape: Sequence[int], strides: Sequence[int], axes: Sequence[int]) -> Axes1:
+def _merged(shape: Sequence[int], strides: Sequence[int], axes: Sequence[int]) -> WalkedAxes:
     """Return these axes, neighbours that are one run of memory as one."""
     found: list[tuple[int, int]] = []
     for axis in reversed(axes):
@@ -115,4 +115,4 @@ def _merged(shape: Sequence[int], strides: Sequence[int], axes: Sequence[int]) -
         else:
             found.append((size, stride))
     found = found or [(1, 0)]
-    return Axes1(tuple(size for size, _ in found[:-1]), tuple(stride for _, stride in found))
+    return WalkedAxes(tuple(size for size, _ in found[:-1]), tuple(stride for _, stride in found))
