@@ -17,7 +17,7 @@ from normstab.assess.runs import Group, Run, group_runs
 from normstab.assess.statistics import PairedGap
 from normstab.assess.verdicts import Verdict, gravest, verdict_of
 
-__all__ = ["GroupJudgement", "Judgement", "Judgements", "judge_runs"]
+__all__ = ["GroupJudgement", "Judgement", "Judgements", "judge_group", "judge_runs"]
 
 ONLY_PRECISION = "Hardly a result overflowed, vanished or became NaN: what was lost is precision"
 
@@ -115,7 +115,7 @@ def judge_runs(runs: Sequence[Run], *, tolerance: float | None = None) -> Judgem
     """
     limit = constant("tolerance") if tolerance is None else tolerance
     trained = [run for run in runs if not run.record.cell.get("sweep")]
-    judged = [_judge_group(group) for group in group_runs(trained, tolerance=limit)]
+    judged = [judge_group(group) for group in group_runs(trained, tolerance=limit)]
     tested = [
         TestedPoint(group.coordinates, str(group.verdict), group.verdict.fails, group.worst.run.record.cell)
         for group in judged
@@ -123,7 +123,7 @@ def judge_runs(runs: Sequence[Run], *, tolerance: float | None = None) -> Judgem
     return Judgements(tuple(_with_remedies(group, tested) for group in judged), limit)
 
 
-def _judge_group(group: Group) -> GroupJudgement:
+def judge_group(group: Group) -> GroupJudgement:
     """Return the judgement of a group: hard verdicts run by run, the others from the gap of the runs left."""
     hard = {run.id: verdict_of(run, group, None, only_hard=True) for run in group.runs}
     gap = None if group.is_reference else group.gap([run for run in group.runs if hard[run.id] is None])

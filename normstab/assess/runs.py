@@ -23,6 +23,7 @@ from normstab.errors import RecordError
 from normstab.experiment.records.cell_record import Predictions, Record
 from normstab.experiment.records.record_reader import read_records
 from normstab.experiment.records.step_log import Step, read_steps
+from normstab.experiment.scenario.spec import Cell
 from normstab.numerics.ledger import COUNTERS, DIRECTIONS, Tally
 
 __all__ = ["SEED_AXES", "Group", "Run", "contrast_of", "gap_of", "group_runs", "read_runs"]
@@ -47,6 +48,11 @@ class Run:
     def coordinates(self) -> Mapping[str, Any]:
         """The cell's place in its grid."""
         return self.record.coordinates
+
+    @cached_property
+    def cell(self) -> Cell:
+        """The cell that was run."""
+        return Cell.from_json(self.record.cell)
 
     @cached_property
     def losses(self) -> NDArray[np.float64]:
@@ -179,6 +185,11 @@ class Group:
     def is_reference(self) -> bool:
         """Whether these runs are references themselves."""
         return self.runs[0].record.is_reference
+
+    def with_runs(self, runs: Sequence[Run]) -> Group:
+        """Return the group of these of its runs; every reference goes on telling of the luck of a seed."""
+        ids = {run.id for run in runs}
+        return replace(self, runs=tuple(runs), pairs={name: wide for name, wide in self.pairs.items() if name in ids})
 
     @cached_property
     def band(self) -> Band | None:

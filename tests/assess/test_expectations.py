@@ -296,3 +296,24 @@ def test_a_claim_with_a_run_that_died_says_so_first_whatever_its_form_and_metric
     more_is_better = metric == "accuracy"
     dead_holds = form == "worse" or form == ("at_most" if more_is_better else "at_least")
     assert found.outcome is (Outcome.MET if dead_holds else Outcome.NOT_MET)
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [([0, 1], "not met"), ([2, 3, 4], "met"), (3, "met"), (1, "not met")])
+def test_a_statement_about_some_seeds_is_judged_by_those_alone(seeds, expected):
+    # Of five seeds the first two lose 40 points, the others none.
+    runs = [made_of("l1", 0.8, s) for s in range(5)]
+    runs += [
+        make_run(make_cell("l1", seed=s, precision=FP16), predicted=predictions(0.4 if s < 2 else 0.8, seed=s))
+        for s in range(5)
+    ]
+    groups = judge_runs(runs).groups
+    where = {"precision": "fp16", "seed": seeds}
+    sides = {"better": {"precision": "fp16"}, "worse": {"precision": "native"}, "where": {"seed": seeds}}
+    for plain in (
+        {"metric": "accuracy", "within": "5pp", "where": where},
+        {"where": where, "verdict": ["STABLE", "INCONCLUSIVE"]},
+        {"metric": "accuracy", "by": "-5pp", **sides},
+        {"metric": "accuracy", "at_least": 0.7, "where": where},
+    ):
+        found = judged(plain, groups).finding
+        assert str(found.outcome) == expected, found.reason

@@ -15,7 +15,7 @@ from normstab.assess.expected.group_selection import contexts, paired_runs, sele
 from normstab.assess.expected.hard_failures import decided_by_failures
 from normstab.assess.expected.outcome import Finding, Outcome, all_of, any_of
 from normstab.assess.expected.statements import point_text, statement_of
-from normstab.assess.judgement import GroupJudgement
+from normstab.assess.judgement import GroupJudgement, judge_group
 from normstab.assess.points import point_words
 from normstab.assess.runs import Group
 from normstab.assess.swept import SWEPT
@@ -52,8 +52,8 @@ class Findings:
         return list(self.swept) if metric in SWEPT else [found.group for found in self.judged]
 
     def judgement(self, group: Group) -> GroupJudgement:
-        """Return what was judged of a trained group."""
-        return next(found for found in self.judged if found.group is group)
+        """Return what was judged of a trained group; one of some of its seeds is judged here."""
+        return next((found for found in self.judged if found.group is group), None) or judge_group(group)
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,26 @@ from typing import Any
 
 from normstab.assess.runs import SEED_AXES, Group, Run
 from normstab.experiment.scenario.cell_selection import selects
-from normstab.experiment.scenario.spec import Cell
 
 __all__ = ["contexts", "paired_runs", "selected"]
 
 
 def selected(groups: Sequence[Group], where: Mapping[str, Any] | None) -> list[Group]:
-    """Return the groups whose cells `where` selects; an empty or missing selector means every listed cell."""
+    """Return the groups whose cells `where` selects; an empty or missing selector means every listed cell.
+
+    Of a group of which only some seeds are selected, a group of those.
+    """
     found = []
     for group in groups:
-        cell = Cell.from_json(group.runs[0].record.cell)
-        if selects(where or {}, cell, swept=cell.sweep is not None):
-            found.append(group)
+        meant = [run for run in group.runs if _is_meant(run, where or {})]
+        if meant:
+            found.append(group if len(meant) == len(group.runs) else group.with_runs(meant))
     return found
+
+
+def _is_meant(run: Run, where: Mapping[str, Any]) -> bool:
+    """Whether `where` selects the cell of a run."""
+    return selects(where, run.cell, swept=run.cell.sweep is not None)
 
 
 def contexts(
