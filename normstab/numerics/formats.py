@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from normstab.errors import FormatError, near
+from normstab.numerics.spelling.format_suffixes import FIXED_POLICIES, FLOAT_POLICIES, is_field
 from normstab.numerics.spelling.typed_names import ASKED_FORMATS, OTHER_NAMES
 
-__all__ = ["DTYPES", "FORMATS", "AnyFormat", "FixedFormat", "Format", "format_of_dtype", "is_suffix", "parse_format"]
+__all__ = ["DTYPES", "FORMATS", "AnyFormat", "FixedFormat", "Format", "format_of_dtype", "parse_format"]
 
-FLOAT_POLICIES = ("inf", "nan", "saturate")
-FIXED_POLICIES = ("saturate", "saturate-symmetric", "saturate-zero", "wrap")
 WIDEST_EXPONENT, WIDEST_FRACTION = 9, 23  # bits of eXmY: float64 carries the exact result of every operation
 FARTHEST_EXPONENT = 2 ** (WIDEST_EXPONENT - 1) - 1
 WIDEST_FIXED, FARTHEST_POINT = 31, 120  # bits of a fixed-point magnitude, and how far its point may lie outside them
@@ -205,8 +204,6 @@ GRAMMAR = (
 )
 _FLOAT_NAME = re.compile(r"e([0-9]{1,3})m([0-9]{1,3})\Z")
 _FIXED_NAME = re.compile(r"([qu])(-?[0-9]{1,3})\.(-?[0-9]{1,3})\Z")
-# What no name of the grammar says of a Format: `:flush`, then its fields one by one.
-_FIELD = re.compile(r"(?:(flush|unsigned-zero)|(p|emin|max)=(-?[0-9][0-9.e+-]{0,39}))\Z")
 
 
 def parse_format(text: str | AnyFormat) -> AnyFormat:
@@ -239,16 +236,6 @@ def parse_format(text: str | AnyFormat) -> AnyFormat:
             f"({', '.join(allowed)})"
         )
     return found
-
-
-def is_field(text: str) -> bool:
-    """Whether `text` is a suffix of a format's name, other than its overflow policy."""
-    return _FIELD.match(text) is not None
-
-
-def is_suffix(text: str) -> bool:
-    """Whether `text` may follow a format's name after a colon."""
-    return text in FLOAT_POLICIES or text in FIXED_POLICIES or is_field(text)
 
 
 def _with_fields(found: Format, suffixes: list[str]) -> Format:
