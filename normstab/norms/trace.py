@@ -19,9 +19,8 @@ from torch import Tensor
 
 from normstab.norms import op_by_op
 from normstab.norms.dispersion import Scheme
-from normstab.norms.op_by_op import Saved
 from normstab.norms.reduction import Reduction
-from normstab.numerics.accumulate import canonical_dims, kept_shape, sum_calls
+from normstab.numerics.accumulate import sum_calls
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.execute import carrier_dtype
@@ -29,6 +28,7 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import Precision, Rounding
 from normstab.numerics.readable.operations import Operand
 from normstab.numerics.readable.sums import Sums
+from normstab.numerics.sums.reduced_axes import canonical_dims, kept_shape
 from normstab.torch_private import TorchDispatchMode, tree_leaves, tree_map
 
 __all__ = ["Called", "Outline", "Program", "Step", "Value", "trace_backward", "trace_evaluation", "trace_forward"]
@@ -248,7 +248,7 @@ def trace_forward(outline: Outline) -> Program:
     return _forward(outline)[0]
 
 
-def _forward(outline: Outline) -> tuple[Program, Saved]:
+def _forward(outline: Outline) -> tuple[Program, op_by_op.Saved]:
     """Return the program of the forward pass, and what it saves, as values without numbers."""
     tape = Tape()
     inputs = _inputs(tape, outline)
@@ -280,7 +280,7 @@ def trace_backward(outline: Outline, needs: tuple[bool, bool, bool] = (True, Tru
     inputs: dict[str, Any] = {"grad": tape.new(outline.reduction.view)}
     for name, kept in saved._asdict().items():
         inputs[name] = None if kept is None else tape.new(kept.shape, kept.dtype)
-    given, ar = Saved(*(inputs[name] for name in Saved._fields)), Recorder(outline.precision, tape)
+    given, ar = op_by_op.Saved(*(inputs[name] for name in saved._fields)), Recorder(outline.precision, tape)
     with recording(tape):
         found = op_by_op.backward(inputs["grad"], given, outline.scheme, outline.reduction, ar, needs)
     return _program(tape, inputs, {f"d_{name}": value for name, value in found._asdict().items()})

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from normstab.errors import NormstabError
 from normstab.numerics.call import Call
 from normstab.numerics.execute import add_counts, carrier_dtype, finish
 from normstab.numerics.formats import AnyFormat
@@ -25,6 +24,7 @@ from normstab.numerics.readable.operations import Carried, carry, widened
 from normstab.numerics.readable.partial_sums import are_known, loses_unknown, partial_sums
 from normstab.numerics.readable.reference import encode, round_reference
 from normstab.numerics.sums.kernels_of_sums import addends, kernels_for
+from normstab.numerics.sums.reduced_axes import canonical_dims, kept_shape
 
 __all__ = [
     "Calls",
@@ -33,7 +33,6 @@ __all__ = [
     "accumulate",
     "add_terms",
     "block_sums",
-    "kept_shape",
     "round_terms",
     "sum_terms",
     "terms_of",
@@ -135,26 +134,6 @@ def block_sums(x: Tensor, dims: Sequence[int], width: int, at: SumCalls) -> Tens
             apart = SumCalls(*calls_apart)  # type: ignore[arg-type]
             _blocks(round_loads(terms_of(x, dims), apart.load), width, apart)
     return sums
-
-
-def canonical_dims(dims: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """Return `dims` as distinct axes 0 .. rank - 1 in ascending order; None means all of them."""
-    if dims is None:
-        return tuple(range(rank))
-    wanted = (dims,) if isinstance(dims, int) else tuple(dims)
-    limit = max(rank, 1)
-    for dim in wanted:
-        if not -limit <= dim < limit:
-            raise NormstabError(f"dim {dim} is out of range; allowed: {-limit} .. {limit - 1} for {rank} axes")
-    found = sorted({dim % limit for dim in wanted})
-    if len(found) != len(wanted):
-        raise NormstabError(f"dim {list(wanted)} names an axis twice; each axis is summed once")
-    return tuple(found) if rank else ()
-
-
-def kept_shape(x: Tensor, reduced: Sequence[int], *, keepdim: bool) -> list[int]:
-    """Return the shape that remains when the axes `reduced` are summed."""
-    return [1 if axis in reduced else size for axis, size in enumerate(x.shape) if keepdim or axis not in reduced]
 
 
 def terms_of(x: Tensor, reduced: Sequence[int]) -> Terms:

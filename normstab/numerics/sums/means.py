@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from normstab.numerics.accumulate import canonical_dims, kept_shape, sum_calls
+from normstab.numerics.accumulate import sum_calls
 from normstab.numerics.dispatch import carried
 from normstab.numerics.execute import carrier_dtype
 from normstab.numerics.formats import FORMATS, AnyFormat
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.readable.reference import encode
+from normstab.numerics.sums.reduced_axes import canonical_dims, kept_shape
 
 if TYPE_CHECKING:
     from normstab.numerics.arithmetic import Arithmetic
