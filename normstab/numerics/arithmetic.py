@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -17,20 +15,25 @@ from torch import Tensor
 from normstab.errors import NormstabError
 from normstab.numerics.call import Call, OperationRules
 from normstab.numerics.dispatch import opaque, plain
-from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
+from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor, rounded_constant
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Row, site_of
 from normstab.numerics.philox import Draw, Key, key_word, signed_step
-from normstab.numerics.precision import FORMAT_ROLES, NEAREST, Accumulation, Precision, Rounding
+from normstab.numerics.precision import FORMAT_ROLES, Accumulation, Precision, Rounding
 from normstab.numerics.readable import native
-from normstab.numerics.readable.event_counts import Counts, count
 from normstab.numerics.readable.exact_operations import ExactOperations
 from normstab.numerics.readable.operations import Carried, Operand, carry_function
 from normstab.numerics.readable.powers import Powers
-from normstab.numerics.readable.reference import round_reference
 from normstab.numerics.readable.sums import SUMS
 from normstab.numerics.scaled.scale_history import ScaleHistory
-from normstab.numerics.spelling.arguments import axes, check_optional, check_out, check_tensors, number
+from normstab.numerics.spelling.arguments import (
+    axes,
+    check_optional,
+    check_out,
+    check_tensors,
+    number,
+    raise_missing_key,
+)
 from normstab.numerics.spelling.names import check_name
 from normstab.numerics.steps.clock import Clock
 
@@ -194,7 +197,7 @@ class Arithmetic(ExactOperations, Powers):
         if self.is_native:
             return value
         value = number(value, operation)
-        rounded, counts = _rounded_constant(value, self.for_operation(operation).precision.format())
+        rounded, counts = rounded_constant(value, self.for_operation(operation).precision.format())
         call = self.call(f"{operation}.const")
         if call.row is not None:
             call.row.add(counts.counts, counts.largest, counts.smallest, stamp=call.stamp, step=call.step)
@@ -295,18 +298,3 @@ class Arithmetic(ExactOperations, Powers):
         from normstab.numerics.sums.matmul import matmul
 
         return matmul(self, a, b, operation=operation)
-
-
-def raise_missing_key(precision: Precision) -> NoReturn:
-    """Raise the error of stochastic rounding without a key."""
-    raise NormstabError(
-        f"precision {precision} rounds stochastically and needs a key: Arithmetic(..., key=normstab.Key(seed=0))"
-    )
-
-
-@lru_cache(maxsize=4096)
-def _rounded_constant(value: float, format: AnyFormat) -> tuple[float, Counts]:
-    """Return a host constant cast to `format`, and what that counts."""
-    x = torch.tensor([value], dtype=torch.float64, device="cpu")
-    rounded = round_reference(x, format, NEAREST)
-    return float(rounded.value[0]), count(rounded, operand_nan=x.isnan(), operand_inf=x.isinf())

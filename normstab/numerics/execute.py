@@ -7,6 +7,7 @@ counters. What a format, a rounding or a counter means is in formats, precision,
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,14 +17,15 @@ from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.philox import random_fields
 from normstab.numerics.readable.carriers import carried_for
-from normstab.numerics.readable.event_counts import count
+from normstab.numerics.readable.event_counts import Counts, count
 from normstab.numerics.readable.losses import SUMMING, count_losses, counts_losses
 from normstab.numerics.readable.operations import Carried, Operand
 from normstab.numerics.readable.reference import Rounded, decode, encode, round_reference
+from normstab.numerics.rounding_modes import NEAREST
 from normstab.numerics.spelling.arguments import check_tensors, number
 from normstab.numerics.tallies.counter_row import COUNTING
 
-__all__ = ["add_counts", "carrier_dtype", "compute", "fields_of", "finish", "round_tensor"]
+__all__ = ["add_counts", "carrier_dtype", "compute", "fields_of", "finish", "round_tensor", "rounded_constant"]
 
 
 def round_tensor(x: Tensor, call: Call, *, out: Tensor | None = None) -> Tensor:
@@ -133,3 +135,11 @@ def add_counts(call: Call, carried: Carried, rounded: Rounded) -> None:
     if call.row.histogram is not None:
         with COUNTING:
             call.row.histogram += counts.histogram
+
+
+@lru_cache(maxsize=4096)
+def rounded_constant(value: float, format: AnyFormat) -> tuple[float, Counts]:
+    """Return a host constant cast to `format`, and what that counts."""
+    x = torch.tensor([value], dtype=torch.float64, device="cpu")
+    rounded = round_reference(x, format, NEAREST)
+    return float(rounded.value[0]), count(rounded, operand_nan=x.isnan(), operand_inf=x.isinf())

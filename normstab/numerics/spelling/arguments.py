@@ -23,6 +23,7 @@ __all__ = [
     "check_tensors",
     "number",
     "operand",
+    "raise_missing_key",
     "tensor",
     "whole",
 ]
@@ -110,3 +111,10 @@ def check_optional(x: Any, kind: type, what: str, advice: str) -> None:
 def _refuse(x: Any, what: str) -> NoReturn:
     """Raise for something that is no number."""
     raise DtypeError(f"{what}: expected a tensor or a real number, found {type(x).__name__}: {x!r:.60}")
+
+
+def raise_missing_key(precision: object) -> NoReturn:
+    """Raise the error of stochastic rounding without a key."""
+    raise NormstabError(
+        f"precision {precision} rounds stochastically and needs a key: Arithmetic(..., key=normstab.Key(seed=0))"
+    )
