@@ -11,15 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from normstab.experiment.scenario.checking.field_kinds import STRICT, Count, NonNegative
 from normstab.experiment.scenario.expectation import Expectation, ExpectationField, Quantity, QuantityField, Selector
 from normstab.experiment.scenario.spec import (
-    STRICT,
     Cell,
-    Count,
     DatasetSpec,
     Exponents,
     ModelSpec,
-    NonNegative,
     NormNoiseSpec,
     NumericsSpec,
     OptimizerSpec,

@@ -13,22 +13,14 @@ from pydantic import TypeAdapter
 
 from normstab.errors import NormstabError, ScenarioError
 from normstab.experiment.network.model_code import code_sha256
-from normstab.experiment.scenario.cell_identity import hash_of
-from normstab.experiment.scenario.checking.checks import canonical, path_of
+from normstab.experiment.scenario.cell_identity import Scalar, hash_of
+from normstab.experiment.scenario.checking.checks import canonical, canonical_norm, path_of
 from normstab.experiment.scenario.checking.combinations import combination_faults
 from normstab.experiment.scenario.document import VARIANT, Scenario
-from normstab.experiment.scenario.grid import MOST_CELLS, Point, axis_names, points, swept_points
+from normstab.experiment.scenario.grid import MOST_CELLS, Point, axis_names, points, shown_point, swept_points
 from normstab.experiment.scenario.settings import loc_of, put
-from normstab.experiment.scenario.spec import (
-    Cell,
-    DatasetSpec,
-    ModelSpec,
-    NormNoiseSpec,
-    NumericsSpec,
-    Scalar,
-    SweepSpec,
-    TrainSpec,
-)
+from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NormNoiseSpec, NumericsSpec, SweepSpec
+from normstab.experiment.scenario.training_spec import TrainSpec
 from normstab.numerics.precision import Precision
 
 __all__ = ["expand"]
@@ -121,10 +113,10 @@ class _Resolver:
         places = ((axis, canonical(path_of(axis), value)) for axis, value in point.items())
         key = (is_native, *((axis, type(value), value) for axis, value in places))
         if key in self._under_way:
-            raise ScenarioError(f"{self._scenario.path}: train.norm_record goes in a circle at {_shown(point)}")
+            raise ScenarioError(f"{self._scenario.path}: train.norm_record goes in a circle at {shown_point(point)}")
         if len(self._under_way) > MOST_RECORDINGS:
             message = f"train.norm_record leads through more than {MOST_RECORDINGS} cells"
-            raise ScenarioError(f"{self._scenario.path}: {message} at {_shown(point)}")
+            raise ScenarioError(f"{self._scenario.path}: {message} at {shown_point(point)}")
         if key not in self._built:
             self._check_size()
             self._under_way[key] = None
@@ -171,7 +163,7 @@ class _Resolver:
         combined = tuple(map(id, specs))
         if combined not in self._checked:
             for message in combination_faults(*specs):
-                raise ScenarioError(f"{self._scenario.path}: {message} (at {_shown(point)})")
+                raise ScenarioError(f"{self._scenario.path}: {message} (at {shown_point(point)})")
             self._checked.add(combined)
         return Cell(
             self._scenario.name,
@@ -208,7 +200,7 @@ class _Resolver:
             plain = {name: copy.deepcopy(self._document.get(name) or {})}
             for path, value in settings.items():
                 if not put(plain, loc_of(path), copy.deepcopy(value)):
-                    where = f"{path!r} at {_shown(point)}"
+                    where = f"{path!r} at {shown_point(point)}"
                     raise ScenarioError(f"{self._scenario.path}: {where}: its parent is not a mapping")
             return plain[name]
 
@@ -250,7 +242,7 @@ class _Resolver:
         if key not in self._specs_built:
             spec = _ADAPTERS[name].validate_json(json.dumps(section))
             is_model = isinstance(spec, ModelSpec)
-            self._specs_built[key] = replace(spec, norm=_canonical_norm(spec.norm)) if is_model else spec
+            self._specs_built[key] = replace(spec, norm=canonical_norm(spec.norm)) if is_model else spec
         return self._specs_of.setdefault(id(section), self._specs_built[key])
 
     def _coordinates(self, axes: list[str], point: Point, specs: tuple[Any, ...]) -> dict[str, Scalar]:
@@ -299,15 +291,3 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "numerics": TypeAdapter(NumericsSpec),
 }
 _SWEEP: TypeAdapter[SweepSpec] = TypeAdapter(SweepSpec)
-
-
-def _canonical_norm(norm: str | dict[str, str]) -> str | dict[str, str]:
-    """Return the norm, or each rule's, in its canonical spelling."""
-    if isinstance(norm, dict):
-        return {rule: str(canonical("model.norm", inner)) for rule, inner in norm.items()}
-    return str(canonical("model.norm", norm))
-
-
-def _shown(point: Point) -> str:
-    """Return a point for a message."""
-    return ", ".join(f"{axis}={value}" for axis, value in point.items()) or "the only cell"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from normstab.experiment.scenario.spec import STRICT
+from normstab.experiment.scenario.checking.field_kinds import STRICT
 from normstab.experiment.scenario.verdict_table import VerdictName
 
 __all__ = [

@@ -21,6 +21,7 @@ __all__ = [
     "characters_resolved",
     "point_count",
     "points",
+    "shown_point",
     "swept_points",
 ]
 
@@ -127,3 +128,8 @@ def characters_resolved(document: Mapping[str, Any]) -> int:
 
 
 _RESOLVED = ("dataset", "model", "train", "numerics", "sweep")
+
+
+def shown_point(point: Point) -> str:
+    """Return a point for a message."""
+    return ", ".join(f"{axis}={value}" for axis, value in point.items()) or "the only cell"

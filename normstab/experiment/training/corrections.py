@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from normstab.errors import NormstabError, RecordError
 from normstab.experiment.network.weighted_layers import channel_norms, hidden_layers
 from normstab.experiment.records.record_reader import read_record
-from normstab.experiment.scenario.spec import TrainSpec
+from normstab.experiment.scenario.training_spec import TrainSpec
 from normstab.experiment.training.optimizers import CompensatedSGD
 from normstab.experiment.training.schedules import Span, rate_factor
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from normstab.errors import lookup
 from normstab.experiment.network.weighted_layers import last_layer
-from normstab.experiment.scenario.spec import OptimizerSpec
+from normstab.experiment.scenario.training_spec import OptimizerSpec
 
 __all__ = ["OPTIMIZERS", "CompensatedAdamW", "CompensatedSGD", "make_optimizer", "parameter_groups", "set_rate"]
 

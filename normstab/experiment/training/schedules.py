@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from normstab.errors import lookup
-from normstab.experiment.scenario.spec import ScheduleSpec
+from normstab.experiment.scenario.training_spec import ScheduleSpec
 
 __all__ = ["SCHEDULES", "Span", "rate_factor"]
 

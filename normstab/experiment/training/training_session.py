@@ -23,7 +23,7 @@ from normstab.experiment.records.cell_record import EpochRecord, Nonfinite, Pred
 from normstab.experiment.records.history import History
 from normstab.experiment.records.offences import origin_of_nonfinite
 from normstab.experiment.records.step_log import Step
-from normstab.experiment.scenario.spec import TrainSpec
+from normstab.experiment.scenario.training_spec import TrainSpec
 from normstab.experiment.training.angular_updates import angles_since, weights_now
 from normstab.experiment.training.batch_loss import batch_loss, counted, outputs
 from normstab.experiment.training.cell_arithmetic import Simulated

@@ -23,7 +23,7 @@ from normstab.numerics.formats import parse_format
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import Rules
 
-__all__ = ["canonical", "check_axes", "check_settings", "path_of"]
+__all__ = ["canonical", "canonical_norm", "check_axes", "check_settings", "path_of"]
 
 # Norms of ModelSpec that are no dispersion: the mean alone (weight-normalised networks), and no norm at all.
 OTHER_NORMS = ("mean-only", "none")
@@ -50,6 +50,13 @@ def canonical(path: str, value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def canonical_norm(norm: str | dict[str, str]) -> str | dict[str, str]:
+    """Return the norm, or each rule's, in its canonical spelling."""
+    if isinstance(norm, dict):
+        return {rule: str(canonical("model.norm", inner)) for rule, inner in norm.items()}
+    return str(canonical("model.norm", norm))
 
 
 @functools.lru_cache(maxsize=4096)
