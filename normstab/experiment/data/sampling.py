@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normstab.errors import NormstabError
 
-__all__ = ["epoch_order", "moves", "stratified"]
+__all__ = ["batches", "epoch_order", "moves", "stratified"]
 
 
 def stratified(labels: NDArray[Any], n: int) -> NDArray[np.int64]:
@@ -58,3 +58,9 @@ def _words(seed: int, purpose: str, epoch: int, n: int) -> NDArray[np.uint64]:
     name = hashlib.blake2b(f"{purpose}:{epoch}".encode(), key=seed.to_bytes(8, "little"), digest_size=16).digest()
     bits = np.random.Philox(key=int.from_bytes(name, "little"))
     return np.asarray(bits.random_raw(n), np.uint64)
+
+
+def batches(images: int, size: int) -> list[tuple[int, int]]:
+    """Return the bounds of an epoch's batches; a last batch of one image, on which no norm is defined, is left out."""
+    bounds = [(start, min(start + size, images)) for start in range(0, images, size)]
+    return bounds[:-1] if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1 else bounds

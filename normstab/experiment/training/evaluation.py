@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from normstab.norms.catalogue import parse_norm
 from normstab.norms.modules import BatchForward
 from normstab.norms.weight import BoundedWeightNorm, WeightNorm
 
-__all__ = ["Evaluation", "bounds", "count_values", "evaluate", "norm_layer_records", "weight_norms"]
+__all__ = ["Evaluation", "bounds", "count_values", "evaluate", "norm_layer_records", "weight_norms", "weights_sha256"]
 
 BATCH = 256
 
@@ -172,3 +173,12 @@ def stored_scale(layer: BatchForward) -> Tensor | None:
 def _eps(layer: BatchForward) -> float:
     """Return the layer's eps."""
     return float(getattr(layer, "eps", None) or 0.0)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the sha256 of the names, dtypes, shapes and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -6,18 +6,16 @@ takes no more, raises NormstabError.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from normstab.errors import NormstabError, RecordError
 from normstab.experiment.data.datasets import load_dataset
 from normstab.experiment.data.images import Dataset
-from normstab.experiment.data.sampling import epoch_order
+from normstab.experiment.data.sampling import batches, epoch_order
 from normstab.experiment.data.tokens import TokenDataset
 from normstab.experiment.execution.progress import Progress
 from normstab.experiment.network.model_code import code_sha256
@@ -33,7 +31,7 @@ from normstab.experiment.scenario.spec import Cell
 from normstab.experiment.training.cell_arithmetic import Simulated, simulated
 from normstab.experiment.training.corrections import correction_of
 from normstab.experiment.training.digest_cell import keep_digests
-from normstab.experiment.training.evaluation import bounds, count_values
+from normstab.experiment.training.evaluation import bounds, count_values, weights_sha256
 from normstab.experiment.training.optimizers import make_optimizer
 from normstab.experiment.training.probes import Probes, probe_interval
 from normstab.experiment.training.schedules import Span
@@ -294,18 +292,3 @@ class _Running:
 
 class UnusableCheckpointError(Exception):
     """There is a checkpoint from which this cell cannot go on; it starts again."""
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the sha256 of the names, dtypes, shapes and bytes of a model's parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def batches(images: int, size: int) -> list[tuple[int, int]]:
-    """Return the bounds of an epoch's batches; a last batch of one image, on which no norm is defined, is left out."""
-    bounds = [(start, min(start + size, images)) for start in range(0, images, size)]
-    return bounds[:-1] if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1 else bounds
