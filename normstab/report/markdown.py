@@ -20,7 +20,7 @@ from normstab.assess.judgement import GroupJudgement
 from normstab.assess.points import point_words
 from normstab.assess.verdicts import Verdict
 from normstab.experiment.records.files import read_plain_file, write_atomically
-from normstab.report import sections
+from normstab.report import appendix, sections
 from normstab.report.escaping import inert, one_line
 from normstab.report.glossary import as_list
 from normstab.report.pictures.exponents import exponent_plot
@@ -224,11 +224,11 @@ def _details(found: Assessment) -> dict[str, Any]:
         ],
         "cells": sections.cells_table(cells),
         "cells_left": max(0, len(cells) - sections.MOST_ROWS),
-        "rules": sections.rules_table(),
-        "constants": sections.constants_table(found.scenario.tolerance),
+        "rules": appendix.rules_table(),
+        "constants": appendix.constants_table(found.scenario.tolerance),
         "spikes": spikes_table(cells),
-        "environment": sections.environment_table(runs),
-        **sections.notes_of(runs),
+        "environment": appendix.environment_table(runs),
+        **appendix.notes_of(runs),
         "commands": [
             command_for(found.scenario, cell.coordinates) for cell in cells if not cell.run.record.is_reference
         ][:MOST_COMMANDS],

@@ -5,28 +5,24 @@ The template puts them in order; nothing here judges or draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from normstab.assess.assessment import Assessment
 from normstab.assess.causes.blame import rate
 from normstab.assess.causes.headroom import headroom
 from normstab.assess.causes.whatif import WHATIF_FORMATS, forecast
-from normstab.assess.constants import CONSTANTS
 from normstab.assess.expected.contrast import worded
 from normstab.assess.expected.outcome import Outcome
 from normstab.assess.judgement import GroupJudgement, Judgement
 from normstab.assess.points import point_words, value_words, varying_axes
 from normstab.assess.runs import Run
-from normstab.assess.verdicts import RULES, Verdict
+from normstab.assess.verdicts import Verdict
 from normstab.experiment.scenario.metric_names import TOKEN_METRICS
 from normstab.report.answer import answer
-from normstab.report.escaping import one_line
 from normstab.report.words import (
     OUTCOME_MARKS,
     aligned,
-    items_of,
     number,
 )
 
@@ -34,14 +30,11 @@ __all__ = [
     "alert",
     "alert_word",
     "cells_table",
-    "constants_table",
-    "environment_table",
     "expectations_table",
     "headline",
     "headroom_table",
     "matrices",
     "remedies_table",
-    "rules_table",
     "sites_table",
     "tokens_table",
     "undecided_table",
@@ -260,56 +253,3 @@ def _mean(group: GroupJudgement, metric: str) -> str:
     """Return the mean of a metric over the seeds that have it."""
     found = [cell.metrics[metric] for cell in group.cells if cell.metrics[metric] is not None]
     return worded(metric, fmean(found)) if found else "-"  # type: ignore[arg-type]
-
-
-def rules_table() -> str:
-    """Return the rule of every verdict, the gravest first."""
-    return aligned(("verdict", "when"), [(v.marked, rule.statement) for v, rule in RULES.items()])
-
-
-def constants_table(tolerance: float) -> str:
-    """Return the constants of the verdicts, the scenario's tolerance in its place."""
-    rows = [
-        (name, f"{tolerance if name == 'tolerance' else constant.value:g}", constant.meaning)
-        for name, constant in CONSTANTS.items()
-    ]
-    return aligned(("constant", "value", "meaning"), rows, right=(1,))
-
-
-def environment_table(runs: Sequence[Run]) -> str:
-    """Return what the records depend on: data, device, threads, versions; every distinct value."""
-    facts: dict[str, dict[str, None]] = {}
-    for run in runs:
-        for name, value in _facts(run):
-            facts.setdefault(name, {})[value] = None
-    return aligned(("fact", "value"), [(name, ", ".join(values)) for name, values in facts.items()])
-
-
-def _facts(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield the facts of one run's record."""
-    record, model = run.record, run.record.cell.get("model", {})
-    assert isinstance(model, Mapping)
-    yield "data", f"{record.data.name}, {record.data.train:,} + {record.data.test:,} {items_of(record)}"
-    yield "data sha256", f"`{record.data.sha256}`"
-    yield (
-        "model",
-        " ".join(str(part) for part in (model.get("name"), model.get("width") and f"width {model['width']}") if part),
-    )
-    yield "steps", f"{record.steps_per_epoch} a pass"
-    yield (
-        "device",
-        f"{record.environment.device}, {record.environment.threads} thread(s), {record.environment.cpu_capability}",
-    )
-    yield "torch", record.environment.torch
-    yield "numerics version", str(record.numerics_version)
-
-
-def notes_of(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the runs' notes and unrecognised operations, each once."""
-    notes = dict.fromkeys(note for run in runs for note in run.record.notes)
-    unrecognised: dict[str, int] = {}
-    for run in runs:
-        for operation, count in run.record.unrecognised.items():
-            shown = one_line(operation)
-            unrecognised[shown] = unrecognised.get(shown, 0) + count
-    return {"notes": [one_line(note) for note in notes], "unrecognised": unrecognised}
