@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from normstab.errors import NormstabError
+from normstab.trees import leaves, mapped, mapped_only
 
 if TYPE_CHECKING:
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -82,33 +83,11 @@ def _cannot_leave() -> Iterator[None]:
     yield
 
 
-def _map(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a nested structure of tuples, lists and dictionaries with `function` of its leaves."""
-    if isinstance(tree, dict):
-        return {name: _map(function, x) for name, x in tree.items()}
-    if isinstance(tree, list | tuple):
-        made = [_map(function, x) for x in tree]
-        return getattr(type(tree), "_make", type(tree))(made)
-    return function(tree)
-
-
-def _leaves(tree: Any) -> list[Any]:
-    """Return the leaves of a nested structure, in order."""
-    found: list[Any] = []
-    _map(found.append, tree)
-    return found
-
-
-def _map_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a nested structure with `function` of those leaves that are of a type."""
-    return _map(lambda x: function(x) if isinstance(x, kind) else x, tree)
-
-
 if not TYPE_CHECKING:
     TorchDispatchMode = _found("torch.utils._python_dispatch.TorchDispatchMode", _NoMode)
-    tree_leaves = _found("torch.utils._pytree.tree_leaves", _leaves)
-    tree_map = _found("torch.utils._pytree.tree_map", _map)
-    tree_map_only = _found("torch.utils._pytree.tree_map_only", _map_only)
+    tree_leaves = _found("torch.utils._pytree.tree_leaves", leaves)
+    tree_map = _found("torch.utils._pytree.tree_map", mapped)
+    tree_map_only = _found("torch.utils._pytree.tree_map_only", mapped_only)
 
 modes_off: Callable[[], contextlib.AbstractContextManager[Any]] = _found(
     "torch.utils._python_dispatch._disable_current_modes", _cannot_leave

@@ -30,10 +30,12 @@ ORDER = [
     "norms",
     "numerics",
     "torch_private",
+    "trees",
     "errors",
 ]
 LAYERS = {part: set(ORDER[index:]) for index, part in enumerate(ORDER)}
 COMMANDS = {
+    "cli_check",
     "cli_frontier",
     "cli_machine",
     "cli_scenarios",

@@ -10,6 +10,7 @@ from torch import nn
 import normstab as ns
 from normstab import torch_private
 from normstab.errors import NormstabError
+from normstab.trees import leaves, mapped, mapped_only
 
 # Taken away from torch before normstab is imported.
 OPTIONAL = [
@@ -114,7 +115,7 @@ def test_a_name_that_is_gone_is_listed_and_what_stands_for_it_serves(monkeypatch
 
 def test_the_trees_that_stand_for_torch_s_are_alike() -> None:
     tree = {"a": [1, (2.0, torch.ones(2))], "b": None, "c": torch.finfo}
-    assert len(torch_private._leaves(tree)) == len(torch_private.tree_leaves(tree)) == 5
-    assert torch_private._map_only(int, lambda x: x + 1, {"a": (1, 2.0)}) == {"a": (2, 2.0)}
+    assert len(leaves(tree)) == len(torch_private.tree_leaves(tree)) == 5
+    assert mapped_only(int, lambda x: x + 1, {"a": (1, 2.0)}) == {"a": (2, 2.0)}
     maximum = torch.max(torch.ones(2, 2), 0)
-    assert type(torch_private._map(lambda x: x, maximum)) is type(maximum)
+    assert type(mapped(lambda x: x, maximum)) is type(maximum)
