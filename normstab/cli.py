@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normstab import cli_frontier, cli_machine, cli_scenarios, cli_search
+from normstab import cli_check, cli_frontier, cli_machine, cli_scenarios, cli_search
 from normstab.errors import NormstabError
 from normstab.terminal import executor_options as on
 from normstab.terminal import options
@@ -26,7 +26,6 @@ from normstab.terminal.exit_codes import (
     FAILED,
     INTERRUPTED,
     code_of_outcome,
-    code_of_verdict,
 )
 from normstab.terminal.printable import printable, silence
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from normstab.experiment.execution.executor import Execution
     from normstab.experiment.execution.progress import Outcome
     from normstab.experiment.scenario.reader import Scenario
+    from normstab.search.tried_remedies import Effort
     from normstab.study import Published
 
 __all__ = ["COMMANDS", "GLOBAL_OPTIONS", "Voice", "app"]
@@ -128,20 +128,37 @@ def run(
     from normstab.experiment.scenario.gather import directories_of, load_scenarios
     from normstab.study import write_reports
 
-    voice: Voice = context.obj
     scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
     directories = directories_of(scenarios, out, smoke=smoke)
     effort = options.effort_of(remedies)
     if dry_run:
-        voice.give(cli_scenarios.outlines(scenarios, as_json=as_json))
+        context.obj.give(cli_scenarios.outlines(scenarios, as_json=as_json))
         return
     ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
     execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)
+    found, outcomes, code = _run_each(context.obj, scenarios, directories, execution, force=force, effort=effort)
+    published = write_reports(found, as_json=as_json, force=force)
+    raise typer.Exit(max(code, _tell(context.obj, published, outcomes, strict=strict, wide=wide)))
+
+
+def _run_each(
+    voice: Voice,
+    scenarios: Sequence[Scenario],
+    directories: Sequence[Path],
+    execution: Execution,
+    *,
+    force: bool,
+    effort: Effort | None,
+) -> tuple[dict[Path, Assessment], list[Outcome], int]:
+    """Run scenarios in turn, up to an interrupt; return the judgements, how cells ended, and a code of failed trials.
+
+    With `effort` the remedies of what failed are tried behind each scenario.
+    """
     outcomes: list[Outcome] = []
     found: dict[Path, Assessment] = {}
     code = 0
     for scenario, directory in zip(scenarios, directories, strict=True):
-        others = [] if fresh else [place for place in directories if place != directory]
+        others = [] if execution.fresh else [place for place in directories if place != directory]
         outcome, assessment = _run(voice, scenario, directory, execution, force=force, others=others)
         outcomes.append(outcome)
         if assessment is None:
@@ -149,8 +166,7 @@ def run(
         found[directory], code = cli_search.remedies_tried(voice, assessment, directory, effort, execution, code)
         if code == INTERRUPTED:
             break
-    published = write_reports(found, as_json=as_json, force=force)
-    raise typer.Exit(max(code, _tell(voice, published, outcomes, strict=strict, wide=wide)))
+    return found, outcomes, code
 
 
 def _run(
@@ -246,50 +262,7 @@ def compare(
     raise typer.Exit(max((code for code, is_so in codes.items() if is_so), default=0))
 
 
-@app.command(epilog=EXIT_HELP)
-def check(
-    context: typer.Context,
-    factory: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Makes a module (or it, batch, loss).")],
-    inputs: options.Inputs = None,
-    precision: Annotated[str, typer.Option(help="Such as fp16, bf16/stochastic, 'fp16;square=fp32'.")] = "fp16",
-    norm: Annotated[str | None, typer.Option(help="Swap the norm layers to this one first.")] = None,
-    rules: options.Rules = None,
-    loss: Annotated[
-        str, typer.Option(help="default (output.loss, else mean square), sum or cross-entropy.")
-    ] = "default",
-    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "sgd",
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01,
-    steps: Annotated[int, typer.Option("--steps", "--train-steps", min=0, help="Train on the input so long too.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the factory, the inputs and stochastic rounding.")] = 0,
-    allow: Annotated[Literal["DEGRADED"] | None, typer.Option(help="Exit 0 for this verdict too.")] = None,
-    strict: options.Strict = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Worst sites, headroom, forecast of formats.")] = False,
-    form: Annotated[
-        Literal["text", "json", "junit"], typer.Option("--format", help="Of the answer on stdout.")
-    ] = "text",
-    as_json: options.Json = False,
-) -> None:
-    """Find out whether a model of your own survives a precision, on one input."""
-    from normstab.experiment.network.users_code import load_function
-    from normstab.testing.check_input import build, parse_inputs, parse_rules
-
-    specs, ruled = parse_inputs(inputs or ()), parse_rules(rules or ())
-    built = build(load_function(factory), seed)
-    from normstab.testing.check import check as check_built
-    from normstab.testing.check_run import Training
-    from normstab.testing.check_text import answer_json, answer_junit, answer_text
-
-    how = Training(optimizer, lr, steps, loss)
-    answer = check_built(built, inputs=specs, precision=precision, norm=norm, seed=seed, rules=ruled, training=how)
-    if as_json or form == "json":
-        context.obj.give(answer_json(answer))
-    else:
-        context.obj.give(
-            answer_junit(answer, factory) if form == "junit" else answer_text(answer, verbose=verbose).rstrip()
-        )
-    raise typer.Exit(code_of_verdict(answer.verdict, allow=allow, strict=strict))
-
-
+app.command(epilog=EXIT_HELP)(cli_check.check)
 COMMANDS: tuple[Callable[..., None], ...] = (
     cli_scenarios.new,
     cli_scenarios.validate,

@@ -18,6 +18,7 @@ from normstab.terminal.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 if TYPE_CHECKING:
     from normstab.assess.assessment import Assessment
     from normstab.experiment.execution.executor import Execution
+    from normstab.search.divergence import Divergence
     from normstab.search.promotion import Promotion, Search
     from normstab.search.tried_remedies import Effort
     from normstab.testing.subject import Subject
@@ -60,10 +61,9 @@ def promote(
     voice: Any = context.obj
     if bool(scenario) == bool(check):
         raise NormstabError("promote takes either a scenario or --check MODULE:FUNCTION")
-    allowed = options.verdicts_of(allow)
-    search = Search(
-        by=by, wide=wide, allowed=allowed, budget_s=seconds(budget), execution=Execution(jobs=jobs, threads=threads)
-    )
+    allowed, budget_s = options.verdicts_of(allow), seconds(budget)
+    execution = Execution(jobs=jobs, threads=threads)
+    search = Search(by=by, wide=wide, allowed=allowed, budget_s=budget_s, execution=execution)
     if check:
         found = _promote_model(check, inputs or (), precision, norm, seed, search)
         directory = Path(out) if out else None
@@ -126,8 +126,6 @@ def _is_enough(verdict: Any, search: Search) -> bool:
 
 def seconds(text: str) -> float | None:
     """Return a time such as 90, 90s, 30m or 2h in seconds; None for an empty text."""
-    from normstab.errors import NormstabError
-
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if not text:
         return None
@@ -156,8 +154,6 @@ def bounds(
     as_json: options.Json = False,
 ) -> None:
     """Show the a-priori error bound of sums, products, norms beside the error. Exit code 1 where one is exceeded."""
-    from normstab.errors import NormstabError
-
     if growth == bool(factory):
         raise NormstabError("bounds takes either MODULE:FUNCTION or --growth")
     if growth:
@@ -225,8 +221,6 @@ def diff(
     as_json: options.Json = False,
 ) -> None:
     """Show the first operation where two runs part, site by site. Exit code 1 where they do."""
-    from normstab.errors import NormstabError
-
     runs = runs or []
     if len(runs) != (0 if check else 2):
         raise NormstabError("diff takes either two runs, RUN_A RUN_B, or --check MODULE:FUNCTION")
@@ -239,11 +233,8 @@ def diff(
 
     if check:
         subject = _subject(check, inputs or (), seed, norm=norm)
-        args, kwargs, loss = subject.args, subject.kwargs, subject.loss
         b = against or ("fp32" if compiled is None else precision)
-        found = search.diff(
-            subject.module, args, kwargs, precision=precision, against=b, loss=loss, seed=seed, compiled=compiled
-        )
+        found = _divergence(subject, precision, b, seed, compiled)
         parted = [found] if found.first is not None else []
         answer = rendered.divergence_json(found) if as_json else rendered.divergence_text(found)
     else:
@@ -255,6 +246,14 @@ def diff(
         context.obj.say(f"report: {rendered.write_divergence(found, Path(out))}")
     context.obj.give(answer)
     raise typer.Exit(FAILED if parted else 0)
+
+
+def _divergence(subject: Subject, a: str, b: str, seed: int, compiled: str | None) -> Divergence:
+    """Return where a model in precision `a` parts from itself in `b`."""
+    from normstab.search.divergence import diff as find
+
+    args, kwargs, loss = subject.args, subject.kwargs, subject.loss
+    return find(subject.module, args, kwargs, precision=a, against=b, loss=loss, seed=seed, compiled=compiled)
 
 
 def remedies_tried(
