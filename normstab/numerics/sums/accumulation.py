@@ -76,6 +76,7 @@ class Accumulation:
         return f"{self.format}:{self.order}{width}{suffix}"
 
 
+# Sums as torch forms them, unrounded; and the exact sum, rounded once.
 NATIVE = Accumulation("native", None, "", 0)
 EXACT = Accumulation("exact", None, "", 0)
 
