@@ -170,6 +170,11 @@ def check_stable(
         reason,
         culprit.site,
     )
+    return _told(stability)
+
+
+def _told(stability: Stability) -> Stability:
+    """Return what a comparison found, having told whoever listens to this test."""
     listener = LISTENER.get()
     if listener is not None:
         listener.hear(stability)

@@ -112,6 +112,17 @@ def check(
     training = replace(training, steps=train_steps or training.steps)
     subject, replaced = _with_norm(subject_of(built, inputs, seed, training.loss), norm)
     run_plainly(subject, seed)
+    return replace(_answered(subject, spec, seed, rules, training), replaced=replaced)
+
+
+def _answered(
+    subject: Subject,
+    spec: Precision,
+    seed: int,
+    rules: Mapping[str, str | Precision | AnyFormat] | None,
+    training: Training,
+) -> Answer:
+    """Return whether a subject survives a precision: its run there beside its run in fp64."""
     reference, wide_trace, why_not_float64 = _reference(subject, seed, training)
     run, found, trace = _narrow_run(subject, seed, training, spec, rules)
     ledger = run.ledger
@@ -138,7 +149,6 @@ def check(
         remedies=[remedy for offer in REMEDIES.values() if (remedy := offer(of_precision, spec)) is not None],
         unrecognised=dict(sorted(run.unrecognised.items())),
         notes=(*why_not_float64, *run.notes),
-        replaced=replaced,
         evidence=of_precision,
     )
 
