@@ -62,20 +62,15 @@ def simulate(
     loss scale that does not exist, and where the context is not closed innermost first by the thread that opened
     it: whatever happens, nothing is rounded after its end. A result that is not finite never raises.
     """
-    check_instance(model, nn.Module, "simulate: model", "a torch.nn.Module")
-    check_optional(rules, Mapping, "simulate: rules", "a mapping from names to precisions")
-    check_ledger(ledger, losses=losses)
-    chosen = precision_rules(rules, precision)
-    refuse_what_is_not_simulated(chosen)
+    check_arguments(model, rules, ledger, losses=losses)
+    chosen = simulated_rules(rules, precision)
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(losses=losses), seed)
-    if master_weights is None:
-        master_weights = chosen.default.master == "on"
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=notes_of(chosen))
-    session = Session(network_of(model), run, chosen, arithmetics, optimizer, master_weights=master_weights)
+    masters = chosen.default.master == "on" if master_weights is None else master_weights
+    session = Session(network_of(model), run, chosen, arithmetics, optimizer, master_weights=masters)
     with Team(model, run, chosen) as team:
         with full_float32(), ExitStack() as stack:
-            session.mode.observer = session.mode.stored.observer = observer
-            session.begin(stack, expand=expand, several=network_of(model) is not model)
+            session.begin(stack, expand=expand, several=network_of(model) is not model, observer=observer)
             team.attach(session, stack)
             yield run
         check_order(session.is_in_order, "simulate")
@@ -83,18 +78,24 @@ def simulate(
             arithmetics.rules.check_met()
 
 
-def check_ledger(ledger: Ledger | None, *, losses: bool) -> None:
-    """Raise for a ledger that is none, or does not count what is asked for."""
+def check_arguments(model: object, rules: object, ledger: Ledger | None, *, losses: bool) -> None:
+    """Raise for what is no model, no rules or no ledger, and for a ledger that does not count what is asked for."""
+    check_instance(model, nn.Module, "simulate: model", "a torch.nn.Module")
+    check_optional(rules, Mapping, "simulate: rules", "a mapping from names to precisions")
     check_optional(ledger, Ledger, "simulate: ledger", "a normstab.Ledger")
     if ledger is not None and losses and not ledger.counts_losses:
         raise NormstabError("simulate: the ledger given counts no losses; make it with Ledger(losses=True)")
 
 
-def refuse_what_is_not_simulated(rules: Rules[Precision]) -> None:
-    """Raise for the first rule or key that asks for what a simulation does not do, rather than pass over it."""
-    for key, precision in rules.by_key.items():
-        if precision.autocast not in ("none", rules.default.autocast):
-            raise NormstabError(f"rules: {key!r}: {precision}: autocast is the whole network's, not a rule's")
+def simulated_rules(
+    rules: Mapping[str, str | Precision | AnyFormat] | None, precision: str | Precision | AnyFormat
+) -> Rules[Precision]:
+    """Return the precisions by rule; raise for the first that asks for what is not simulated, not to pass over it."""
+    chosen = precision_rules(rules, precision)
+    for key, ruled in chosen.by_key.items():
+        if ruled.autocast not in ("none", chosen.default.autocast):
+            raise NormstabError(f"rules: {key!r}: {ruled}: autocast is the whole network's, not a rule's")
+    return chosen
 
 
 def notes_of(rules: Rules[Precision]) -> list[str]:

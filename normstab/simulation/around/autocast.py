@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normstab.errors import NormstabError
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.precision import Precision
 from normstab.simulation.around.places import ModuleTracker
@@ -25,7 +26,7 @@ from normstab.simulation.aten import autocast_lists as lists
 from normstab.simulation.aten.scaled_operands import mark_weight
 from normstab.torch_private import autocasts_of, schema_of, tree_leaves, version_of, without_autocast
 
-__all__ = ["begin_autocast", "dtype_of", "lowered"]
+__all__ = ["begin_autocast", "dtype_of", "lowered", "refuse_autocast"]
 
 KEY = "AutocastCPU"
 DTYPES = {"cuda-fp16": torch.float16, "cuda-bf16": torch.bfloat16}
@@ -203,3 +204,20 @@ def _tensors(tree: Any) -> list[Tensor]:
 _ALLOWED = (
     {"allow_override": True} if "allow_override" in inspect.signature(torch.library.Library.impl).parameters else {}
 )
+
+
+def autocast_depth() -> int:
+    """Return how many contexts of autocast are open; below them in the dispatcher torch says that none is."""
+    depth: int = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return depth
+
+
+def refuse_autocast(name: str, found: torch.dtype, machine: object) -> None:
+    """Raise for an operation on another 16-bit type where code of the network's own turned autocast on."""
+    if found in (torch.float16, torch.bfloat16) and autocast_depth():
+        kind = "fp16" if found == torch.float16 else "bf16"
+        raise NormstabError(
+            f"{name}: torch.autocast to {str(found).removeprefix('torch.')} inside a simulation of {machine} is not "
+            f"emulated; simulate amp-{kind}, or switch autocast off in the code"
+        )

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
 from normstab.numerics.readable.reference import holds
+from normstab.simulation.around.autocast import refuse_autocast
 from normstab.simulation.around.compilation import are_fake
 from normstab.simulation.around.operands import Operands, read_operands
 from normstab.simulation.around.operation_rules import OperationRules, cast_back, loaded
 from normstab.simulation.around.parameter_updates import update
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import ModuleTracker, Place, Places
-from normstab.simulation.around.stored_operations import StoredOperations, expands, refuse_autocast
+from normstab.simulation.around.stored_operations import StoredOperations, expands
+from normstab.simulation.aten.foreach import calls_of
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan, plan_of
 from normstab.simulation.aten.parts.complex_parts import COMPLEX, as_real
@@ -34,10 +36,10 @@ from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 from normstab.torch_private import TorchDispatchMode, set_compiler
 
-__all__ = ["Emulation"]
+__all__ = ["Emulation", "Observer"]
 
 Arguments = tuple[Any, ...]
-Observer = Callable[[Site, Tensor], None]
+Observer = Callable[[Site, Tensor], None]  # is shown the rounded result at a site
 Named = Mapping[str, Any]
 NOTHING: Named = {}
 OF_PLAIN_TENSORS = Tensor.__torch_dispatch__  # which does nothing
@@ -255,22 +257,15 @@ class Emulation(TorchDispatchMode):
 
     def _each(self, func: Any, plan: Plan, args: Arguments, kwargs: Named) -> Any:
         """Run a foreach form tensor by tensor."""
-        is_in_place = bool(plan.written)
-        packet = getattr(torch.ops.aten, plan.name + ("_" if is_in_place else ""), None)
-        lists = [x for x in args if isinstance(x, list | tuple)]
-        if packet is None or not lists:
+        calls = calls_of(plan, args, kwargs)
+        if calls is None:
             result = func(*args, **kwargs)
-            self.unrecognised.note(f"_foreach_{plan.name}", args[0] if is_in_place else result)
+            self.unrecognised.note(f"_foreach_{plan.name}", args[0] if plan.written else result)
             return result
-        if plan.name in ("addcmul", "addcdiv") and len(args) > 3:
-            factors = args[3].tolist() if isinstance(args[3], Tensor) else args[3]
-            args, kwargs = args[:3], {**kwargs, "value": factors}
+        operation, given = calls
         with self:
-            results = [
-                packet(*(_nth(x, i) for x in args), **{name: _nth(x, i) for name, x in kwargs.items()})
-                for i in range(len(lists[0]))
-            ]
-        return None if is_in_place else results
+            results = [operation(*one, **named) for one, named in given]
+        return None if plan.written else results
 
     def _parameter_written(self, plan: Plan, args: Arguments, kwargs: Named) -> Held | None:
         """Return the parameter that the operation writes to, if it does."""
@@ -300,8 +295,3 @@ def _has_dtype(args: Arguments, dtype: torch.dtype) -> bool:
     """Whether a list among the arguments holds tensors of `dtype`."""
     lists = [x for x in args if isinstance(x, list | tuple)]
     return any(isinstance(x, Tensor) and x.dtype == dtype for found in lists for x in found)
-
-
-def _nth(x: Any, i: int) -> Any:
-    """Return element `i` of a list, or what is meant for every element."""
-    return x[i] if isinstance(x, list | tuple) else x

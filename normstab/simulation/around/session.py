@@ -17,7 +17,7 @@ from normstab.simulation.around.autocast import begin_autocast
 from normstab.simulation.around.compilation import inside_compiled, keep_uncompiled, named_modules
 from normstab.simulation.around.dtype_copies import Copies
 from normstab.simulation.around.hooks import hook_crossing, hook_modules, hook_optimizers
-from normstab.simulation.around.mode import Emulation
+from normstab.simulation.around.mode import Emulation, Observer
 from normstab.simulation.around.mode_stack import close_mode, drop_ended_modes
 from normstab.simulation.around.parameters import Held, Parameters
 from normstab.simulation.around.places import ModuleTracker, Place, Places
@@ -66,23 +66,28 @@ class Session:
             self.held = list(held_tensors(self.places))
             copied = machine.copied(self.places) if machine.casts_parameters else {}
             self.copies = Copies(model, self.held, copied)
-        held = Parameters(self.held)
-        run.parameters = held if machine.casts_parameters else Parameters(())
-        run.unrecognised.is_repeating = self.tracker.replay.follow
-        self.mode = Emulation(self.tracker, run.parameters, run.unrecognised, master_weights=master_weights)
-        held.come_and_go = bool(self.sharded)
-        self.mode.updated = Parameters(shards) if shards else held
-        self.mode.sources = self.mode.stored.sources = run.sources
-        self.mode.rules = arithmetics.rules
-        self.mode.places = Places.of(self.places)
-        self.mode.say = run.note
-        self.mode.stored.copies = self.copies if self.copies else None
+        self.mode = self._made_mode(arithmetics, shards)
         self.is_in_order = True
         self._has_entered = False
         self._has_seen_optimizer = optimizer is not None
         self._has_seen_forward = False
 
-    def begin(self, stack: ExitStack, *, expand: bool, several: bool) -> None:
+    def _made_mode(self, arithmetics: Arithmetics, shards: list[Held]) -> Emulation:
+        """Return the mode of this simulation, which knows its places, its parameters and what the run is told."""
+        run, held = self.run, Parameters(self.held)
+        run.parameters = held if self.machine.casts_parameters else Parameters(())
+        run.unrecognised.is_repeating = self.tracker.replay.follow
+        mode = Emulation(self.tracker, run.parameters, run.unrecognised, master_weights=self.master_weights)
+        held.come_and_go = bool(self.sharded)
+        mode.updated = Parameters(shards) if shards else held
+        mode.sources = mode.stored.sources = run.sources
+        mode.rules = arithmetics.rules
+        mode.places = Places.of(self.places)
+        mode.say = run.note
+        mode.stored.copies = self.copies if self.copies else None
+        return mode
+
+    def begin(self, stack: ExitStack, *, expand: bool, several: bool, observer: Observer | None) -> None:
         """Put everything in place; closing `stack` takes it away. `several` processes may train the network."""
         drop_ended_modes()
         stack.callback(self._end)
@@ -108,6 +113,7 @@ class Session:
         hook_optimizers(self, stack)
         self.run.scaler.on_skip = self.end_skipped_step
         self.mode.expands = self.mode.stored.expands = expand
+        self.mode.observer = self.mode.stored.observer = observer
         if expand:
             stack.enter_context(WithoutFastPaths())
         if self.machine.autocast is not None:

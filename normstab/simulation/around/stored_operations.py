@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normstab.errors import NormstabError
 from normstab.numerics.call import Call
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.ledger import Site
 from normstab.numerics.precision import NEAREST
 from normstab.numerics.rules import OUTSIDE
+from normstab.simulation.around.autocast import refuse_autocast
 from normstab.simulation.around.dtype_copies import Copies
 from normstab.simulation.around.operation_rules import cast_back, loaded
 from normstab.simulation.around.parameters import Parameters
@@ -33,7 +33,7 @@ from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 from normstab.torch_private import sparse_parts
 
-__all__ = ["StoredOperations", "expands", "refuse_autocast"]
+__all__ = ["StoredOperations", "expands"]
 
 Arguments = tuple[Any, ...]
 Named = Mapping[str, Any]
@@ -283,23 +283,6 @@ def _with_values(x: Tensor, values: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(
         sparse_parts(x)[0], values, x.shape, is_coalesced=x.is_coalesced(), check_invariants=False
     )
-
-
-def autocast_depth() -> int:
-    """Return how many contexts of autocast are open; below them in the dispatcher torch says that none is."""
-    depth: int = torch.autocast_increment_nesting() - 1
-    torch.autocast_decrement_nesting()
-    return depth
-
-
-def refuse_autocast(name: str, found: torch.dtype, machine: object) -> None:
-    """Raise for an operation on another 16-bit type where code of the network's own turned autocast on."""
-    if found in (torch.float16, torch.bfloat16) and autocast_depth():
-        kind = "fp16" if found == torch.float16 else "bf16"
-        raise NormstabError(
-            f"{name}: torch.autocast to {str(found).removeprefix('torch.')} inside a simulation of {machine} is not "
-            f"emulated; simulate amp-{kind}, or switch autocast off in the code"
-        )
 
 
 def _constant_call(place: Place, name: str) -> Call:
