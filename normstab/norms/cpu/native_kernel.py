@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from normstab.norms.cpu.environment import floats, integers
 from normstab.norms.cpu.members import first_ends, largest_members
 from normstab.norms.fused.plan_of_layer import KINDS
 from normstab.numerics.kernels.cpu.bits import MAGNITUDE32
@@ -167,18 +168,6 @@ def magnitude(row, values, group, spread):  # pragma: no cover - compiled
 def field(row, which):
     """Return a field."""
     return view(row, len(FIELDS), np.int64)[which]
-
-
-@device
-def floats(address, n):
-    """Return n float32 at an address."""
-    return view(address, n, f32)
-
-
-@device
-def integers(address, n):
-    """Return n int64 at an address."""
-    return view(address, n, np.int64)
 
 
 @device
