@@ -45,8 +45,7 @@ class NormCost:
 
 def norm_cost(norm: str) -> NormCost:
     """Return what batch normalization by `norm` costs, with gamma and beta, in training."""
-    from normstab.norms.catalogue import parse_norm
-    from normstab.norms.dispersion import Scheme
+    from normstab.norms.catalogue import Scheme, parse_norm
     from normstab.norms.passes import split
     from normstab.norms.reduction import Reduction
     from normstab.norms.trace import Outline, trace_backward, trace_forward

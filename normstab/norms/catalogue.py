@@ -1,7 +1,7 @@
 """The normalization schemes by name: what their scale s is, with the constants of the literature.
 
-A name is parsed once, here, into a frozen NormSpec. How s is computed in an arithmetic is `dispersion`.
-Nothing here needs torch.
+A name is parsed once, here, into a frozen NormSpec; a Scheme is what one layer makes of it. How s is computed in an
+arithmetic is `dispersion`. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 
 from normstab.errors import NormstabError, near
+from normstab.norms.noise.norm_noise import NormNoise
 
-__all__ = ["NORMS", "NormSpec", "parse_norm"]
+__all__ = ["NORMS", "NormSpec", "Scheme", "parse_norm"]
 
 KINDS = ("l2", "l1", "linf", "topk", "range", "lp")
 NAMES = ("l2", "l1", "linf", "topK", "range", "lpP")
@@ -72,6 +73,27 @@ class NormSpec:
 
     def __str__(self) -> str:
         return {"topk": f"top{self.k}", "lp": f"lp{self.p:g}"}.get(self.kind, self.kind)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What one layer does to a row of values: the norm, eps, a factor on its constant, whether it centres.
+
+    `tracks` says that running statistics are wanted, which l2 and lp must compute apart from s. `spec` None is
+    mean-only normalization: values are centred and not scaled. `noise` disturbs the mean and the scale.
+    """
+
+    spec: NormSpec | None
+    eps: float = 1e-5
+    constant_factor: float = 1.0
+    centres: bool = True
+    tracks: bool = False
+    noise: NormNoise | None = None
+
+    def constant(self, n: int) -> float:
+        """Return C(n), the factor included."""
+        assert self.spec is not None
+        return self.spec.constant(n) * self.constant_factor
 
 
 # Name of a norm -> its scheme; K and P of topK and lpP may be any.

@@ -14,33 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from normstab.norms.catalogue import NormSpec
-from normstab.norms.noise.norm_noise import NormNoise
+from normstab.norms.catalogue import Scheme
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 
-__all__ = ["DISPERSIONS", "Centred", "Flow", "Measured", "Scheme", "scale_of_stored", "slopes"]
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """What one layer does to a row of values: the norm, eps, a factor on its constant, whether it centres.
-
-    `tracks` says that running statistics are wanted, which l2 and lp must compute apart from s. `spec` None is
-    mean-only normalization: values are centred and not scaled. `noise` disturbs the mean and the scale.
-    """
-
-    spec: NormSpec | None
-    eps: float = 1e-5
-    constant_factor: float = 1.0
-    centres: bool = True
-    tracks: bool = False
-    noise: NormNoise | None = None
-
-    def constant(self, n: int) -> float:
-        """Return C(n), the factor included."""
-        assert self.spec is not None
-        return self.spec.constant(n) * self.constant_factor
+__all__ = ["DISPERSIONS", "Centred", "Flow", "Measured", "scale_of_stored", "slopes"]
 
 
 class Measured(NamedTuple):

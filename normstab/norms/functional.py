@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from normstab.norms import op_by_op, wide_norm
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme
 from normstab.norms.op_by_op import Gradients, Saved
 from normstab.norms.reduction import Reduction
 from normstab.norms.running import update_running

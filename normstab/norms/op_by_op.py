@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from normstab.norms.dispersion import DISPERSIONS, Centred, Flow, Scheme, scale_of_stored
+from normstab.norms.catalogue import Scheme
+from normstab.norms.dispersion import DISPERSIONS, Centred, Flow, scale_of_stored
 from normstab.norms.noise.perturbation import disturbed
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from normstab.errors import NormstabError
-from normstab.norms.catalogue import NormSpec, parse_norm
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import NormSpec, Scheme, parse_norm
 from normstab.norms.functional import Forward, normalize_forward
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from normstab.norms import op_by_op
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme
 from normstab.norms.reduction import Reduction
 from normstab.numerics.accumulate import sum_calls
 from normstab.numerics.arithmetic import Arithmetic

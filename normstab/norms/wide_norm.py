@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from normstab.norms import op_by_op
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme
 from normstab.norms.op_by_op import Gradients, Saved
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme
 from normstab.norms.op_by_op import forward
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from normstab.errors import NormstabError
-from normstab.norms.catalogue import parse_norm
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme, parse_norm
 from normstab.norms.modules import BatchForward, GroupNorm, InstanceForward, LayerNorm, Normalizing, RMSNorm
 from normstab.norms.reduction import Reduction
 from normstab.numerics.formats import AnyFormat

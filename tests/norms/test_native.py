@@ -14,8 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import normstab as ns
 from normstab.norms import op_by_op
-from normstab.norms.catalogue import parse_norm
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme, parse_norm
 from normstab.norms.modules import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, Normalizing
 from normstab.norms.reduction import Reduction
 from normstab.norms.unrounded import compiled, few_passes

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from normstab.norms import op_by_op
-from normstab.norms.catalogue import parse_norm
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme, parse_norm
 from normstab.norms.passes import VIEWS, Extent, Passes, split
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Outline, Program, Value, trace_backward, trace_forward

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from normstab.norms import op_by_op
-from normstab.norms.catalogue import parse_norm
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme, parse_norm
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Outline, Program, trace_backward, trace_evaluation, trace_forward
 from normstab.numerics.arithmetic import Arithmetic

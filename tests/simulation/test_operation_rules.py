@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import normstab as ns
-from normstab.norms.catalogue import parse_norm
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme, parse_norm
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Outline, trace_backward, trace_evaluation, trace_forward
 from normstab.numerics.precision import Precision

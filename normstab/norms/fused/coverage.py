@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import is_served
 from normstab.numerics.formats import FORMATS, Format

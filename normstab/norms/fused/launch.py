@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme
 from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD, Sites, fitting_loads, groups_of, layer_fields
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Outline, Program, trace_forward

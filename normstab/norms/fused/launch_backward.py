@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normstab.norms.dispersion import Scheme, slopes
+from normstab.norms.catalogue import Scheme
+from normstab.norms.dispersion import slopes
 from normstab.norms.fused.launch import AGAIN, Layer, SavedFused, runner_of
 from normstab.norms.fused.plan_of_layer import BACKWARD, Sites, fitting_loads, groups_of, layer_fields
 from normstab.norms.op_by_op import Gradients

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import Scheme
 from normstab.norms.fused.coverage import BLOCK, is_fast
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Program, Step, Value

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from normstab.norms.catalogue import Scheme
 from normstab.norms.cpu.native_kernel import BUFFERS, FIELDS, backward_groups, buffer_bytes, forward_groups
-from normstab.norms.dispersion import Scheme
 from normstab.norms.fused.plan_of_layer import KINDS, groups_of, where
 from normstab.norms.reduction import Reduction
 from normstab.norms.unrounded.few_passes import Gradients, SavedNative

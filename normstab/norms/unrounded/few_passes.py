@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from normstab.norms.dispersion import Centred, Measured, Scheme, measure_topk, slopes, with_constant
+from normstab.norms.catalogue import Scheme
+from normstab.norms.dispersion import Centred, Measured, measure_topk, slopes, with_constant
 from normstab.norms.fused.plan_of_layer import where
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic

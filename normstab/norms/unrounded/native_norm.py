@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from normstab.norms import op_by_op
-from normstab.norms.catalogue import NORMS
-from normstab.norms.dispersion import Scheme
+from normstab.norms.catalogue import NORMS, Scheme
 from normstab.norms.fused.coverage import LARGEST_K
 from normstab.norms.reduction import Reduction
 from normstab.norms.unrounded import few_passes
