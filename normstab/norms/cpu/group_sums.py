@@ -16,9 +16,10 @@ from normstab.norms.cpu.scalars import cast_scalar
 from normstab.norms.cpu.wide_blocks import draw_block, narrow, round_values, widen_both
 from normstab.norms.fused.plan_of_layer import FIELDS
 from normstab.numerics.kernels.cpu.compile import as_float32, device, outside, view
-from normstab.numerics.kernels.cpu.cpu_pointwise import sum_to_odd, widen
+from normstab.numerics.kernels.cpu.cpu_pointwise import widen
 from normstab.numerics.kernels.cpu.sums.one_sum import LEVELS, finish, fold_lanes, take
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, DOWN, FOLDS, load_step
+from normstab.numerics.kernels.cpu.to_odd import sum_to_odd
 from normstab.numerics.kernels.format_table import PLAN
 
 __all__ = ["LEVELS", "add_to_sum", "finish_sum"]

@@ -16,9 +16,10 @@ from normstab.numerics.kernels.cpu.bits import ALIGN64, INF64, MAGNITUDE64, SIGN
 from normstab.numerics.kernels.cpu.blocks import round_block64
 from normstab.numerics.kernels.cpu.compile import as_float32, as_float64, as_uint32, device, outside, view
 from normstab.numerics.kernels.cpu.counting import COUNT, LARGEST, SMALLEST, SUBNORMAL, UNDERFLOW, count_special
-from normstab.numerics.kernels.cpu.cpu_pointwise import sum_to_odd, widen
+from normstab.numerics.kernels.cpu.cpu_pointwise import widen
 from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, DOWN, FOLDS, KEY, SCRATCH_AT, STEP
+from normstab.numerics.kernels.cpu.to_odd import sum_to_odd
 
 __all__ = ["draw_block", "narrow", "round_values", "wide_block", "widen_both"]
 

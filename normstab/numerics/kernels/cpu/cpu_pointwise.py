@@ -13,10 +13,11 @@ import numpy as np
 
 from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE32, MAGNITUDE64, U31, rule64
 from normstab.numerics.kernels.cpu.blocks import BLOCK, nearest_block64, nearest_uncounted64, round_block64, widened32
-from normstab.numerics.kernels.cpu.compile import as_float64, as_int64, as_uint32, device, kernel, outside, view
+from normstab.numerics.kernels.cpu.compile import as_float64, as_uint32, device, kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, SCRATCH, clear, count_special, histogram_bin
 from normstab.numerics.kernels.cpu.layout import FLOAT32, copy_block
 from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
+from normstab.numerics.kernels.cpu.to_odd import fma_to_odd, folded, product_error, sum_to_odd
 
 __all__ = ["CODES", "SCALAR", "TASK", "UNSAFE", "pointwise_chunk", "pointwise_nearest"]
 
@@ -37,7 +38,7 @@ OPERANDS, PER_OPERAND = len(TASK), 5
 # Stride that marks a Python scalar.
 SCALAR = -1
 MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
-LEAST, LARGEST_FACTOR, LARGEST_RESULT, SPLIT = 2.0**-960, 1.1e300, 2.0**1020, 2.0**27 + 1
+LEAST, LARGEST_FACTOR, LARGEST_RESULT = 2.0**-960, 1.1e300, 2.0**1020
 WORDS = BLOCK + 8
 
 
@@ -224,57 +225,6 @@ def is_exact_error(code, x, y, z, s):
     if code == SQRT:
         return (x == 0) | (is_low & (x >= LEAST))
     return is_low & ((x == 0) | (y == 0) | (abs(x * y) >= LEAST))
-
-
-@device
-def product_error(a, b, p):
-    """Return a b - p, exactly. Source: Dekker 1971; Veltkamp's splitting."""
-    lifted_a, lifted_b = SPLIT * a, SPLIT * b
-    a_high, b_high = lifted_a - (lifted_a - a), lifted_b - (lifted_b - b)
-    a_low, b_low = a - a_high, b - b_high
-    return ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
-
-
-@device
-def folded(s, error):
-    """Return s rounded to odd, given its exact error."""
-    bits = as_int64(s)
-    is_off = ((error > 0) | (error < 0)) & ((bits & MAGNITUDE64) < INF64) & ((bits & 1) == 0)
-    away = 1 if (error > 0) == (bits >= 0) else -1
-    return as_float64(bits + away if is_off else bits)
-
-
-@device
-def fma_to_odd(a, b, c, rounds_down):
-    """Return a b + c rounded to odd. Source: Boldo and Melquiond 2008."""
-    p = a * b
-    error = product_error(a, b, p)
-    if not (((error > 0) | (error < 0)) & (abs(error) < np.inf) & (abs(c) < np.inf)):
-        return sum_to_odd(p, c, True, rounds_down)
-    t = c + error
-    error_seen = t - c
-    t_error = (c - (t - error_seen)) + (error - error_seen)
-    v = p + t
-    t_seen = v - p
-    v_error = (p - (v - t_seen)) + (t - t_seen)
-    return sum_to_odd(v, sum_to_odd(t_error, v_error, True, False), True, rounds_down)
-
-
-@device
-def sum_to_odd(a, b, folds, rounds_down):
-    """Return a + b in float64, rounded to odd where it `folds`; an exact zero of unlike signs is -0 downwards.
-
-    Source: Knuth's TwoSum; Boldo and Melquiond 2008 for round-to-odd; IEEE 754-2019, 6.3, for the zero.
-    """
-    s = a + b
-    b_seen = s - a
-    error = (a - (s - b_seen)) + (b - b_seen)
-    bits = as_int64(s)
-    is_off = ((error > 0) | (error < 0)) & ((bits & MAGNITUDE64) < INF64) & ((bits & 1) == 0) & folds
-    away = 1 if (error > 0) == (bits >= 0) else -1
-    bits += away if is_off else 0
-    is_signed_zero = rounds_down & (s == 0) & ((as_int64(a) ^ as_int64(b)) < 0)
-    return as_float64(-(2**63) if is_signed_zero else bits)
 
 
 @outside

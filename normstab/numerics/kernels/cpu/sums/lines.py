@@ -20,9 +20,9 @@ from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE64, rule64
 from normstab.numerics.kernels.cpu.blocks import BLOCK, nearest_block64, nearest_uncounted64, round_block64
 from normstab.numerics.kernels.cpu.compile import outside, view
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, count_special, histogram_bin
-from normstab.numerics.kernels.cpu.cpu_pointwise import sum_to_odd
 from normstab.numerics.kernels.cpu.philox_cpu import field_of
 from normstab.numerics.kernels.cpu.sums.steps import COUNTS, DOWN, FIELD_WIDTH, FOLDS, HISTOGRAM, KEY, SCRATCH_AT, STEP
+from normstab.numerics.kernels.cpu.to_odd import sum_to_odd
 from normstab.numerics.kernels.format_table import MAGIC, PLAN
 
 __all__ = ["Desk", "add_line", "desk", "divide_line", "fma_line", "load_line", "multiply_line"]
