@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import normstab as ns
 from normstab.numerics.call import Call
 from normstab.numerics.formats import FORMATS
-from normstab.numerics.kernels.cpu.cpu_quantize import quantize_rows
+from normstab.numerics.kernels.cpu.granules.cpu_quantize import quantize_rows
 from normstab.numerics.scaled.quantize import quantize_readably, scaled_format
 
 COVERED = [

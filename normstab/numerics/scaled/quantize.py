@@ -125,7 +125,7 @@ def quantize_operand(x: Tensor, scaled: Scaled, call: Call, *, axis: int = -1, a
         no_scales = torch.ones([min(size, 1) for size in x.shape], dtype=torch.float32)
         return Quantized(x.clone(), no_scales, codes_of(widened(x), scaled))
     if amax is None and x.device.type == "cpu" and kernels_for(x) is not None:
-        from normstab.numerics.kernels.cpu.cpu_quantize import quantize_rows  # needs numba
+        from normstab.numerics.kernels.cpu.granules.cpu_quantize import quantize_rows  # needs numba
 
         if (found := quantize_rows(x, scaled, axis, call)) is not None:
             return Quantized(*found)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from normstab.numerics.call import Call
 from normstab.numerics.formats import FixedFormat, Format
-from normstab.numerics.kernels.cpu.quantize_kernel import RULES, granule_amax, quantize_granules
+from normstab.numerics.kernels.cpu.granules.quantize_kernel import RULES, granule_amax, quantize_granules
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.ledger import COUNTERS
 from normstab.numerics.rounding_modes import NEAREST

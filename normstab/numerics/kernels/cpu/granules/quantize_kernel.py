@@ -1,8 +1,7 @@
 """Scaled formats on the CPU: granule after granule, its largest magnitude, its scale, its numbers and codes.
 
 A granule is K neighbours in memory (the last of a row may be shorter); it stays in the cache between the search for
-its largest magnitude and its rounding. A quotient is rounded once: in float32 lanes where none is near a tie, else in
-float64 ones, where a quotient of two float32 numbers, kept to 40 bits, is on the right side of every tie.
+its largest magnitude and its rounding, which is `granule_rounding`'s.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -14,13 +13,24 @@ from normstab.numerics.kernels.cpu.compile import (
     as_float32,
     as_float64,
     as_int64,
-    as_uint32,
     device,
     kernel,
-    left32,
     outside,
-    right32,
     view,
+)
+from normstab.numerics.kernels.cpu.granules.granule_rounding import (
+    ABSOLUTE,
+    FLUSHING,
+    FRACTION,
+    INFINITE,
+    LEAST_SCALE,
+    MAGNITUDE,
+    PART,
+    exponent_of,
+    multiple,
+    round_in_parts,
+    round_narrow,
+    round_whole,
 )
 
 __all__ = ["RULES", "granule_amax", "quantize_granules"]
@@ -29,32 +39,6 @@ __all__ = ["RULES", "granule_amax", "quantize_granules"]
 # How the scale follows; `fixed`: it is given, that of the whole tensor.
 RULES = {"max": 0, "floor": 1, "ceil": 2, "even": 3, "rceil": 4, "two scales": 5, "fixed": 6}
 RULE_MAX, RULE_FLOOR, RULE_CEIL, RULE_EVEN, RULE_RCEIL, RULE_TWO_SCALES, RULE_FIXED = range(7)
-MAGNITUDE, INFINITE = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
-ABSOLUTE, FRACTION = np.int64(0x7FFFFFFFFFFFFFFF), np.int64((1 << 52) - 1)
-SIGN = np.int64(-0x8000000000000000)
-HALF_BIT = np.int64(1 << 51)
-u32 = np.uint32
-U1, U23, FULL, SIGN32, HALF_BIT32 = u32(1), u32(23), u32(0xFFFFFFFF), u32(0x80000000), u32(1 << 22)
-# A quotient by a rounded reciprocal is off by less than this share of itself.
-DOUBT = np.float32(2.0**-21)
-LEAST_SCALE, PART = 2.0**-100, 512
-# Veltkamp's factor, which leaves 40 of 53 bits. Source: Handbook of Floating-Point Arithmetic, 4.4.
-SPLIT = 8193.0
-SHIFTER = 1.5 * 2.0**52  # whose last bits are those of a whole number added to it
-FLUSHING = 2.0**-1000  # in place of the reciprocal of a scale that vanished
-
-
-@device
-def exponent_of(x):  # pragma: no cover - compiled
-    """Return floor(log2 x) of a positive normal float64."""
-    return (as_int64(x) >> 52) - 1023
-
-
-@device
-def multiple(x, quantum):  # pragma: no cover - compiled
-    """Return x rounded to a multiple of 2^quantum, ties to even; the sign of zero is lost."""
-    shifter = as_float64(((quantum + np.int64(1075)) << 52) | HALF_BIT)
-    return (x + shifter) - shifter
 
 
 @device
@@ -95,100 +79,6 @@ def scale_of(amax, whole, number, of_scales):  # pragma: no cover - compiled
             e += 1
     kept = min(max(e, whole[12]), whole[13])
     return as_float64((kept + 1023) << 52), np.int64(kept != e)
-
-
-@device
-def quotient_of(value, reciprocal):  # pragma: no cover - compiled
-    """Return value times reciprocal to 40 bits: exact where the quotient is a tie, and on its side elsewhere."""
-    y = np.float64(value) * reciprocal
-    c = y * SPLIT
-    return c - (c - y)
-
-
-@device
-def round_floats(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
-    """Write values and codes of `m` float32 whose scale is `scale`, in a floating-point element."""
-    p, emin, has_negative_zero = whole[3], whole[4], whole[6] != 0
-    largest, sign_bit = number[0], np.int64(1) << (whole[8] - 1)
-    reciprocal = FLUSHING if scale == 0 else 1.0 / scale
-    drop, base, normal = np.int64(53) - p, (emin + 1023) << (p - 1), np.int64(1) << (p - 1)
-    least_normal = as_float64((emin + 1023) << 52)
-    for i in range(m):
-        bits = as_int64(quotient_of(x[i], reciprocal))
-        a = as_float64(bits & ABSOLUTE)
-        q = multiple(a, max(exponent_of(a), emin) - p + 1)
-        q = largest if q > largest else q
-        # Adding the least normal number makes the bits below it those of a subnormal pattern.
-        is_small = q < least_normal
-        pattern = as_int64(q + least_normal if is_small else q) >> drop
-        code = pattern - base + (np.int64(0) if is_small else normal)
-        sign = bits & SIGN if has_negative_zero or q != 0 else np.int64(0)
-        codes[i] = np.uint8(code | (sign_bit if sign != 0 else np.int64(0)))
-        out[i] = np.float32(scale * as_float64(as_int64(q) | sign))
-
-
-@device
-def round_narrow(x, shared, out, codes, m, whole, number):  # pragma: no cover - compiled
-    """Do what round_floats does in float32 lanes; return whether a quotient may lie on the other side of a tie.
-
-    `shared` has the reciprocal and the scale of each element, so that one loop runs over many granules. Where the
-    scale is a power of two the quotient is exact, or so small that it vanishes either way.
-    """
-    p, emin = u32(whole[3]), u32(whole[4] + 127)
-    largest, reciprocal, scale = np.float32(number[0]), shared[0], shared[1]
-    drop, base, normal = u32(24 - whole[3]), u32((whole[4] + 127) << (whole[3] - 1)), u32(1 << (whole[3] - 1))
-    least_normal, sign_down = as_float32(left32(emin, U23)), u32(32 - whole[8])
-    keeps_sign = FULL if whole[6] != 0 else u32(0)
-    doubtful = u32(0)
-    for i in range(m):
-        y = np.float32(x[i] * reciprocal[i])
-        bits = as_uint32(y)
-        a = as_float32(u32(bits & MAGNITUDE))
-        e = right32(u32(bits & MAGNITUDE), U23)
-        e = e if e > emin else emin
-        quantum = u32(e - p + U1)
-        shifter = as_float32(u32(left32(u32(quantum + U23), U23) | HALF_BIT32))
-        q = np.float32(np.float32(a + shifter) - shifter)
-        from_tie = np.float32(abs(np.float32(a - q)) - as_float32(left32(u32(quantum - U1), U23)))
-        doubtful = u32(doubtful | u32(abs(from_tie) <= np.float32(a * DOUBT)))
-        q = largest if q > largest else q
-        is_small = q < least_normal
-        pattern = right32(as_uint32(np.float32(q + least_normal) if is_small else q), drop)
-        code = u32(pattern - base + (u32(0) if is_small else normal))
-        sign = u32(u32(bits & SIGN32) & (FULL if q != np.float32(0) else keeps_sign))
-        codes[i] = np.uint8(u32(code | right32(sign, sign_down)))
-        out[i] = np.float32(scale[i] * as_float32(u32(as_uint32(q) | sign)))
-    return doubtful != 0
-
-
-@device
-def round_in_parts(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
-    """Round a long granule in a floating-point element, part by part: in float32 lanes where they are sure."""
-    is_power_of_two = as_int64(scale) & FRACTION == 0
-    shared = np.empty((2, PART), np.float32)
-    shared[0, :], shared[1, :] = np.float32(1.0 / scale), np.float32(scale)
-    for start in range(0, m, PART):
-        n = min(PART, m - start)
-        of_x, of_out, of_codes = x[start : start + n], out[start : start + n], codes[start : start + n]
-        is_doubtful = True
-        if LEAST_SCALE <= scale <= 1.0 / LEAST_SCALE:
-            is_doubtful = round_narrow(of_x, shared, of_out, of_codes, n, whole, number) and not is_power_of_two
-        if is_doubtful:
-            round_floats(of_x, scale, of_out, of_codes, n, whole, number)
-
-
-@device
-def round_whole(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
-    """Write values and codes of `m` float32 whose scale is `scale`, in fixed point or whole numbers."""
-    quantum, largest, least = -whole[7], number[0], number[1]
-    reciprocal = FLUSHING if scale == 0 else 1.0 / scale
-    up = as_float64((whole[7] + 1023) << 52)
-    for i in range(m):
-        q = multiple(quotient_of(x[i], reciprocal), quantum) + 0.0
-        q = largest if q > largest else q
-        q = least if q < least else q
-        codes[i] = np.uint8(as_int64(q * up + SHIFTER) & 0xFF)
-        out[i] = np.float32(scale * q)
 
 
 @device

@@ -1,0 +1,1 @@
+"""Scaled formats on the CPU: granules that share a scale."""
