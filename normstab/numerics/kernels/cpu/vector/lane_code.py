@@ -3,14 +3,26 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from normstab.numerics.kernels.cpu.vector.vectors import I64, LANES, VF, VI, WIDTH, Code, Held, repeated, scaled, splat
+from normstab.numerics.kernels.cpu.vector.vectors import (
+    I64,
+    PARTS,
+    VECTOR,
+    VF,
+    VI,
+    WIDTH,
+    Code,
+    Held,
+    operation,
+    repeated,
+    scaled,
+    splat,
+)
 from normstab.numerics.kernels.nearest import HALF, MAGIC, PLAIN
 
 __all__ = [
@@ -37,18 +49,6 @@ __all__ = [
     "join_magic_counted",
     "join_plain",
     "join_plain_counted",
-    "multiply_chain_half",
-    "multiply_chain_half_counted",
-    "multiply_chain_magic",
-    "multiply_chain_magic_counted",
-    "multiply_chain_plain",
-    "multiply_chain_plain_counted",
-    "multiply_half",
-    "multiply_half_counted",
-    "multiply_magic",
-    "multiply_magic_counted",
-    "multiply_plain",
-    "multiply_plain_counted",
     "round_half",
     "round_half_counted",
     "round_magic",
@@ -58,23 +58,6 @@ __all__ = [
     "transpose_plain",
     "word",
 ]
-
-VECTOR, LINE = 4 * WIDTH, 4 * LANES
-PARTS = range(0, LINE, VECTOR)
-
-
-def _operation(n: int, emit: Callable[..., None]) -> Any:
-    """Return the intrinsic of n int64 arguments that `emit` writes."""
-
-    @intrinsic
-    def operation(typing_context, arguments):
-        def generate(context, builder, signature, packed):
-            emit(builder, *(builder.extract_value(packed[0], i) for i in range(n)))
-            return context.get_dummy_value()
-
-        return types.void(types.UniTuple(types.int64, n)), generate
-
-    return operation
 
 
 def _join(style: int, counts: bool) -> Any:
@@ -94,7 +77,7 @@ def _join(style: int, counts: bool) -> Any:
         repeated(code, n, body)
         notes.finish()
 
-    return _operation(9, emit)
+    return operation(9, emit)
 
 
 def _chain(style: int, counts: bool, fits: bool) -> Any:
@@ -117,69 +100,7 @@ def _chain(style: int, counts: bool, fits: bool) -> Any:
         notes.finish()
         sums.finish()
 
-    return _operation(6, emit)
-
-
-def _multiply_chain(style: int, counts: bool) -> Any:
-    """Return the operation of `multiply_chain` for one way of rounding."""
-
-    def emit(builder, total, a, x, n, exact, table, seen, seen_of_products):
-        code = Code(builder, table)
-        notes, of_products, sums = Held(code, seen), Held(code, seen_of_products, 4), Held(code, total, 4, VF)
-
-        def body(i, is_exact):
-            now, products, lines = notes.get(), of_products.get(), sums.get()
-            factor = code.everywhere(builder.load(code.at(a, builder.mul(i, ir.Constant(I64, 4)), ir.FloatType())))
-            for part, v in enumerate(PARTS):
-                right = code.load(x, scaled(code, i, ir.Constant(I64, LINE), v))
-                product = code.multiplied(factor, right, style, counts, products, is_exact=is_exact)
-                lines[part] = code.added(lines[part], product, style, counts, now)
-            notes.set(now)
-            of_products.set(products)
-            sums.set(lines)
-
-        _repeated_products(code, n, exact, style == PLAIN and not counts, body)
-        for held in (notes, of_products, sums):
-            held.finish()
-
-    return _operation(8, emit)
-
-
-def _repeated_products(code: Code, n: Any, exact: Any, is_one: bool, body: Callable[[Any, bool], None]) -> None:
-    """Emit a loop of n rounds twice, for products that float32 holds and for others; a flag at run time chooses.
-
-    `is_one`: both would be the same.
-    """
-    if is_one:
-        repeated(code, n, lambda i: body(i, True))
-        return
-    with code.b.if_else(code.b.icmp_signed("!=", exact, ir.Constant(I64, 0))) as (then, otherwise):
-        with then:
-            repeated(code, n, lambda i: body(i, True))
-        with otherwise:
-            repeated(code, n, lambda i: body(i, False))
-
-
-def _multiply(style: int, counts: bool) -> Any:
-    """Return the operation of `multiply` for one way of rounding."""
-
-    def emit(builder, a, x, y, n, exact, table, seen):
-        code = Code(builder, table)
-        notes = Held(code, seen, 4)
-
-        def body(i, is_exact):
-            now = notes.get()
-            factor = code.everywhere(builder.load(code.at(a, builder.mul(i, ir.Constant(I64, 4)), ir.FloatType())))
-            for v in PARTS:
-                at = scaled(code, i, ir.Constant(I64, LINE), v)
-                right = code.load(x, at)
-                code.store(code.multiplied(factor, right, style, counts, now, is_exact=is_exact), y, at)
-            notes.set(now)
-
-        _repeated_products(code, n, exact, style == PLAIN and not counts, body)
-        notes.finish()
-
-    return _operation(7, emit)
+    return operation(6, emit)
 
 
 def _halve(style: int, counts: bool) -> Any:
@@ -205,7 +126,7 @@ def _halve(style: int, counts: bool) -> Any:
         repeated(code, n, body)
         notes.finish()
 
-    return _operation(5, emit)
+    return operation(5, emit)
 
 
 def _round(style: int, counts: bool) -> Any:
@@ -235,7 +156,7 @@ def _round(style: int, counts: bool) -> Any:
         notes.finish()
         counted.finish()
 
-    return _operation(5, emit)
+    return operation(5, emit)
 
 
 def _transpose(style: int) -> Any:
@@ -264,7 +185,7 @@ def _transpose(style: int) -> Any:
         notes.set(now)
         notes.finish()
 
-    return _operation(6, emit)
+    return operation(6, emit)
 
 
 def _copy(style: int) -> Any:
@@ -280,7 +201,7 @@ def _copy(style: int) -> Any:
         notes.set(now)
         notes.finish()
 
-    return _operation(5, emit)
+    return operation(5, emit)
 
 
 def _word(typing_context, address):
@@ -301,12 +222,6 @@ copy_plain, copy_half, copy_magic = _copy(PLAIN), _copy(HALF), _copy(MAGIC)
 join_plain, join_plain_counted = _join(PLAIN, False), _join(PLAIN, True)
 join_half, join_half_counted = _join(HALF, False), _join(HALF, True)
 join_magic, join_magic_counted = _join(MAGIC, False), _join(MAGIC, True)
-multiply_plain, multiply_plain_counted = _multiply(PLAIN, False), _multiply(PLAIN, True)
-multiply_half, multiply_half_counted = _multiply(HALF, False), _multiply(HALF, True)
-multiply_magic, multiply_magic_counted = _multiply(MAGIC, False), _multiply(MAGIC, True)
-multiply_chain_plain, multiply_chain_plain_counted = _multiply_chain(PLAIN, False), _multiply_chain(PLAIN, True)
-multiply_chain_half, multiply_chain_half_counted = _multiply_chain(HALF, False), _multiply_chain(HALF, True)
-multiply_chain_magic, multiply_chain_magic_counted = _multiply_chain(MAGIC, False), _multiply_chain(MAGIC, True)
 halve_plain, halve_plain_counted = _halve(PLAIN, False), _halve(PLAIN, True)
 halve_half, halve_half_counted = _halve(HALF, False), _halve(HALF, True)
 halve_magic, halve_magic_counted = _halve(MAGIC, False), _halve(MAGIC, True)

@@ -33,6 +33,16 @@ from normstab.numerics.kernels.cpu.vector.lane_code import (
     join_magic_counted,
     join_plain,
     join_plain_counted,
+    round_half,
+    round_half_counted,
+    round_magic,
+    round_magic_counted,
+    transpose_half,
+    transpose_magic,
+    transpose_plain,
+    word,
+)
+from normstab.numerics.kernels.cpu.vector.product_code import (
     multiply_chain_half,
     multiply_chain_half_counted,
     multiply_chain_magic,
@@ -45,14 +55,6 @@ from normstab.numerics.kernels.cpu.vector.lane_code import (
     multiply_magic_counted,
     multiply_plain,
     multiply_plain_counted,
-    round_half,
-    round_half_counted,
-    round_magic,
-    round_magic_counted,
-    transpose_half,
-    transpose_magic,
-    transpose_plain,
-    word,
 )
 from normstab.numerics.kernels.cpu.vector.vectors import LANES, SEEN, WIDTH
 from normstab.numerics.kernels.nearest import HALF, PLAIN

@@ -10,17 +10,37 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from normstab.numerics.kernels.nearest import HALF, LEAST_NORMAL, LIFT, LOW, MAGIC, PLAIN, SPECIAL, converts_to_half
 
-__all__ = ["I64", "LANES", "SEEN", "VF", "VI", "WIDTH", "Code", "Held", "repeated", "scaled", "splat"]
+__all__ = [
+    "I64",
+    "LANES",
+    "LINE",
+    "PARTS",
+    "SEEN",
+    "VECTOR",
+    "VF",
+    "VI",
+    "WIDTH",
+    "Code",
+    "Held",
+    "operation",
+    "repeated",
+    "scaled",
+    "splat",
+]
 
 # Elements of a vector, lanes of a row, bytes of a note; then the LLVM types of what they hold.
 WIDTH, LANES, SEEN = 16, 64, 64
 F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 VF, VI, VH = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH), ir.VectorType(ir.HalfType(), WIDTH)
 VD = ir.VectorType(F64, WIDTH)
+# Bytes of a vector and of a row of lanes; the offsets of its vectors.
+VECTOR, LINE = 4 * WIDTH, 4 * LANES
+PARTS = range(0, LINE, VECTOR)
 MAGNITUDE, SIGN, INFINITY, TIE = 0x7FFFFFFF, 0x80000000, 0x7F800000, 0x400000
 
 
@@ -200,3 +220,17 @@ def repeated(code: Code, count: Any, body: Callable[[Any], None]) -> None:
 def scaled(code: Code, index: Any, stride: Any, offset: int) -> Any:
     """Return index stride + offset."""
     return code.b.add(code.b.mul(index, stride), ir.Constant(I64, offset))
+
+
+def operation(n: int, emit: Callable[..., None]) -> Any:
+    """Return the intrinsic of n int64 arguments that `emit` writes."""
+
+    @intrinsic
+    def emitted(typing_context, arguments):
+        def generate(context, builder, signature, packed):
+            emit(builder, *(builder.extract_value(packed[0], i) for i in range(n)))
+            return context.get_dummy_value()
+
+        return types.void(types.UniTuple(types.int64, n)), generate
+
+    return emitted
