@@ -26,8 +26,8 @@ from normstab.numerics.kernels.cpu.sums.cpu_sums import (
     counted,
 )
 from normstab.numerics.kernels.cpu.sums.dot_tiles import dot_room, dot_tiles, padded, survey
-from normstab.numerics.kernels.cpu.sums.line_sums import dot_lines
 from normstab.numerics.kernels.cpu.sums.one_sum import ORDERS
+from normstab.numerics.kernels.cpu.sums.product_lines import dot_lines
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.precision import Accumulation

@@ -13,7 +13,7 @@ import numpy as np
 from normstab.numerics.kernels.cpu.compile import as_uint32, kernel, outside, view
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, SEQUENTIAL
 from normstab.numerics.kernels.cpu.sums.one_sum import LANES as LANES_ORDER
-from normstab.numerics.kernels.cpu.sums.sum_tiles import add_to_lanes, fold_stack, push_tree
+from normstab.numerics.kernels.cpu.sums.sum_tiles import add_to_lanes
 from normstab.numerics.kernels.cpu.sums.tiles import (
     BLOCK,
     LEVELS,
@@ -30,9 +30,11 @@ from normstab.numerics.kernels.cpu.sums.tiles import (
     Plan,
     add_lines,
     copy_floats,
+    fold_stack,
     forget,
     is_special,
     move_lines,
+    push_tree,
     put,
     settle_seen,
     tree,

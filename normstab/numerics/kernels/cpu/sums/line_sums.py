@@ -1,4 +1,4 @@
-"""Sums, products of matrices and Welford's mean in every format and mode: the general kernels, many sums at once.
+"""Sums and Welford's mean in every format and mode: the general kernels, many sums at once.
 
 Addend p of the sums lies in line p of the source, one column a sum. A column may be cut into groups that are added
 side by side: blocks, lanes, or the single addends of a tree. What a buffer holds is group after group:
@@ -6,7 +6,8 @@ side by side: blocks, lanes, or the single addends of a tree. What a buffer hold
     line p, columns c0 c1 ...       group g, step i  ->  line  g group_step + i step
     partial:  | group 0: c0 c1 ... | group 1: c0 c1 ... | ...
 
-`sum_tiles` and `dot_tiles` do the same faster for nearest rounding in narrow formats, with the same bits and counters.
+`sum_tiles` does the same faster for nearest rounding in narrow formats, with the same bits and counters; products of
+matrices, whose addends are made on the way, are `product_lines`.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -23,12 +24,11 @@ from normstab.numerics.kernels.cpu.cpu_pointwise import read_run
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.sums.lines import add_line, desk, divide_line, fma_line, load_line, multiply_line
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, LANES, PAIRWISE, SEQUENTIAL
-from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, read, write
+from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, write
 
-__all__ = ["dot_lines", "sum_lines", "welford_lines"]
+__all__ = ["Source", "bench", "columns_at_once", "shape_of", "sum_columns", "sum_lines", "welford_lines"]
 
 COLUMNS_OF_GROUPS, NUMBERS_OF_A_TREE, LEAST_COLUMNS = 256, 1 << 16, 16
-PANEL = 64  # columns that the mask of a product has one byte for
 
 # Lines of `width` numbers at address x (`dtype`), n of them; for products the factor of each line. The leaf of an
 # addend is kept[column] + places[line]. How addends are rounded: `loads`, or multiplied first; `fused`: with the sum.
@@ -229,55 +229,6 @@ def sum_lines(
         for g in range(blocks):
             for j in range(m):
                 write(out, out_size, (start + j) * blocks + g, partial[g * m + j])
-
-
-@kernel
-def dot_lines(
-    a, a_size, a_rows, a_step, b, b_size, b_batches, out, out_size, first, last, m, n, k, is_turned,
-    order, width, mask, contexts, has_kahan, is_fused,
-):  # fmt: skip  # pragma: no cover - compiled
-    """Compute rows first .. last - 1 of a product (B M, N), each a row of `a` times the k lines of its batch of `b`.
-
-    `a_rows` (B, M) and `b_batches` (B,) are memory offsets; b is dense. Element (row, column) has number
-    batch m n + (row % m) step + column step', the steps being (n, 1), or (1, m) for a product turned over.
-    `mask` (0: everything) has a byte for each row and each 64 columns.
-    """
-    every = view(contexts, 3 * CONTEXT, np.int64)
-    kahan = every[2 * CONTEXT : (3 if has_kahan else 2) * CONTEXT]
-    mine = (every[:CONTEXT], every[CONTEXT : 2 * CONTEXT], kahan)
-    rows, batches = view(a_rows, last, np.int64), view(b_batches, (last + m - 1) // m, np.int64)
-    panels = (n + PANEL - 1) // PANEL
-    wanted = view(mask, last * panels if mask != 0 else 0, np.uint8)
-    factors, places, kept = np.empty(k), np.empty(k, np.int64), np.empty(n, np.int64)
-    row_step, column_step = (1, m) if is_turned else (n, 1)
-    for p in range(k):
-        places[p] = p
-    most, at = columns_at_once(order, k), bench()
-    partial = np.empty(shape_of(order, width, k)[0] * most)
-    for row in range(first, last):
-        number = row // m * m * n + row % m * row_step
-        for p in range(k):
-            factors[p] = read(a, a_size, rows[row] + p * a_step)
-        for j in range(n):
-            kept[j] = (number + j * column_step) * k
-        source = Source(
-            b + b_size * batches[row // m], FLOAT32 if b_size == 4 else FLOAT64, n, k, factors, kept, places,
-            False, is_fused,
-        )  # fmt: skip
-        start = 0
-        while start < n:
-            if mask != 0 and wanted[row * panels + start // PANEL] == 0:
-                start += PANEL
-                continue
-            length = min(most, n - start)
-            if mask != 0:
-                length = min(PANEL, n - start)
-                while length < most and start + length < n and wanted[row * panels + (start + length) // PANEL] != 0:
-                    length = min(length + PANEL, n - start, most)
-            sum_columns(source, start, length, order, width, partial, mine, at)
-            for j in range(length):
-                write(out, out_size, number + (start + j) * column_step, partial[j])
-            start += length
 
 
 @kernel

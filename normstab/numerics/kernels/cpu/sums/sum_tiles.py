@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.numerics.kernels.cpu.compile import as_uint32, device, kernel, outside, view
+from normstab.numerics.kernels.cpu.compile import as_uint32, kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import SCRATCH, clear
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, PAIRWISE
 from normstab.numerics.kernels.cpu.sums.one_sum import LANES as LANES_ORDER
+from normstab.numerics.kernels.cpu.sums.row_stretches import (
+    is_in_stretches,
+    sum_blocks_of_rows,
+    sum_halves_of_rows,
+    sum_lanes_of_rows,
+)
 from normstab.numerics.kernels.cpu.sums.tiles import (
     BLOCK,
     LEVELS,
     LINE,
     MOVED,
     POSITIONS,
-    ROOM,
-    ROWS,
     SEEN_AT,
     SEEN_OF_ADDENDS,
     STACK,
@@ -29,46 +33,21 @@ from normstab.numerics.kernels.cpu.sums.tiles import (
     ZEROS,
     Plan,
     add_lines,
-    copy_floats,
-    element,
     fetch,
+    fold_stack,
     forget,
-    gather_rows,
     is_special,
     lie_side_by_side,
     move_lines,
+    push_tree,
     put,
-    round_lines,
     settle_seen,
     tree,
 )
-from normstab.numerics.kernels.cpu.vector.lanes import LANES, chain, halve, word
-from normstab.numerics.kernels.nearest import PLAIN, SPECIAL, STYLE
+from normstab.numerics.kernels.cpu.vector.lanes import LANES, chain
+from normstab.numerics.kernels.nearest import SPECIAL, STYLE
 
-__all__ = ["room", "sum_tiles"]
-
-HALVED = 256  # addends that four levels of a tree turn into 16
-
-
-@outside
-def push_tree(p, m, depth, plan):  # pragma: no cover - compiled
-    """Add the m lines of the tile to the stack of a tree of tiles; return its depth."""
-    tree(TILE, m, plan)
-    move_lines(TILE, STACK + depth * LINE, 1, plan)
-    number = p // POSITIONS
-    while number & 1:
-        top = STACK + depth * LINE
-        add_lines(top - LINE, 0, top, 0, top - LINE, 0, 1, plan)
-        number, depth = number >> 1, depth - 1
-    return depth + 1
-
-
-@outside
-def fold_stack(depth, plan):  # pragma: no cover - compiled
-    """Join what is left on the stack of a tree, into its first line."""
-    for d in range(depth - 1, 0, -1):
-        top = STACK + d * LINE
-        add_lines(top - LINE, 0, top, 0, top - LINE, 0, 1, plan)
+__all__ = ["add_to_lanes", "room", "sum_tiles"]
 
 
 @outside
@@ -132,118 +111,16 @@ def sum_by_tiles(plan, group, rows):  # pragma: no cover - compiled
 
 
 @outside
-def gather(at, step, rows, m, target, plan):  # pragma: no cover - compiled
-    """Turn m floats of each row, `step` bytes apart in the buffers, into m lines, and up to a multiple of 16."""
-    addresses = view(plan.base + ROWS, LANES, np.int64)
-    for r in range(LANES):
-        addresses[r] = plan.base + (at + r * step if r < rows else ZEROS)
-    gather_rows(m, target, PLAIN, plan)
-
-
-@outside
-def sum_lanes_of_rows(plan, group, rows):  # pragma: no cover - compiled
-    """Leave the sums of rows of contiguous stretches in TOTAL: 64 lanes of one row at a time."""
-    for r in range(rows):
-        line = ROOM + r * LINE
-        for p in range(0, plan.n, plan.n_inner):
-            source, lines, done = element(plan, group + r, p), plan.n_inner // LANES, 0
-            while done < lines:
-                m, at = min(POSITIONS, lines - done), source + done * LINE
-                if plan.counts and plan.style != PLAIN:
-                    copy_floats(at, 1, plan.base + TILE, m * LANES)
-                    round_lines(TILE, m, plan)
-                    at = plan.base + TILE
-                if p == 0 and done == 0:
-                    copy_floats(at, 1, plan.base + line, LANES)
-                    if not plan.counts:
-                        round_lines(line, 1, plan)
-                    m, at, done = m - 1, at + LINE, 1
-                seen = plan.base + SEEN_AT
-                chain(plan.base + line, at, LINE, m, plan.style, plan.counts, plan.counts, plan.table, seen)
-                done += m
-    gather(ROOM, LINE, rows, LANES, STACK, plan)
-    tree(STACK, LANES, plan)
-    move_lines(STACK, TOTAL, 1, plan)
-
-
-@outside
-def sum_halves_of_rows(plan, group, rows):  # pragma: no cover - compiled
-    """Leave the pairwise sums of rows of contiguous stretches in TOTAL: the first levels along each row."""
-    m, width = plan.n // 16, plan.n // 4  # sixteenths of a row, and their bytes
-    halves, seen = STACK + LEVELS * LINE, plan.base + SEEN_AT
-    for r in range(rows):
-        target = plan.base + halves + r * width
-        for p in range(0, plan.n, plan.n_inner):
-            source, done = element(plan, group + r, p), 0
-            while done < plan.n_inner:
-                length = min(plan.n_inner - done, POSITIONS * LANES)
-                at = source + 4 * done
-                if plan.counts and plan.style != PLAIN:
-                    copy_floats(at, 1, plan.base + TILE, length)
-                    round_lines(TILE, length // LANES, plan)
-                    at = plan.base + TILE
-                halve(at, target + (p + done) // 4, length // HALVED, plan.style, plan.counts, plan.table, seen)
-                done += length
-    depth = 0
-    for p in range(0, m, POSITIONS):
-        lines = min(POSITIONS, m - p)
-        gather(halves + 4 * p, width, rows, lines, TILE, plan)
-        depth = push_tree(p, lines, depth, plan)
-    fold_stack(depth, plan)
-    move_lines(STACK, TOTAL, 1, plan)
-
-
-@outside
-def sum_blocks_of_rows(plan, group, rows):  # pragma: no cover - compiled
-    """Leave the sums of rows of contiguous stretches in TOTAL: 64 blocks at a time, then the block sums."""
-    blocks = plan.n // plan.width
-    sums, addresses, seen = STACK + LEVELS * LINE, view(plan.base + ROWS, LANES, np.int64), plan.base + SEEN_AT
-    row, o, i = group, 0, 0
-    for first in range(0, rows * blocks, LANES):
-        for j in range(LANES):
-            addresses[j] = plan.base + ZEROS
-            if row < group + rows:
-                addresses[j] = plan.x + 4 * (word(plan.kept + 16 * row) + word(plan.outer + 16 * o) + i)
-            i += plan.width
-            if i == plan.n_inner:
-                o, i = o + 1, 0
-                if o * plan.n_inner == plan.n:
-                    row, o = row + 1, 0
-        for p in range(0, plan.width, POSITIONS):
-            m = min(POSITIONS, plan.width - p)
-            if p > 0:
-                for j in range(min(LANES, rows * blocks - first)):
-                    addresses[j] += 4 * POSITIONS
-            gather_rows(m, TILE, PLAIN if plan.counts else plan.style, plan)
-            if plan.counts:
-                round_lines(TILE, m, plan)
-            start = 0
-            if p == 0:
-                move_lines(TILE, BLOCK, 1, plan)
-                start = 1
-            at = plan.base + TILE + start * LINE
-            chain(plan.base + BLOCK, at, LINE, m - start, plan.style, plan.counts, True, plan.table, seen)
-        copy_floats(plan.base + BLOCK, 1, plan.base + sums + 4 * first, LANES)
-    for p in range(0, blocks, POSITIONS):
-        lines, start = min(POSITIONS, blocks - p), 0
-        gather(sums + 4 * p, 4 * blocks, rows, lines, TILE, plan)
-        if p == 0:
-            move_lines(TILE, TOTAL, 1, plan)
-            start = 1
-        at = plan.base + TILE + start * LINE
-        chain(plan.base + TOTAL, at, LINE, lines - start, plan.style, plan.counts, True, plan.table, seen)
-
-
-@device
-def is_in_stretches(order, width, n_inner, step):
-    """Whether rows are contiguous stretches that the kernels along a row can take."""
-    if step != 1:
-        return False
-    if order == BLOCKED:
-        return width % 16 == 0 and n_inner % width == 0 and width < n_inner
-    return (order == LANES_ORDER and width == LANES and n_inner % LANES == 0) or (
-        order == PAIRWISE and n_inner % HALVED == 0
-    )
+def sum_group(plan, group, rows, by_row):  # pragma: no cover - compiled
+    """Leave the sums of a group of rows in TOTAL, along the rows or from tiles."""
+    if by_row and plan.order == PAIRWISE:
+        sum_halves_of_rows(plan, group, rows)
+    elif by_row and plan.order == BLOCKED:
+        sum_blocks_of_rows(plan, group, rows)
+    elif by_row:
+        sum_lanes_of_rows(plan, group, rows)
+    else:
+        sum_by_tiles(plan, group, rows)
 
 
 def room(order: int, width: int, n: int) -> int:
@@ -276,16 +153,8 @@ def sum_tiles(
     for group in range(first, last, LANES):
         rows = min(LANES, last - group)
         forget(base + SEEN_AT, 3)
-        if flushes:
-            pass
-        elif by_row and order == PAIRWISE:
-            sum_halves_of_rows(plan, group, rows)
-        elif by_row and order == BLOCKED:
-            sum_blocks_of_rows(plan, group, rows)
-        elif by_row:
-            sum_lanes_of_rows(plan, group, rows)
-        else:
-            sum_by_tiles(plan, group, rows)
+        if not flushes:
+            sum_group(plan, group, rows, by_row)
         if flushes or is_special(base + SEEN_AT, spec[SPECIAL]) or is_special(base + SEEN_OF_ADDENDS, spec[SPECIAL]):
             n_failed += rows
             for r in range(rows):

@@ -1,7 +1,7 @@
 """Tiles: 64 rows of a tensor side by side in lanes, and what the fast kernels keep beside them.
 
 A tile has positions outermost: a line of 64 lanes for each. All of it lies in one stretch of memory, the
-buffers, at the offsets (bytes) below. Nothing here adds or rounds, but `round_lines`.
+buffers, at the offsets (bytes) below. What is added here is whole lines, and the trees of them.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -36,11 +36,13 @@ __all__ = [
     "copy_floats",
     "element",
     "fetch",
+    "fold_stack",
     "forget",
     "gather_rows",
     "is_special",
     "lie_side_by_side",
     "move_lines",
+    "push_tree",
     "put",
     "round_lines",
     "settle_seen",
@@ -215,3 +217,24 @@ def settle_seen(scratch, n, seen):  # pragma: no cover - compiled
         if words[j] != u32(0):
             counts[LARGEST] = max(counts[LARGEST], as_int64(np.float64(as_float32(words[j]))))
             counts[SMALLEST] = min(counts[SMALLEST], as_int64(np.float64(as_float32(u32(words[16 + j] + u32(1))))))
+
+
+@outside
+def push_tree(p, m, depth, plan):  # pragma: no cover - compiled
+    """Add the m lines of the tile to the stack of a tree of tiles; return its depth."""
+    tree(TILE, m, plan)
+    move_lines(TILE, STACK + depth * LINE, 1, plan)
+    number = p // POSITIONS
+    while number & 1:
+        top = STACK + depth * LINE
+        add_lines(top - LINE, 0, top, 0, top - LINE, 0, 1, plan)
+        number, depth = number >> 1, depth - 1
+    return depth + 1
+
+
+@outside
+def fold_stack(depth, plan):  # pragma: no cover - compiled
+    """Join what is left on the stack of a tree, into its first line."""
+    for d in range(depth - 1, 0, -1):
+        top = STACK + d * LINE
+        add_lines(top - LINE, 0, top, 0, top - LINE, 0, 1, plan)
