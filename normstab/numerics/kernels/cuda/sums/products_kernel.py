@@ -47,6 +47,14 @@ MOST = tl.constexpr(MOST_STEPS)
 
 
 @triton.jit
+def both_rows(first, second, row, kept):
+    """Return where a row begins in both factors."""
+    left = first + place_of(row, kept[0][0], kept[0][1])[:, None]
+    right = second + place_of(row, kept[1][0], kept[1][1])[:, None]
+    return left, right
+
+
+@triton.jit
 def read_both(first, second, position, inside, reduced, DIGITS: tl.constexpr, BIAS: tl.constexpr, HOW: tl.constexpr):
     """Return the bits of both factors at a position."""
     a = read_at(first, place_of(position, reduced[0][0], reduced[0][1]), inside, DIGITS, BIAS, HOW)
@@ -69,13 +77,9 @@ def products_kernel(
     row, chunk, is_row = own_rows(rows, chunks, BY_ROWS, ROWS)
     begin, start, end, live = lanes_of(chunk, chunk_step, span, n, is_row, lanes, IS_LONG, LANES)
     rule = rule_of(table, HOW)
-    left = first + place_of(row, kept[0][0], kept[0][1])[:, None]
-    right = second + place_of(row, kept[1][0], kept[1][1])[:, None]
-    row_index, to_add, to_multiply = (
-        (row * n)[:, None],
-        (rule, add_word, add_step_word),
-        (rule, load_word, load_step_word),
-    )
+    left, right = both_rows(first, second, row, kept)
+    row_index = (row * n)[:, None]
+    to_add, to_multiply = (rule, add_word, add_step_word), (rule, load_word, load_step_word)
     next_a, next_b = read_both(left, right, start, live & (start < end), reduced, DIGITS, BIAS, HOW)
     total, lost = next_a * 0, next_a * 0
     steps = (tl.minimum(span, n) + step - 1) // step
