@@ -14,7 +14,13 @@ from normstab.experiment.network.models import build_model
 from normstab.experiment.network.networks import Task
 from normstab.experiment.network.weighted_layers import channel_norms, hidden_layers, last_layer
 from normstab.experiment.scenario.spec import ModelSpec, NumericsSpec, OptimizerSpec
-from normstab.experiment.training.corrections import RecordedNorms, correct_gradients, correct_rates, follow_norms
+from normstab.experiment.training.corrections import (
+    CorrectedGradient,
+    CorrectedRate,
+    FollowedNorms,
+    NormSchedule,
+    RecordedNorms,
+)
 from normstab.experiment.training.optimizers import (
     OPTIMIZERS,
     CompensatedAdamW,
@@ -23,10 +29,13 @@ from normstab.experiment.training.optimizers import (
     parameter_groups,
     set_rate,
 )
+from normstab.experiment.training.schedules import Span
 from normstab.experiment.training.storage import Storage
 
 TASK = Task(channels=2, side=8, classes=5)
 STEPS = 5
+
+SPAN = Span(10, 10)  # one epoch
 
 
 def images(step: int) -> tuple[Tensor, Tensor]:
@@ -94,11 +103,11 @@ def test_adam_follows_weights_times_a_at_a_times_the_rate(make: Callable[..., to
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("correct", [correct_rates, correct_gradients])
+@pytest.mark.parametrize("correction", [CorrectedRate, CorrectedGradient])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("k", [-4, 3])
 def test_a_correction_makes_the_scale_of_the_weights_irrelevant(
-    momentum: float, k: int, correct: Callable[..., None]
+    momentum: float, k: int, correction: type[FollowedNorms]
 ) -> None:
     found = []
     for a in (1.0, 2.0**k):
@@ -109,7 +118,7 @@ def test_a_correction_makes_the_scale_of_the_weights_irrelevant(
         )
 
         def step(t: int, o: CompensatedSGD = optimizer, r: RecordedNorms = recorded) -> None:
-            correct(o, r, 0)
+            correction(r, SPAN).before(o, 0)
             o.step()
 
         found.append(trajectory(model, step, optimizer))
@@ -125,7 +134,7 @@ def test_the_corrected_rate_is_the_rate_where_the_norms_are_the_recorded_ones() 
         def step(t: int, o: CompensatedSGD = optimizer, m: nn.Module = model, corrects: bool = corrects) -> None:
             if corrects:
                 norms = {n: channel_norms(layer.weight) for n, layer in hidden_layers(m).items()}
-                correct_rates(o, RecordedNorms(m, [norms]), 0)
+                CorrectedRate(RecordedNorms(m, [norms]), SPAN).before(o, 0)
             o.step()
 
         found.append(trajectory(model, step, optimizer))
@@ -141,7 +150,7 @@ def test_a_jump_of_the_norms_multiplies_no_older_gradient() -> None:
     for grad in (1.0, 0.0):
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, grad)
-        correct_gradients(optimizer, recorded, 0)
+        CorrectedGradient(recorded, SPAN).before(optimizer, 0)
         optimizer.step()
         buffer = optimizer.state[weight]["momentum_buffer"]
         with torch.no_grad():
@@ -153,7 +162,7 @@ def test_a_norm_schedule_sets_every_channel_to_its_norm() -> None:
     model = network("vgg11")
     target = {name: channel_norms(layer.weight) * 3 for name, layer in hidden_layers(model).items()}
     before = last_layer(model).weight.clone()  # type: ignore[operator]
-    follow_norms(RecordedNorms(model, [target]), 0, factor=0.01)
+    NormSchedule(RecordedNorms(model, [target]), SPAN).after(0, factor=0.01)
     for name, layer in hidden_layers(model).items():
         # Each element is rounded once to float32: relative error 2^-24 of each, so of their norm.
         assert torch.allclose(channel_norms(layer.weight), 10 * target[name], rtol=2.0**-24, atol=0)

@@ -33,7 +33,15 @@ from normstab.experiment.scenario.training_spec import TrainSpec
 from normstab.experiment.training.optimizers import CompensatedSGD
 from normstab.experiment.training.schedules import Span, rate_factor
 
-__all__ = ["Correction", "correction_of"]
+__all__ = [
+    "CorrectedGradient",
+    "CorrectedRate",
+    "Correction",
+    "FollowedNorms",
+    "NormSchedule",
+    "RecordedNorms",
+    "correction_of",
+]
 
 
 class Correction:
