@@ -23,7 +23,6 @@ from normstab.numerics.readable.operations import Carried, Operand
 from normstab.numerics.readable.reference import Rounded, decode, encode, round_reference
 from normstab.numerics.rounding_modes import NEAREST
 from normstab.numerics.spelling.arguments import check_tensors, number
-from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["add_counts", "carrier_dtype", "compute", "fields_of", "finish", "round_tensor", "rounded_constant"]
 
@@ -132,9 +131,7 @@ def add_counts(call: Call, carried: Carried, rounded: Rounded) -> None:
     if not call.inexact:
         counts.counts[-1] = 0
     call.row.add(counts.counts, counts.largest, counts.smallest, stamp=call.stamp, step=call.step)
-    if call.row.histogram is not None:
-        with COUNTING:
-            call.row.histogram += counts.histogram
+    call.row.add_bins(counts.histogram)
 
 
 @lru_cache(maxsize=4096)

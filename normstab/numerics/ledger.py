@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from normstab.errors import NormstabError, lookup, near
-from normstab.numerics.tallies.counter_row import Row
+from normstab.numerics.tallies.counter_row import Pending, Row, settle_all
 from normstab.numerics.tallies.histogram import Histogram
 from normstab.numerics.tallies.tally import COUNTERS, LOSSES, Tally
 
@@ -72,6 +72,7 @@ class Ledger(Mapping[Site, Tally]):
         self.counts_squares = mse
         self.counts_losses = losses
         self.processes = 1
+        self.pending: set[Pending] = set()
         self._rows: dict[Site, Row] = {}
         self._recomputed: Ledger | None = None
         self._stamp = 0
@@ -103,7 +104,17 @@ class Ledger(Mapping[Site, Tally]):
         self._stamp += 1
         return self._stamp
 
+    def settle(self) -> None:
+        """Add what other devices have counted at sites that come into being only if it is any: see `Row.settle`."""
+        if self.pending:
+            settle_all(self.pending)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.settle()
+        return {**self.__dict__, "pending": set()}
+
     def __getitem__(self, site: Site | str) -> Tally:
+        self.settle()
         if isinstance(site, Site):
             return self._rows[site].tally(with_inexact=self.counts_inexact)
         if not isinstance(site, str):
@@ -116,9 +127,11 @@ class Ledger(Mapping[Site, Tally]):
         return sum(tallies, Tally())
 
     def __iter__(self) -> Iterator[Site]:
+        self.settle()
         return iter(self._rows)
 
     def __len__(self) -> int:
+        self.settle()
         return len(self._rows)
 
     def first(self, *counters: str, besides: Collection[tuple[str, Site]] = ()) -> First | None:
@@ -126,6 +139,7 @@ class Ledger(Mapping[Site, Tally]):
 
         `besides` are counters at sites that are passed over.
         """
+        self.settle()
         names = {name: name for name in (*COUNTERS, *LOSSES)}
         earliest: tuple[int, First] | None = None
         for name in [lookup(names, counter, what="counter") for counter in counters]:
@@ -137,6 +151,7 @@ class Ledger(Mapping[Site, Tally]):
 
     def first_step(self, site: Site, counter: str) -> int | None:
         """Return the step of the first `counter` at `site`, or None."""
+        self.settle()
         _, step = self._rows[site].first_of(counter)
         return step if step >= 0 else None
 
@@ -157,8 +172,10 @@ class Ledger(Mapping[Site, Tally]):
         keep the ranks that they name.
         """
         assert all(ledger is not self for ledger in ledgers), "what is joined into a ledger are copies"
+        self.settle()
         events = []
         for rank, ledger in enumerate(ledgers):
+            ledger.settle()
             for site, other in ledger._rows.items():
                 firsts = {name: other.first_of(name) for name in (*COUNTERS, *LOSSES)}
                 for name, (stamp, step) in firsts.items():

@@ -135,8 +135,7 @@ def _referred(x: Tensor, format: AnyFormat, rounding: Rounding, row: Row) -> Ten
     rounded = round_reference(x, format, rounding, fields=fields)
     counts = count(rounded, operand_nan=x.isnan(), operand_inf=x.isinf())
     row.add(counts.counts, counts.largest, counts.smallest, stamp=1, step=KEY.step)
-    assert row.histogram is not None
-    row.histogram += counts.histogram
+    row.add_bins(counts.histogram)
     return rounded.value
 
 

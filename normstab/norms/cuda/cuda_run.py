@@ -28,9 +28,12 @@ from normstab.norms.cuda.cuda_parts import (
 )
 from normstab.norms.fused.launch import Layer
 from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.numerics.call import Call
+from normstab.numerics.kernels.cuda.device_log import log_of
 from normstab.numerics.kernels.cuda.launches import add_found, signed
 from normstab.numerics.kernels.format_table import LANE64, plan
 from normstab.numerics.philox import field_width
+from normstab.torch_private import modes_off
 
 __all__ = ["run_backward", "run_forward"]
 
@@ -52,17 +55,31 @@ def run_backward(layer: Layer, groups: int, tensors: Mapping[str, Tensor | None]
 
 
 def run(kernel: Any, names: tuple[str, ...], layer: Layer, groups: int, tensors: Mapping[str, Tensor | None]) -> None:
-    """Run `kernel` on every group, with the tensors that it names, and settle what it counted."""
+    """Run `kernel` on every group, with the tensors that it names; what it counts is added before it is read."""
     device = next(tensor.device for tensor in tensors.values() if tensor is not None)
-    told = torch.from_numpy(told_of(layer)).to(device)
+    # Without waiting: memory that is not pinned is read before this returns.
+    told = torch.from_numpy(told_of(layer)).to(device, non_blocking=True)
     given = [bits_of(tensors.get(name)) for name in names]
     # No fused multiply-add: it would merge two roundings into one.
     with torch.cuda.device_of(told):
         kernel[(groups,)](*given, told, **options_of(layer), enable_fp_fusion=False)
-    found = told.cpu().numpy()[SITES_AT:].reshape(-1, STRIDE)[:, COUNTS_AT:DRAW_AT]
-    for call, counted in zip(layer.sites.calls, found, strict=True):
-        if call is not None and call.row is not None:
-            add_found(call, counted)
+    counting = [(i, call) for i, call in enumerate(layer.sites.calls) if call is not None and call.row is not None]
+    if counting:
+        keep_counts(told[SITES_AT:].view(-1, STRIDE)[:, COUNTS_AT:DRAW_AT], counting)
+
+
+def keep_counts(counts: Tensor, counting: list[tuple[int, Call]]) -> None:
+    """Have what the kernel counted, a row for each site, added to the rows of the calls at these places."""
+    log = log_of(counts.device)
+    with modes_off():
+        cells = log.borrow(len(counts))
+        cells.counts[:, : counts.shape[1]].copy_(counts)
+
+    def take(found: NDArray[np.int64]) -> None:
+        for i, call in counting:
+            add_found(call, found[i])
+
+    log.take_back(cells, take, [call.row for _, call in counting if call.row is not None])
 
 
 def bits_of(tensor: Tensor | None) -> Tensor | None:

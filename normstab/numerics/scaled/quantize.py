@@ -222,9 +222,7 @@ def _count(call: Call, rounded: Rounded, carried: Carried, saturated_scales: int
     if not call.inexact:
         found.counts[-1] = 0
     call.row.add(found.counts, found.largest, found.smallest, stamp=call.stamp, step=call.step)
-    if call.row.histogram is not None:
-        with COUNTING:
-            call.row.histogram += found.histogram
+    call.row.add_bins(found.histogram)
 
 
 class _Losses(NamedTuple):

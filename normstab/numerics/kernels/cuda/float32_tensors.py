@@ -79,7 +79,7 @@ def computes_sums32(dtype: torch.dtype, call: Call) -> bool:
 
 def _is_simple(call: Call) -> bool:
     """Whether a call neither fills a histogram nor wraps."""
-    return (call.row is None or call.row.histogram is None) and call.format.overflow != "wrap"
+    return (call.row is None or not call.row.has_histogram) and call.format.overflow != "wrap"
 
 
 def launch_round32(x: Tensor, out: Tensor, call: Call, launch: Launch) -> None:

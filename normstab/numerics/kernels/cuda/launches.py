@@ -1,4 +1,7 @@
-"""What a CUDA kernel is launched with, and what it counted, added to the row of its call. No arithmetic here."""
+"""What a CUDA kernel is launched with, and what it counted, added to the row of its call once someone looks.
+
+No arithmetic here.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.numerics.call import Call
+from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, Cells, log_of
 from normstab.numerics.philox import field_width
 from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
 from normstab.numerics.tallies.tally import COUNTERS
 
-__all__ = ["COUNTED", "Launch", "add_found", "prepared", "settle", "signed"]
+__all__ = ["Launch", "add_found", "prepared", "settle", "signed"]
 
-# What kernels count, as int64: ten counters; the greatest magnitude and the greatest below infinity in bits of
-# float64, then the same in bits of float32. A kernel writes one of the two pairs.
-COUNTED = len(COUNTERS) + 4
 INF64, MIN_NORMAL32, REBIAS32, LARGEST32 = 2047 << 52, 897 << 52, 896 << 23, 0x7F7FFFFF
 INF32 = 255 << 23
 
 
 class Launch(NamedTuple):
-    """What every kernel is launched with: counters, bins, place (n, begin, word, step, block), options."""
+    """What every kernel is launched with: where it counts, bins, place (n, begin, word, step, block), options."""
 
-    counts: Tensor | None
+    cells: Cells | None
     bins: Tensor | None
     place: tuple[int, int, int, int, int]
     options: dict[str, Any]
+
+    @property
+    def counts(self) -> Tensor | None:
+        """The counters that the kernel writes."""
+        return None if self.cells is None else self.cells.counts
 
 
 def prepared(n: int, call: Call, device: torch.device) -> Launch:
@@ -44,38 +50,41 @@ def prepared(n: int, call: Call, device: torch.device) -> Launch:
         width = field_width(rounding.bits)
         block, skipped = divmod(draw.first_index, 128 // width)
         begin, word, step = -skipped, signed(draw.word), signed(draw.step)
-    counts = None if row is None else torch.zeros(COUNTED, dtype=torch.int64, device=device)
-    has_histogram = row is not None and row.histogram is not None
+    cells = None if row is None else log_of(device).borrow()
+    has_histogram = row is not None and row.has_histogram
     bins = torch.zeros(HISTOGRAM_BINS, dtype=torch.int64, device=device) if has_histogram else None
     # No fused multiply-add: it would merge two roundings into one.
     options = {"WIDTH": width, "COUNTS": row is not None, "enable_fp_fusion": False}
-    return Launch(counts, bins, (n, begin, word, step, block), options)
+    return Launch(cells, bins, (n, begin, word, step, block), options)
 
 
 def settle(launch: Launch, n: int, call: Call) -> None:
-    """Add what a launch counted to the row of its call; this waits for the device."""
-    row = call.row
-    if row is None or launch.counts is None:
+    """Have what a launch counts added to the row of its call, before that is read."""
+    row, cells = call.row, launch.cells
+    if row is None or cells is None:
         return
-    found = launch.counts.cpu().numpy()
-    found[0] = n
-    add_found(call, found)
-    if row.histogram is not None and launch.bins is not None:
-        row.histogram += launch.bins.cpu().numpy()
+
+    def take(found: NDArray[np.int64]) -> None:
+        found[0, 0] = n
+        add_found(call, found[0])
+
+    log = log_of(cells.counts.device)
+    log.take_back(cells, take, [row])
+    if launch.bins is not None:
+        log.add_bins(row, launch.bins)
 
 
 def add_found(call: Call, found: NDArray[np.int64]) -> None:
-    """Add to the row of a call what a kernel found, as COUNTED, or without the last pair."""
+    """Add to the row of a call what a kernel found, as COUNTED."""
     assert call.row is not None, "nobody counts"
     n = len(COUNTERS)
-    counts, magnitudes = found[:n], [int(word) for word in found[n:]]
+    counts, magnitudes = found[:n], [int(word) for word in found[n:ANSWERS_AT]]
     if not call.inexact:
         counts[-1] = 0
     largest, below_inf = _towards_zero32(magnitudes[0]), magnitudes[1]
     smallest = _towards_zero32(INF64 - below_inf) if below_inf else np.inf
-    if len(magnitudes) > 2:
-        largest = max(largest, _value32(magnitudes[2]))
-        smallest = min(smallest, _value32(INF32 - magnitudes[3]))
+    largest = max(largest, _value32(magnitudes[2]))
+    smallest = min(smallest, _value32(INF32 - magnitudes[3]))
     call.row.add(counts, largest, smallest, stamp=call.stamp, step=call.step)
 
 

@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 
 from normstab.numerics.kernels.cuda.cuda_bits import INF64, MAGNITUDE64, SIGN64, narrowed, widened
+from normstab.numerics.kernels.cuda.device_log import COUNTED
 from normstab.numerics.kernels.cuda.float32_bits import INF32, MAGNITUDE32, SIGN32, widened32
-from normstab.numerics.kernels.cuda.launches import COUNTED
 from normstab.numerics.kernels.cuda.sums.ordered_cells import (
     MOST_STEPS,
     halved,

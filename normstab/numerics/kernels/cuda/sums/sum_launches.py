@@ -16,9 +16,10 @@ from torch import Tensor
 from normstab.numerics.accumulate import SumCalls
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cuda.cuda_tensors import NAMES, table64
+from normstab.numerics.kernels.cuda.device_log import Cells, log_of
 from normstab.numerics.kernels.cuda.float32_exact import WIDEST_TARGET
 from normstab.numerics.kernels.cuda.float32_tensors import computes_sums32, multiprocessors, table32
-from normstab.numerics.kernels.cuda.launches import COUNTED, add_found, signed
+from normstab.numerics.kernels.cuda.launches import add_found, signed
 from normstab.numerics.kernels.cuda.sums.ordered_kernel import SITES, ordered_kernel
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How
 from normstab.numerics.kernels.cuda.sums.products_kernel import products_kernel
@@ -26,7 +27,7 @@ from normstab.numerics.kernels.cuda.sums.sum_passes import Pass, Walk, WalkedAxe
 from normstab.numerics.kernels.format_table import contains_dtype
 from normstab.numerics.philox import field_width
 from normstab.numerics.readable.reference import layout
-from normstab.numerics.tallies.counter_row import COUNTING, HISTOGRAM_BINS
+from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
 from normstab.numerics.tallies.tally import COUNTERS
 
 __all__ = ["Job", "Tile", "job_of", "run_passes", "settle_job", "tile_of_sums"]
@@ -48,6 +49,7 @@ class Job(NamedTuple):
     calls: dict[str, Call | None]
     table: Tensor
     counts: Tensor
+    cells: Cells | None
     bins: Tensor
     how: int
     drawn: dict[str, int]
@@ -73,7 +75,7 @@ def job_of(x: Tensor, at: SumCalls, *, more: int = 0) -> Job:
     dtype = torch.float64 if x.dtype == torch.float64 or not at.add.format.fits_float32 else torch.float32
     calls = dict(zip(SITES, at, strict=True))
     call, rows = at.add, [call.row for call in at if call is not None and call.row is not None]
-    has_histogram = any(row.histogram is not None for row in rows)
+    has_histogram = any(row.has_histogram for row in rows)
     is_narrow = dtype == torch.float32 and not (has_histogram or more & How.FUSED) and computes_sums32(x.dtype, call)
     table, style = (
         table32(call.format, call.rounding, False, x.device)
@@ -93,9 +95,10 @@ def job_of(x: Tensor, at: SumCalls, *, more: int = 0) -> Job:
     }
     how |= more | sum(flag for flag, is_set in flags.items() if is_set) | style * 2**How.STYLE_AT
     sites = len(SITES)
-    counts = torch.zeros(sites * COUNTED if rows else 1, dtype=torch.int64, device=x.device)
+    cells = log_of(x.device).borrow(sites) if rows else None
+    counts = torch.empty(1, dtype=torch.int64, device=x.device) if cells is None else cells.counts
     bins = torch.zeros(sites * HISTOGRAM_BINS if has_histogram else 1, dtype=torch.int64, device=x.device)
-    return Job(calls, table, counts, bins, how, _drawn(calls), dtype)
+    return Job(calls, table, counts, cells, bins, how, _drawn(calls), dtype)
 
 
 def _drawn(calls: dict[str, Call | None]) -> dict[str, int]:
@@ -156,22 +159,24 @@ def tile_of_sums(chains: int, lanes: int, device: torch.device, *, is_narrow: bo
 
 
 def settle_job(job: Job, known: dict[str, int]) -> None:
-    """Add what all passes counted to the rows of the calls; this waits for the device.
+    """Have what all passes count added to the rows of the calls, before those are read.
 
     How many additions there were is `known`; how many addends were cast, the kernel counts as divisions by zero.
     """
-    if not job.how & How.COUNTS:
+    if job.cells is None:
         return
-    found: NDArray[np.int64] = job.counts.cpu().numpy().reshape(len(SITES), COUNTED)
-    bins = job.bins.cpu().numpy().reshape(len(SITES), -1) if job.how & How.HISTOGRAM else None
-    for i, site in enumerate(SITES):
-        call = job.calls[site]
-        if call is None or call.row is None:
-            continue
-        found[i, 0] = known.get(site, found[i, BY_ZERO])
-        found[i, BY_ZERO] = 0
-        if found[i, 0]:
-            add_found(call, found[i])
-        if bins is not None and call.row.histogram is not None:
-            with COUNTING:
-                call.row.histogram += bins[i]
+    counting = [(i, call) for i, call in enumerate(job.calls.values()) if call is not None and call.row is not None]
+
+    def take(found: NDArray[np.int64]) -> None:
+        for i, call in counting:
+            found[i, 0] = known.get(SITES[i], found[i, BY_ZERO])
+            found[i, BY_ZERO] = 0
+            if found[i, 0]:
+                add_found(call, found[i])
+
+    log = log_of(job.counts.device)
+    log.take_back(job.cells, take, [call.row for _, call in counting if call.row is not None])
+    if job.how & How.HISTOGRAM:
+        for i, call in counting:
+            if call.row is not None and call.row.has_histogram:
+                log.add_bins(call.row, job.bins.view(len(SITES), -1)[i])
