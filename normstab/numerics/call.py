@@ -7,19 +7,34 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from torch import Tensor
+
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Row
 from normstab.numerics.philox import Draw
 from normstab.numerics.precision import NEAREST, Precision, Rounding
 
-__all__ = ["Call", "OperationRules"]
+__all__ = ["Call", "Operands", "OperationRules"]
+
+
+class Operands(NamedTuple):
+    """What a result of torch's was computed from: a NaN that none of them has was produced, an infinity overflowed.
+
+    `are_elementwise`: each element depends on theirs at its place; else each may depend on all. `has_poles`: an
+    infinity of finite operands is a division by zero.
+    """
+
+    tensors: tuple[Tensor, ...]
+    are_elementwise: bool = False
+    has_poles: bool = False
 
 
 class Call(NamedTuple):
     """How one operation's results become values of `format`.
 
     `row` counts them (None: nobody does), marking first offences with `stamp` (order of events) and `step`;
-    `draw` names the random bits of stochastic rounding; `inexact` asks for that counter too.
+    `draw` names the random bits of stochastic rounding; `inexact` asks for that counter too. `operands` are given to
+    kernels that say themselves whose a NaN is (see `dispatch.later_for`); others take a cast for a cast.
     """
 
     format: AnyFormat
@@ -29,6 +44,7 @@ class Call(NamedTuple):
     step: int = 0
     draw: Draw | None = None
     inexact: bool = False
+    operands: Operands | None = None
 
 
 class OperationRules(Protocol):

@@ -7,17 +7,20 @@ A kernels module offers `round_into(x, out, call) -> bool` and `pointwise(operat
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from importlib import import_module
 from typing import ParamSpec, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.errors import DtypeError
 from normstab.numerics.call import Call
 from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
+from normstab.numerics.ledger import Ledger, Row
 from normstab.numerics.rounding_modes import Rounding
 from normstab.numerics.version import beyond_tested
 from normstab.torch_private import (
@@ -31,9 +34,14 @@ from normstab.torch_private import (
     tracing_state,
 )
 
-__all__ = ["Kernels", "carried", "is_served", "is_traced", "kernels_for", "opaque", "plain", "served"]
+__all__ = [
+    "Kernels", "Later", "carried", "is_served", "is_traced", "kernels_for", "later_for", "opaque", "plain", "served",
+]  # fmt: skip
 
 Found = TypeVar("Found")
+Take = Callable[[NDArray[np.int64]], None]
+# Devices that compute while the host goes on.
+LATER = {"cuda": "cuda.attribution"}
 
 
 class Kernels(Protocol):
@@ -46,6 +54,31 @@ class Kernels(Protocol):
         self, operation: str, operands: tuple[Tensor | float, ...], call: Call, dtype: torch.dtype, out: Tensor | None
     ) -> Tensor | None:
         """Compute and round in one pass; None: not covered, nothing was written."""
+
+
+class Later(Protocol):
+    """What devices offer on which nobody waits for a number: it is asked for now and taken in when someone looks.
+
+    Their kernels also ask the operands of a Call whose a NaN is.
+    """
+
+    def keep(self, number: Tensor, take: Take, asked_by: Sequence[Row | Ledger]) -> None:
+        """Have `take` called with a number of the device, at [0, 0], before `asked_by` are read."""
+
+    def keep_specials(
+        self, x: Tensor, operands: Sequence[Tensor], take: Take, asked_by: Sequence[Row | Ledger]
+    ) -> None:
+        """Have `take` called with a row of counters: the NaNs and infinities of `x`, and whether operands have any."""
+
+
+def later_for(x: Tensor, *calls: Call | None) -> Later | None:
+    """Return how numbers of the device of `x` are asked for, where kernels serve `calls` there; None: at once."""
+    place = LATER.get(x.device.type)
+    is_plain = type(x).__torch_dispatch__ is PLAIN_DISPATCH and x.layout is torch.strided
+    if place is None or not is_plain or kernels_for(x, *calls) is None:
+        return None
+    found: Later = import_module(f"normstab.numerics.kernels.{place}")  # type: ignore[assignment]
+    return found
 
 
 def kernels_for(x: Tensor, *calls: Call | None) -> Kernels | None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from normstab.numerics.call import Call
-from normstab.numerics.ledger import COUNTERS
-from normstab.numerics.precision import NEAREST
+from normstab.numerics.dispatch import later_for
+from normstab.numerics.ledger import COUNTERS, Ledger, Row, Site
+from normstab.numerics.philox import signed_step
 from normstab.simulation.around.parameters import Held
 from normstab.simulation.around.places import Place
 from normstab.simulation.aten.overloads import Plan
@@ -26,6 +27,7 @@ __all__ = ["update"]
 
 Arguments = tuple[Any, ...]
 Named = Mapping[str, Any]
+PRODUCED, PROPAGATED = ("nan_produced", "overflow"), ("nan_propagated", "inf_propagated")
 MOVES = ("add", "sub", "addcmul", "addcdiv")  # which add a step that can be told from the sum
 
 
@@ -48,7 +50,7 @@ def update(
         held.round_in_place(place.direction)
     if before is not None and is_moved is not None:
         with modes_off():
-            _count_lost(place, plan.name, int((is_moved & (target.detach() == before)).sum()))  # type: ignore[union-attr]
+            _count_lost(place, plan.name, (is_moved & (target.detach() == before)).sum())  # type: ignore[union-attr]
     return result
 
 
@@ -72,38 +74,83 @@ def _step(name: str, args: Arguments, kwargs: Named) -> Tensor:
     like = wide[0]
     if name in ("add", "sub"):
         factor = kwargs.get("alpha", wide[2] if len(wide) > 2 else 1)
-        whole: Tensor = torch.as_tensor(wide[1], dtype=torch.float64, device=like.device).expand_as(like)
+        # A number is filled in on the device: a copy from the host would wait for it.
+        whole = wide[1].expand_as(like) if isinstance(wide[1], Tensor) else torch.full_like(like, wide[1])
         return whole if factor != 0 else torch.zeros_like(whole)
     step: Tensor = (wide[1] * wide[2] if name == "addcmul" else wide[1] / wide[2]) * float(kwargs.get("value", 1))
     return step
 
 
-def _call(place: Place, operation: str) -> Call:
-    """Return where to count; nothing is rounded, and so no random bits are drawn."""
-    return place.arithmetic.call(operation, rounding=NEAREST)
+class Moment(NamedTuple):
+    """When and where something may have to be counted; the site comes into being only if it is."""
+
+    ledger: Ledger
+    site: Site
+    stamp: int
+    step: int
+
+    @property
+    def row(self) -> Row:
+        """The row of the site."""
+        return self.ledger.row(self.site)
 
 
-def _count_lost(place: Place, operation: str, count: int) -> None:
+def _moment(place: Place, operation: str) -> Moment | None:
+    """Return the moment of an update; None where nobody counts. Nothing is rounded, and no random bits are drawn."""
+    ar = place.arithmetic
+    if ar.ledger is None:
+        return None
+    ledger = ar.ledger.recomputed if ar.clock.replay.follow() else ar.ledger
+    return Moment(ledger, Site(ar.site, operation, ar.direction), ar.ledger.stamp(), signed_step(ar.clock.step))
+
+
+def _count_lost(place: Place, operation: str, number: Tensor) -> None:
     """Count steps that were not zero and left the stored value as it was."""
-    if count:
-        call = _call(place, operation)
-        if call.row is not None:
-            call.row.lose("lost_updates", count, stamp=call.stamp, step=call.step)
+    later = later_for(number)
+    if later is None and not int(number):
+        return
+    moment = _moment(place, operation)
+    if moment is None:
+        return
+
+    def take(found: NDArray[np.int64]) -> None:
+        if found[0, 0]:
+            moment.row.lose("lost_updates", int(found[0, 0]), stamp=moment.stamp, step=moment.step)
+
+    if later is None:
+        take(np.array([[int(number)]]))
+    else:
+        later.keep(number, take, [moment.ledger])
 
 
 def _count_broken(place: Place, held: Held, operation: str, operands: Arguments) -> None:
     """Count the NaNs that an update brought into the parameter, at the update's site, once."""
-    if held.is_broken or bool(held.tensor.detach().isfinite().all()):
+    x = held.tensor.detach()
+    later = later_for(x)
+    if held.is_broken or place.arithmetic.ledger is None or (later is None and bool(x.isfinite().all())):
         return
+    moment = _moment(place, operation)
+    assert moment is not None, "there is a ledger"
+    others = [y for y in operands if isinstance(y, Tensor) and y.is_floating_point() and y is not held.tensor]
+    if later is None:
+        with modes_off():
+            is_new = not any(bool((~y.isfinite()).any()) for y in others)
+            _mark_broken(held, moment, int(x.isnan().sum()), int(x.isinf().sum()), is_new=is_new)
+        return
+
+    def take(found: NDArray[np.int64]) -> None:
+        nans, infs = (int(found[0, COUNTERS.index(name)]) for name in PROPAGATED)
+        if (nans or infs) and not held.is_broken:
+            _mark_broken(held, moment, nans, infs, is_new=not found[0, len(COUNTERS) :].any())
+
+    later.keep_specials(x, others, take, [moment.ledger])
+
+
+def _mark_broken(held: Held, moment: Moment, nans: int, infs: int, *, is_new: bool) -> None:
+    """Count the numbers that are not finite of a parameter that was, and look at it no more."""
     held.is_broken = True
-    with modes_off():
-        call, x = _call(place, operation), held.tensor.detach()
-        others = [y for y in operands if isinstance(y, Tensor) and y.is_floating_point() and y is not held.tensor]
-        is_new = not any(bool((~y.isfinite()).any()) for y in others)
-        if call.row is not None:
-            names = ("nan_produced", "overflow") if is_new else ("nan_propagated", "inf_propagated")
-            counts = np.zeros_like(call.row.counts)
-            counts[COUNTERS.index("count")] = x.numel()
-            counts[COUNTERS.index(names[0])] = int(x.isnan().sum())
-            counts[COUNTERS.index(names[1])] = int(x.isinf().sum())
-            call.row.add(counts, 0.0, math.inf, stamp=call.stamp, step=call.step)
+    counts = np.zeros(len(COUNTERS), np.int64)
+    counts[COUNTERS.index("count")] = held.tensor.numel()
+    for name, n in zip(PRODUCED if is_new else PROPAGATED, (nans, infs), strict=True):
+        counts[COUNTERS.index(name)] = n
+    moment.row.add(counts, 0.0, math.inf, stamp=moment.stamp, step=moment.step)

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from normstab.numerics.call import Call
+from normstab.numerics.call import Call, Operands
+from normstab.numerics.dispatch import later_for
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import COUNTERS, Row
@@ -36,6 +37,9 @@ def settle(result: Tensor, call: Call, operands: Iterable[object]) -> Tensor:
     row = call.row
     if row is None:
         return round_tensor(result, call, out=result)
+    if later_for(result, call) is not None:  # the device asks, and nobody waits for the answer
+        of = Operands(tuple(floating_tensors(operands)))
+        return round_tensor(result, call._replace(operands=of), out=result)
     nan_before, inf_before = row.counts[NAN_PROPAGATED], row.counts[INF_PROPAGATED]
     round_tensor(result, call, out=result)
     nan_count = int(row.counts[NAN_PROPAGATED] - nan_before)
@@ -58,6 +62,9 @@ def settle_elements(result: Tensor, call: Call, operands: Iterable[object], *, h
     row = call.row
     if row is None:
         return round_tensor(result, call, out=result)
+    if later_for(result, call) is not None:
+        of = Operands(tuple(floating_tensors(operands)), are_elementwise=True, has_poles=has_poles)
+        return round_tensor(result, call._replace(operands=of), out=result)
     nan_before, inf_before = row.counts[NAN_PROPAGATED], row.counts[INF_PROPAGATED]
     round_tensor(result, call, out=result)
     nan_count = int(row.counts[NAN_PROPAGATED] - nan_before)

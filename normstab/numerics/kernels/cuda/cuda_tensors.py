@@ -64,7 +64,7 @@ def round_into(x: Tensor, out: Tensor, call: Call) -> bool:
             launch_round32(x, out, call, launch)
         else:
             _round64(x, out, call, launch)
-    settle(launch, n, call)
+    settle(launch, n, call, out)
     return True
 
 
@@ -131,7 +131,7 @@ def _compute(operation: str, tensors: list[Tensor], axes: Axes, call: Call, targ
             launch_pointwise32(operation, tensors, axes, call, launch, target=target)
         else:
             _compute64(operation, tensors, axes, call, launch, target=target)
-    settle(launch, target.numel(), call)
+    settle(launch, target.numel(), call, target)
 
 
 def _compute64(

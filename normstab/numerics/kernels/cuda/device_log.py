@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from normstab.numerics.tallies.counter_row import COUNTING
 from normstab.numerics.tallies.tally import COUNTERS
 from normstab.torch_private import modes_off
 
-__all__ = ["ANSWERS_AT", "COUNTED", "Cells", "DeviceLog", "log_of"]
+__all__ = ["ANSWERS_AT", "COUNTED", "Cells", "DeviceLog", "log_of", "multiprocessors"]
 
 # What kernels count, as int64: ten counters; the greatest magnitude and the greatest below infinity in bits of
 # float64, then the same in bits of float32, of which a kernel writes one pair; and of the NaNs and the infinities that
@@ -165,3 +165,9 @@ def log_of(device: torch.device) -> DeviceLog:
 def _log(device: torch.device, stream: torch.cuda.Stream | None) -> DeviceLog:
     """Return the log of a stream."""
     return DeviceLog(device, stream)
+
+
+@lru_cache(maxsize=64)
+def multiprocessors(device: torch.device) -> int:
+    """Return how many multiprocessors a device has; one where it is none, as under Triton's interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -14,6 +14,7 @@ from torch import Tensor
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat, FixedFormat
 from normstab.numerics.kernels.cuda.cuda_kernels import CODES
+from normstab.numerics.kernels.cuda.device_log import multiprocessors
 from normstab.numerics.kernels.cuda.float32_events import MOST_TILES
 from normstab.numerics.kernels.cuda.float32_exact import WIDEST_TARGET
 from normstab.numerics.kernels.cuda.float32_kernels import pointwise32_kernel, round32_kernel
@@ -27,7 +28,6 @@ __all__ = [
     "computes_sums32",
     "launch_pointwise32",
     "launch_round32",
-    "multiprocessors",
     "programs32",
     "rounds32",
     "table32",
@@ -138,12 +138,6 @@ def programs32(n: int, device: torch.device, *, tile: int) -> tuple[int]:
     """Return the grid for `n` elements: what the device holds at a time, more where a cell would run over."""
     tiles = (n + tile - 1) // tile
     return (max(min(tiles, RESIDENT * multiprocessors(device)), (tiles + MOST_TILES - 1) // MOST_TILES),)
-
-
-@lru_cache(maxsize=64)
-def multiprocessors(device: torch.device) -> int:
-    """Return how many multiprocessors a device has; one where it is none, as under Triton's interpreter."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 @lru_cache(maxsize=1024)

@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normstab.numerics.call import Call
+from normstab.numerics.call import Call, Operands
+from normstab.numerics.kernels.cuda.attribution import ask
 from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, Cells, log_of
 from normstab.numerics.philox import field_width
 from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
 from normstab.numerics.tallies.tally import COUNTERS
 
-__all__ = ["Launch", "add_found", "prepared", "settle", "signed"]
+__all__ = ["Launch", "add_found", "give_back", "prepared", "settle", "signed"]
 
 INF64, MIN_NORMAL32, REBIAS32, LARGEST32 = 2047 << 52, 897 << 52, 896 << 23, 0x7F7FFFFF
 INF32 = 255 << 23
@@ -58,11 +59,14 @@ def prepared(n: int, call: Call, device: torch.device) -> Launch:
     return Launch(cells, bins, (n, begin, word, step, block), options)
 
 
-def settle(launch: Launch, n: int, call: Call) -> None:
+def settle(launch: Launch, n: int, call: Call, result: Tensor) -> None:
     """Have what a launch counts added to the row of its call, before that is read."""
     row, cells = call.row, launch.cells
     if row is None or cells is None:
         return
+    if call.operands is not None:
+        ask(cells.counts, result, call.operands)
+        call = call._replace(operands=call.operands._replace(tensors=()))  # which nobody holds until someone looks
 
     def take(found: NDArray[np.int64]) -> None:
         found[0, 0] = n
@@ -79,6 +83,8 @@ def add_found(call: Call, found: NDArray[np.int64]) -> None:
     assert call.row is not None, "nobody counts"
     n = len(COUNTERS)
     counts, magnitudes = found[:n], [int(word) for word in found[n:ANSWERS_AT]]
+    if call.operands is not None:
+        give_back(counts, found[ANSWERS_AT:], call.operands)
     if not call.inexact:
         counts[-1] = 0
     largest, below_inf = _towards_zero32(magnitudes[0]), magnitudes[1]
@@ -86,6 +92,20 @@ def add_found(call: Call, found: NDArray[np.int64]) -> None:
     largest = max(largest, _value32(magnitudes[2]))
     smallest = min(smallest, _value32(INF32 - magnitudes[3]))
     call.row.add(counts, largest, smallest, stamp=call.stamp, step=call.step)
+
+
+def give_back(counts: NDArray[np.int64], answers: NDArray[np.int64], operands: Operands) -> None:
+    """Count as born here what arrived as NaN or infinite and was no operand's.
+
+    The answers are how many were passed on, of elementwise operands; of others whether any had one.
+    """
+    born = ("nan_produced", "divide_by_zero" if operands.has_poles else "overflow")
+    for old, new, answer in zip(("nan_propagated", "inf_propagated"), born, answers, strict=True):
+        i, j = COUNTERS.index(old), COUNTERS.index(new)
+        passed_on = answer if operands.are_elementwise else counts[i] * (answer > 0)
+        moved = max(counts[i] - passed_on, 0)
+        counts[i] -= moved
+        counts[j] += moved
 
 
 def _towards_zero32(bits: int) -> float:

@@ -16,9 +16,9 @@ from torch import Tensor
 from normstab.numerics.accumulate import SumCalls
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cuda.cuda_tensors import NAMES, table64
-from normstab.numerics.kernels.cuda.device_log import Cells, log_of
+from normstab.numerics.kernels.cuda.device_log import Cells, log_of, multiprocessors
 from normstab.numerics.kernels.cuda.float32_exact import WIDEST_TARGET
-from normstab.numerics.kernels.cuda.float32_tensors import computes_sums32, multiprocessors, table32
+from normstab.numerics.kernels.cuda.float32_tensors import computes_sums32, table32
 from normstab.numerics.kernels.cuda.launches import add_found, signed
 from normstab.numerics.kernels.cuda.sums.ordered_kernel import SITES, ordered_kernel
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How
