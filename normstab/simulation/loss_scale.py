@@ -6,7 +6,7 @@ into the master copy's precision. Nothing here rounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class LossScaler:
 
     @torch.no_grad()
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divide the optimizer's gradients by the scale, and note whether all are finite."""
+        """Divide the optimizer's gradients by the scale; a dynamic one notes whether all are finite."""
         if self.scale_factor is None or id(optimizer) in self._is_unscaled:
             return
         factor = 1.0 / self.scale_factor
@@ -69,10 +69,10 @@ class LossScaler:
         with modes_off():
             for gradient in gradients:
                 gradient.mul_(factor)
-                if not bool(torch.isfinite(part_of(gradient)).all()):
-                    self._found_nonfinite = True
-            # Processes that hold parts of one gradient take the step together, or none does.
-            self._found_nonfinite = is_in_any_part(self._found_nonfinite, gradients)
+            if self.is_dynamic:
+                found = self._found_nonfinite or has_nonfinite(map(part_of, gradients))
+                # Processes that hold parts of one gradient take the step together, or none does.
+                self._found_nonfinite = is_in_any_part(found, gradients)
         self._is_unscaled.add(id(optimizer))
 
     def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
@@ -105,6 +105,15 @@ class LossScaler:
         """Continue from `state_dict()`."""
         self.scale_factor = _optional(state["scale"])
         self._good_steps, self.skipped_steps = int(state["good_steps"]), int(state["skipped_steps"])
+
+
+def has_nonfinite(tensors: Iterable[Tensor]) -> bool:
+    """Whether any of the tensors holds a number that is not finite: of each device is asked once."""
+    found: dict[torch.device, Tensor] = {}
+    for x in tensors:
+        is_broken = ~torch.isfinite(x).all()
+        found[x.device] = found[x.device] | is_broken if x.device in found else is_broken
+    return any(bool(is_broken) for is_broken in found.values())
 
 
 class _Scaled(torch.autograd.Function):

@@ -144,3 +144,14 @@ def test_a_dynamic_scale_grows_after_its_own_interval() -> None:
         scaler.update()
         scales.append(scaler.get_scale() / 2.0**16)
     assert scales == [1, 1, 2, 2, 2, 4]
+
+
+@pytest.mark.parametrize(("scale", "asked"), [(8.0, 0), ("dynamic", 1)])
+def test_gradients_are_asked_about_once_a_step_and_of_a_static_scale_never(scale, asked, monkeypatch):
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
+    optimizer, scaler, answers = torch.optim.SGD(net.parameters(), lr=0.1), LossScaler(scale), []
+    scaler.scale(net(torch.ones(1, 3)).sum()).backward()
+    own = torch.Tensor.__bool__
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda x: answers.append(own(x)) or answers[-1])
+    scaler.unscale_(optimizer)
+    assert answers == [False] * asked
