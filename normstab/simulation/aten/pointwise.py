@@ -132,9 +132,13 @@ def clamp(op: Operation) -> Result:
     """Return x bounded; a zero at a bound of zero gets the sign that maximum and minimum give it."""
     x = op.native()
     bounds = [bound for bound in (*op.args[1:3], *op.kwargs.values()) if bound is not None]
-    has_zero = any(bool((bound == 0).any()) if isinstance(bound, Tensor) else bound == 0 for bound in bounds)
     # max(-0, +0) = +0 and min(+0, +0) = +0: with bounds of +0 every zero result is +0.
-    return x + 0.0 if has_zero else x
+    for bound in bounds:
+        if isinstance(bound, Tensor):
+            x = torch.where((bound == 0).any(), x + 0.0, x)  # asked on the device, where nobody waits
+        elif bound == 0:
+            x = x + 0.0
+    return x
 
 
 def _operands(op: Operation) -> tuple[Any, Any, float]:
