@@ -10,7 +10,8 @@ from normstab.assess.assessment import Assessment, assess, matched
 from normstab.assess.causes.tried import read_tried, with_tried
 from normstab.assess.compare import Comparison, Gate, compare_judged
 from normstab.assess.judgement import judge_runs
-from normstab.assess.runs import Run, read_runs
+from normstab.assess.run_reader import read_runs
+from normstab.assess.runs import Run
 from normstab.errors import NormstabError, RecordError, ScenarioError, StrayRecord, lookup
 from normstab.experiment.execution.executor import Execution, run_cells
 from normstab.experiment.execution.progress import Event, Outcome

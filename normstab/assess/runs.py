@@ -1,6 +1,6 @@
 """A run: the record of a cell with its losses; groups of runs that differ only in their seed; their references.
 
-Reads a run's directory (never YAML, never torch) and pairs cells by id; judges nothing.
+Pairs cells by id; reads no file, judges nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,12 @@ from normstab.assess.constants import constant
 from normstab.assess.curves import Band, band_of, smoothed
 from normstab.assess.spikes import Spike, spikes_of
 from normstab.assess.statistics import PairedGap, paired_gap, seed_gap
-from normstab.errors import RecordError
 from normstab.experiment.records.cell_record import Predictions, Record
-from normstab.experiment.records.record_reader import read_records
-from normstab.experiment.records.step_log import Step, read_steps
+from normstab.experiment.records.step_log import Step
 from normstab.experiment.scenario.spec import Cell
 from normstab.numerics.ledger import COUNTERS, DIRECTIONS, Tally
 
-__all__ = ["SEED_AXES", "Group", "Run", "contrast_of", "gap_of", "group_runs", "read_runs"]
+__all__ = ["SEED_AXES", "Group", "Run", "contrast_of", "gap_of", "group_runs"]
 
 SEED_AXES = ("seed", "train.seed")
 """The grid axes along which runs are repetitions of each other."""
@@ -48,6 +45,16 @@ class Run:
     def coordinates(self) -> Mapping[str, Any]:
         """The cell's place in its grid."""
         return self.record.coordinates
+
+    @property
+    def point(self) -> Mapping[str, Any]:
+        """The cell's place in its grid, without the seed."""
+        return {axis: value for axis, value in self.coordinates.items() if axis not in SEED_AXES}
+
+    @property
+    def seed(self) -> Any:
+        """The value of the seed axis; None where the grid has none."""
+        return next((self.coordinates[axis] for axis in SEED_AXES if axis in self.coordinates), None)
 
     @cached_property
     def cell(self) -> Cell:
@@ -179,7 +186,7 @@ class Group:
     @property
     def coordinates(self) -> Mapping[str, Any]:
         """The grid point, without the seed."""
-        return {axis: value for axis, value in self.runs[0].coordinates.items() if axis not in SEED_AXES}
+        return self.runs[0].point
 
     @property
     def is_reference(self) -> bool:
@@ -187,9 +194,11 @@ class Group:
         return self.runs[0].record.is_reference
 
     def with_runs(self, runs: Sequence[Run]) -> Group:
-        """Return the group of these of its runs; every reference goes on telling of the luck of a seed."""
-        ids = {run.id for run in runs}
-        return replace(self, runs=tuple(runs), pairs={name: wide for name, wide in self.pairs.items() if name in ids})
+        """Return the group of these of its runs, with the references of their seeds."""
+        seeds = {run.seed for run in runs}
+        references = tuple(wide for wide in self.references if wide.seed in seeds)
+        pairs = {run.id: self.pairs[run.id] for run in runs if run.id in self.pairs}
+        return replace(self, runs=tuple(runs), references=references, pairs=pairs)
 
     @cached_property
     def band(self) -> Band | None:
@@ -252,7 +261,7 @@ def contrast_of(
 
 def group_key(run: Run) -> tuple[Any, ...]:
     """Return what the runs of one group share: the scenario, and every coordinate but the seed."""
-    shown = tuple((axis, repr(value)) for axis, value in run.coordinates.items() if axis not in SEED_AXES)
+    shown = ((axis, repr(value)) for axis, value in run.point.items())
     return (run.record.cell.get("scenario", ""), run.record.is_reference, *shown)
 
 
@@ -274,24 +283,5 @@ def _group(
         reference = run if run.record.is_reference else by_id.get(run.record.reference_id or "")
         if reference is not None:
             pairs[run.id] = reference
-    references: dict[str, Run] = {}
-    for reference in pairs.values():
-        references |= {run.id: run for run in grouped[group_key(reference)]}
+    references = {run.id: run for wide in pairs.values() for run in grouped[group_key(wide)]}
     return Group(tuple(members), tuple(references.values()), pairs, tolerance)
-
-
-def read_runs(directory: Path) -> tuple[list[Run], list[RecordError]]:
-    """Return every readable run under `directory`, by cell id, and the problems of the others.
-
-    A cell whose step log is not the one its record was made with is among the problems: judged without its losses,
-    a run that diverged would look stable.
-    """
-    records, problems = read_records(directory)
-    runs = []
-    for record in records:
-        try:
-            place = directory / "records" / record.id
-            runs.append(Run(record, read_steps(place, steps=record.steps, sha256=record.steps_sha256)))
-        except RecordError as problem:
-            problems.append(problem)
-    return runs, problems

@@ -317,3 +317,17 @@ def test_a_statement_about_some_seeds_is_judged_by_those_alone(seeds, expected):
     ):
         found = judged(plain, groups).finding
         assert str(found.outcome) == expected, found.reason
+
+
+@pytest.mark.parametrize("at_chance", [0, 1, 3])
+def test_a_side_that_must_end_well_may_not_stay_at_chance_where_others_learn(at_chance):
+    runs = [made_of("l2", 0.8, s) for s in range(3)]
+    runs += [made_of("l1", 0.1 if s < at_chance else 0.85, s) for s in range(3)]
+    groups = judge_runs(runs).groups
+    found = judged({"metric": "accuracy", "better": L1, "worse": L2}, groups).finding
+    assert str(found.outcome) == ("not met" if at_chance else "met"), found.reason
+    if at_chance:
+        assert found.found == "COLLAPSED" and f"({at_chance} of 3 seeds)" in found.reason
+    # The other way round the distance is a number: of three seeds, one of which stayed at chance, it tells little.
+    turned = judged({"metric": "accuracy", "better": L2, "worse": L1, "by": "20pp"}, groups).finding
+    assert str(turned.outcome) == {0: "not met", 1: "inconclusive", 3: "met"}[at_chance], turned.reason

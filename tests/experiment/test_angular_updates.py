@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from normstab.assess.metrics import METRICS
-from normstab.assess.runs import group_runs, read_runs
+from normstab.assess.run_reader import read_runs
+from normstab.assess.runs import group_runs
 from normstab.experiment.records.record_reader import read_record
 from normstab.experiment.training.angular_updates import angle_between
 from normstab.experiment.training.train_cell import run_cell

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from normstab.assess.runs import SEED_AXES, Group, Run
+from normstab.assess.runs import Group, Run
 from normstab.experiment.scenario.cell_selection import selects
 
 __all__ = ["contexts", "paired_runs", "selected"]
@@ -69,10 +69,5 @@ def _rest(group: Group, named: set[str]) -> tuple[Any, ...]:
 
 def paired_runs(sides: Sequence[Group]) -> list[tuple[Run, ...]]:
     """Return the tuples of runs, one of each side, that share their seed."""
-    by_seed = [{_seed(run): run for run in side.runs} for side in sides]
+    by_seed = [{run.seed: run for run in side.runs} for side in sides]
     return [tuple(runs[seed] for runs in by_seed) for seed in by_seed[0] if all(seed in runs for runs in by_seed)]
-
-
-def _seed(run: Run) -> Any:
-    """Return the value of the seed axis; None where the grid has none."""
-    return next((run.coordinates[axis] for axis in SEED_AXES if axis in run.coordinates), None)

@@ -1,6 +1,7 @@
-"""Claims with a run that died: inf and NaN are no accuracies, so verdicts decide them, not means.
+"""Claims with a run that died or never learned: verdicts decide them, not means.
 
-Nothing here computes an interval.
+Inf and NaN are no accuracies, and the mean of networks that learned and one that stayed at chance is that of none of
+them. Nothing here computes an interval.
 """
 
 from __future__ import annotations
@@ -24,16 +25,21 @@ OUTCOMES = frozenset(
 
 
 def decided_by_failures(metric: str, good: Sequence[Group], bad: Sequence[Group]) -> Finding | None:
-    """Return the finding where a run of `good` or `bad` ended with inf or NaN, or None where all stayed finite.
+    """Return the finding where a run of `good` or `bad` failed, or None where none did.
 
     `good`: the sides that must end well for the claim to hold; `bad`: those that may end worse. One run that died is
-    enough, as for the verdict NONFINITE. Counted metrics tell of dead runs too and are not decided here.
+    enough, as for the verdict NONFINITE; of `good` also one that ended at chance where others learned. How far a bad
+    side at chance lies behind is a number. Counted metrics tell of dead runs too and are not decided here.
     """
     if metric not in OUTCOMES:
         return None
     dead = [group for group in good if _dead(group)]
     if dead:
         return Finding(Outcome.NOT_MET, "; ".join(map(_sentence, dead)), "NONFINITE")
+    if any(not run.is_at_chance and not run.is_nonfinite for group in (*good, *bad) for run in group.runs):
+        lost = [group for group in good if _at_chance(group)]
+        if lost:
+            return Finding(Outcome.NOT_MET, "; ".join(map(_stayed, lost)), "COLLAPSED")
     dead = [group for group in bad if _dead(group)]
     if not dead:
         return None
@@ -45,6 +51,17 @@ def decided_by_failures(metric: str, good: Sequence[Group], bad: Sequence[Group]
 def _dead(group: Group) -> int:
     """Return how many runs of a group ended with inf or NaN."""
     return sum(run.is_nonfinite for run in group.runs)
+
+
+def _at_chance(group: Group) -> int:
+    """Return how many runs of a group ended at chance."""
+    return sum(run.is_at_chance for run in group.runs)
+
+
+def _stayed(group: Group) -> str:
+    """Return that runs of the group never learned."""
+    seeds = f"{_at_chance(group)} of {len(group.runs)} seeds"
+    return f"{point_words(group.coordinates)}: at chance in the end ({seeds}), where others learned"
 
 
 def _sentence(group: Group) -> str:
