@@ -331,3 +331,11 @@ def test_a_side_that_must_end_well_may_not_stay_at_chance_where_others_learn(at_
     # The other way round the distance is a number: of three seeds, one of which stayed at chance, it tells little.
     turned = judged({"metric": "accuracy", "better": L2, "worse": L1, "by": "20pp"}, groups).finding
     assert str(turned.outcome) == {0: "not met", 1: "inconclusive", 3: "met"}[at_chance], turned.reason
+
+
+def test_chance_in_the_end_says_nothing_of_an_earlier_share_of_the_run():
+    runs = [made_of("l2", 0.8, s) for s in range(3)] + [made_of("l1", 0.1 if s == 0 else 0.85, s) for s in range(3)]
+    groups = judge_runs(runs).groups
+    at_the_end = {"metric": "accuracy", "better": L1, "worse": L2}
+    assert judged(at_the_end, groups).finding.found == "COLLAPSED"
+    assert judged({**at_the_end, "at": 0.5}, groups).finding.found != "COLLAPSED"

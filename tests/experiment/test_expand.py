@@ -136,6 +136,7 @@ def test_a_recording_cell_that_the_grid_leaves_out_is_added(tmp_path: Path) -> N
     ("train: {weight_decay_correction: exponential}\n", "needs 0 < lr * weight_decay < 1"),
     ("train: {weight_decay_correction: exponential, optimizer: {weight_decay: 0.1}}\n", "decay_only_last: true, for"),
     ("train: {weight_decay_correction: exponential, optimizer: {momentum: 0.9}}\n", "sgd without momentum"),
+    ("train: {weight_decay_correction: exponential, loss_scale: dynamic}\n", "train.loss_scale dynamic skips some"),
     ("variants: {a: {}, b: {train.weight_decay_correction: exponential, train.norm_record: {from: {variant: a}}}}\n"
      "grid: {variant: [a, b]}\n", "follows no record"),
     ("train: {optimizer: {name: adam, kahan: true}}\n", "kahan goes with sgd and adamw"),

@@ -127,7 +127,7 @@ def judge_bound(expectation: BoundExpectation, found: Findings) -> Finding:
     for group in selected(found.groups(expectation.metric), expectation.where):
         must_end_well = (low if EVERY[expectation.metric].more_is_better else high) is not None
         sides: tuple[list[Group], list[Group]] = ([group], []) if must_end_well else ([], [group])
-        failed = decided_by_failures(expectation.metric, *sides)
+        failed = decided_by_failures(expectation.metric, *sides, expectation.at)
         measured = contrast([group], [1.0], expectation.metric, expectation.at)
         findings.append(failed or judge_contrast(measured, low, high, point_words(group.coordinates)))
     return all_of(findings)
@@ -144,7 +144,7 @@ def judge_order(expectation: OrderExpectation, found: Findings) -> Finding:
     kept = 1.0 + sign * expectation.by.amount if is_relative else 1.0
     findings = []
     for pair in contexts(found.groups(expectation.metric), expectation.where, [expectation.better, expectation.worse]):
-        failed = decided_by_failures(expectation.metric, pair[:1], pair[1:])
+        failed = decided_by_failures(expectation.metric, pair[:1], pair[1:], expectation.at)
         if failed is not None:
             findings.append(failed)
             continue
@@ -172,7 +172,7 @@ def judge_within(expectation: WithinExpectation, found: Findings) -> Finding:
     """Return whether the metric is equivalent, within the tolerance, to the reference's or to that of other cells."""
     findings = []
     for pair in _pairs_within(expectation, found.groups(expectation.metric)):
-        failed = decided_by_failures(expectation.metric, pair, [])
+        failed = decided_by_failures(expectation.metric, pair, [], expectation.at)
         if failed is not None:
             findings.append(failed)
             continue
@@ -213,7 +213,7 @@ def judge_recovery(expectation: RecoveryExpectation, found: Findings) -> Finding
     share, findings = expectation.at_least, []
     sides = [expectation.recovered, expectation.low, expectation.high]
     for trio in contexts(found.groups(expectation.metric), expectation.where, sides):
-        failed = decided_by_failures(expectation.metric, (trio[0], trio[2]), trio[1:2])
+        failed = decided_by_failures(expectation.metric, (trio[0], trio[2]), trio[1:2], expectation.at)
         if failed is not None:
             findings.append(failed)
             continue

@@ -24,19 +24,24 @@ OUTCOMES = frozenset(
 """The metrics that say how well a network ended; a network that is inf or NaN ended worse than any that is finite."""
 
 
-def decided_by_failures(metric: str, good: Sequence[Group], bad: Sequence[Group]) -> Finding | None:
+def decided_by_failures(
+    metric: str, good: Sequence[Group], bad: Sequence[Group], at: float | None = None
+) -> Finding | None:
     """Return the finding where a run of `good` or `bad` failed, or None where none did.
 
     `good`: the sides that must end well for the claim to hold; `bad`: those that may end worse. One run that died is
-    enough, as for the verdict NONFINITE; of `good` also one that ended at chance where others learned. How far a bad
-    side at chance lies behind is a number. Counted metrics tell of dead runs too and are not decided here.
+    enough, as for the verdict NONFINITE; of `good` also one that ended at chance where others learned, where the claim
+    is about the end (`at` None). How far a bad side at chance lies behind is a number. Counted metrics tell of dead
+    runs too and are not decided here.
     """
     if metric not in OUTCOMES:
         return None
     dead = [group for group in good if _dead(group)]
     if dead:
         return Finding(Outcome.NOT_MET, "; ".join(map(_sentence, dead)), "NONFINITE")
-    if any(not run.is_at_chance and not run.is_nonfinite for group in (*good, *bad) for run in group.runs):
+    if at is None and any(
+        not run.is_at_chance and not run.is_nonfinite for group in (*good, *bad) for run in group.runs
+    ):
         lost = [group for group in good if _at_chance(group)]
         if lost:
             return Finding(Outcome.NOT_MET, "; ".join(map(_stayed, lost)), "COLLAPSED")

@@ -21,7 +21,7 @@ from normstab.errors import NormstabError
 from normstab.experiment.data.token_sources import END, IGNORED, PAD, TokenSource, by_hash, numbered, padded
 from normstab.experiment.records.files import read_plain_file
 
-__all__ = ["SWORD_ROOT", "plain_verse", "read_verses"]
+__all__ = ["NOT_ASCII", "SWORD_ROOT", "plain_verse", "read_verses", "unpacked_blocks"]
 
 SWORD_ROOT = Path("/usr/share/sword/modules/texts/ztext")
 """Where Debian's packages put the texts."""
@@ -31,8 +31,9 @@ MOST_BYTES = 2**26  # of an unpacked block: a book of either text has less than 
 TEST_VERSES = 1000
 LONGEST = 128
 
-# What is written in the place of signs that are no letters of either language.
-SIGNS = {"’": "'", "¶": " ", "æ": "ae", "Æ": "ae", "—": "-", "\\": " ", "[": "(", "]": ")"}
+NOT_ASCII = {"’": "'", "¶": " ", "æ": "ae", "Æ": "ae"}
+"""What the English text has beyond ASCII, and what is written for it."""
+SIGNS = {**NOT_ASCII, "—": "-", "\\": " ", "[": "(", "]": ")"}
 
 
 def read_verses(root: Path | None = None, size: int | None = None) -> TokenSource:
@@ -92,13 +93,19 @@ def _verses(root: Path, module: str) -> list[str]:
 def _part(folder: Path, part: str) -> list[str]:
     """Return the verses of one Testament."""
     index, verses, packed = (read_plain_file(folder / f"{part}.{kind}") for kind in ("bzs", "bzv", "bzz"))
+    blocks = unpacked_blocks(index, packed)
+    return [
+        plain_verse(blocks[block][start : start + length].decode("utf-8")) if length else ""
+        for block, start, length in struct.iter_unpack("<IIH", verses)
+    ]
+
+
+def unpacked_blocks(index: bytes, packed: bytes) -> list[bytes]:
+    """Return the blocks of a Testament; raise zlib.error where one is cut off or larger than any book."""
     blocks = []
     for start, length, _ in struct.iter_unpack("<III", index):
         unpacker = zlib.decompressobj()
         blocks.append(unpacker.decompress(packed[start : start + length], MOST_BYTES))
         if not unpacker.eof:
-            raise NormstabError(f"{folder / part}.bzz: a block is cut off, or has more than {MOST_BYTES} bytes")
-    return [
-        plain_verse(blocks[block][start : start + length].decode("utf-8")) if length else ""
-        for block, start, length in struct.iter_unpack("<IIH", verses)
-    ]
+            raise zlib.error(f"a block is cut off, or has more than {MOST_BYTES} bytes")
+    return blocks

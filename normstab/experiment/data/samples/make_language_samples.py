@@ -9,21 +9,17 @@ from __future__ import annotations
 import hashlib
 import lzma
 import re
-import struct
 import sys
-import zlib
 from pathlib import Path
 
 from normstab.errors import NormstabError
 from normstab.experiment.data.token_sources import KJV_SAMPLE, WORD_SAMPLE, by_hash
+from normstab.experiment.data.verses import NOT_ASCII, unpacked_blocks
 
 __all__ = ["make_text_sample", "make_word_sample"]
 
 # Words of the sample, their letters and phonemes at most, and the characters of the text.
 WORDS, LETTERS, PHONEMES, CHARACTERS = 22_000, (3, 12), 12, 200_000
-
-# What the text has beyond ASCII, and what is written for it.
-NOT_ASCII = {"’": "'", "¶": " ", "æ": "ae", "Æ": "ae"}
 
 # Sources: cmudict 0.7b as github.com/cmusphinx/cmudict has it; Debian's sword-text-kjv 14.3-1.
 SHA256 = {
@@ -51,10 +47,7 @@ def make_word_sample(folder: Path, target: Path = WORD_SAMPLE) -> None:
 def make_text_sample(folder: Path, target: Path = KJV_SAMPLE) -> None:
     """Write the first CHARACTERS of the New Testament in the King James version, small letters, without markup."""
     index, blocks = _checked(folder / "nt.bzs"), _checked(folder / "nt.bzz")
-    marked = "".join(
-        zlib.decompress(blocks[start : start + size]).decode("utf-8")
-        for start, size, _ in struct.iter_unpack("<III", index)
-    )
+    marked = "".join(block.decode("utf-8") for block in unpacked_blocks(index, blocks))
     plain = re.sub(r"<title.*?</title>|<[^>]*>", "", marked)
     for found, written in NOT_ASCII.items():
         plain = plain.replace(found, written)

@@ -55,6 +55,8 @@ def _exponential_faults(train: TrainSpec) -> dict[str, bool]:
     return {
         f"{what} follows no record; leave train.norm_record out": is_meant and train.norm_record is not None,
         f"{what} stands for the decay of sgd without momentum": is_meant and not is_plain,
+        f"{what} grows in every step, and train.loss_scale dynamic skips some": is_meant
+        and train.loss_scale == "dynamic",
         f"{what} needs 0 < lr * weight_decay < 1, the share that decay would take in a step": is_meant and not shrinks,
         f"{what} needs train.optimizer.decay_only_last: true, for it replaces the decay of the others": is_meant
         and not optimizer.decay_only_last,

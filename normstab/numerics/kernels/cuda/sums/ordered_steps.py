@@ -68,6 +68,14 @@ def rule_of(table, HOW: tl.constexpr):
 
 
 @triton.jit
+def counted32(cells, a, b, x, seen, y, is_beyond, inside, rule):
+    """Return the cells with what became of one operation on a and b, where `inside`."""
+    p, q = a & MAGNITUDE32, b & MAGNITUDE32
+    has_nan, has_inf = (p > INF32) | (q > INF32), (p == INF32) | (q == INF32)
+    return grown(cells, events32(x, seen, y, is_beyond, has_nan, has_inf, p < 0, inside, rule), True)
+
+
+@triton.jit
 def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
     """Return a + b rounded once, and the cells with it counted where `inside`; `index` is that of its random bits."""
     rule = told[0]
@@ -80,9 +88,7 @@ def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
             r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)
             y, is_beyond = finished32(x, r, is_forced, rule)
         if (HOW & COUNTS) > 0:
-            p, q = a & MAGNITUDE32, b & MAGNITUDE32
-            has_nan, has_inf = (p > INF32) | (q > INF32), (p == INF32) | (q == INF32)
-            cells = grown(cells, events32(x, seen, y, is_beyond, has_nan, has_inf, p < 0, inside, rule), True)
+            cells = counted32(cells, a, b, x, seen, y, is_beyond, inside, rule)
     else:
         y, cells = computed_step(a, b, b, index, inside, cells, told, bins, ADD, (HOW & FOLDS) > 0, HOW)
     return y, cells
@@ -124,9 +130,7 @@ def product_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
             r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)
             y, is_beyond = finished32(x, r, is_forced, rule)
         if (HOW & COUNTS) > 0:
-            p, q = a & MAGNITUDE32, b & MAGNITUDE32
-            has_nan, has_inf = (p > INF32) | (q > INF32), (p == INF32) | (q == INF32)
-            cells = grown(cells, events32(x, seen, y, is_beyond, has_nan, has_inf, p < 0, inside, rule), True)
+            cells = counted32(cells, a, b, x, seen, y, is_beyond, inside, rule)
     else:
         y, cells = computed_step(a, b, b, index, inside, cells, told, bins, MUL, True, HOW)
     return y, cells
