@@ -19,13 +19,13 @@ from normstab.numerics.precision import Precision
 from normstab.numerics.rules import Rules, precision_rules
 from normstab.numerics.spelling.arguments import check_instance, check_optional
 from normstab.numerics.spelling.cautions import cautions
-from normstab.simulation.around.mode_stack import check_order
-from normstab.simulation.around.session import Session
+from normstab.simulation.around.dispatch_mode import check_order
 from normstab.simulation.around.simulated_machine import Arithmetics
 from normstab.simulation.full_float32 import full_float32
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.ranks.team import Team, network_of
 from normstab.simulation.run import Run
+from normstab.simulation.simulated_session import Simulation
 
 __all__ = ["simulate"]
 
@@ -67,10 +67,10 @@ def simulate(
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(losses=losses), seed)
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=notes_of(chosen))
     masters = chosen.default.master == "on" if master_weights is None else master_weights
-    session = Session(network_of(model), run, chosen, arithmetics, optimizer, master_weights=masters)
+    session = Simulation(network_of(model), run, chosen, arithmetics, optimizer, master_weights=masters)
     with Team(model, run, chosen) as team:
         with full_float32(), ExitStack() as stack:
-            session.begin(stack, expand=expand, several=network_of(model) is not model, observer=observer)
+            session.simulate(stack, expand=expand, several=network_of(model) is not model, observer=observer)
             team.attach(session, stack)
             yield run
         check_order(session.is_in_order, "simulate")

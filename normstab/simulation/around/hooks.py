@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,77 +18,57 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.execute import round_tensor
 from normstab.numerics.readable.reference import contains, holds
 from normstab.simulation.around.compilation import inside_compiled, unseen
-from normstab.simulation.around.places import ModuleTracker, Place
+from normstab.simulation.around.dispatch_mode import drop_ended_modes
+from normstab.simulation.around.places import Place
+from normstab.simulation.around.session import Session
 from normstab.simulation.run import Run
 from normstab.torch_private import autograd_node, has_modes, modes_off, tree_map_only
 
-__all__ = ["hook_crossing", "hook_modules", "hook_optimizers"]
+__all__ = ["hook_crossing", "put_in_place"]
 
 
-class Entrance(Protocol):
-    """What the hooks tell of: a mode that can be entered and left, and whose steps are counted."""
-
-    run: Run
-    tracker: ModuleTracker
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the session has ended, or another simulation has taken over."""
-
-    @property
-    def casts_inputs(self) -> bool:
-        """Whether the root's floating inputs are cast."""
-
-    def ensure_entered(self) -> None:
-        """Enter the mode, unless it is entered."""
-
-    def begin_root_forward(self) -> None:
-        """A forward of the root module begins."""
-
-    def begin_module(self) -> None:
-        """A module that no other is running begins."""
-
-    def end_module(self) -> None:
-        """No module is running any more."""
-
-    def begin_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """A step of any optimizer begins."""
-
-    def end_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """A step of any optimizer has ended."""
+def put_in_place(session: Session, stack: ExitStack) -> None:
+    """Put a session's hooks on its model and on optimizers; closing `stack` takes them away and ends the session."""
+    drop_ended_modes()
+    stack.callback(session.end)
+    for held in session.held:
+        if held.is_parameter:
+            session.tracker.own(held.tensor, held.place)
+    hook_modules(session, stack)
+    hook_optimizers(session, stack)
 
 
-def hook_modules(model: nn.Module, places: dict[nn.Module, Place], entrance: Entrance, stack: ExitStack) -> None:
+def hook_modules(session: Session, stack: ExitStack) -> None:
     """Note where every module is entered and left until `stack` is closed."""
-    thread = threading.get_ident()
+    thread, model = threading.get_ident(), session.model
     inside = inside_compiled(model)
-    for module, place in places.items():
-        enter, leave = _module_hooks(place, entrance, thread, is_root=module is model)
+    for module, place in session.places.items():
+        enter, leave = _module_hooks(place, session, thread, is_root=module is model)
         if module in inside:  # a hook that is always called has a number, for which the compiler makes a graph anew
             enter, leave = unseen(enter), unseen(leave)
         stack.callback(module.register_forward_hook(leave, always_call=module not in inside).remove)
         stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-    root = _root_hook(places[model], entrance, thread)
+    root = _root_hook(session.places[model], session, thread)
     root = unseen(root) if model in inside else root
     stack.callback(model.register_forward_pre_hook(root, prepend=True, with_kwargs=True).remove)
 
 
 def _module_hooks(
-    place: Place, entrance: Entrance, thread: int, *, is_root: bool
+    place: Place, session: Session, thread: int, *, is_root: bool
 ) -> tuple[Callable[..., Any], Callable[..., None]]:
     """Return what is called before and after the forward of one module."""
-    tracker = entrance.tracker
+    tracker = session.tracker
     kept: list[bool] = []  # whether oneDNN was on: it runs a recurrent layer as one operation
 
     def enter(module: nn.Module, args: Any) -> Any:
-        if entrance.is_idle or not _is_ours(entrance, thread, place):
+        if session.is_idle or not _is_ours(session, thread, place):
             return None
-        entrance.ensure_entered()
+        session.ensure_entered()
         cast = None
         if not tracker.is_inside_module:
-            entrance.begin_module()
+            session.begin_module()
             if place.shown is not None and not is_root and not is_recomputing():
-                cast = Caster(place, entrance.run).cast(args)
+                cast = Caster(place, session.run).cast(args)
         tracker.enter(place)
         if isinstance(module, nn.RNNBase) and not place.passes:
             kept.append(torch.backends.mkldnn.set_flags(_enabled=False)[0])
@@ -100,27 +80,27 @@ def _module_hooks(
         was_inside = tracker.is_inside_module
         tracker.leave(place)
         if was_inside and not tracker.is_inside_module:
-            entrance.end_module()
+            session.end_module()
 
     return enter, leave
 
 
-def _root_hook(place: Place, entrance: Entrance, thread: int) -> Callable[..., Any]:
+def _root_hook(place: Place, session: Session, thread: int) -> Callable[..., Any]:
     """Return what is called before the forward of the root: it counts steps and casts floating inputs."""
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        if entrance.is_idle or threading.get_ident() != thread:
+        if session.is_idle or threading.get_ident() != thread:
             return None
-        if entrance.tracker.is_inside_module:
+        if session.tracker.is_inside_module:
             return None
         if is_recomputing():
-            if place.shown is None or not entrance.casts_inputs:
+            if place.shown is None or not session.casts_inputs:
                 return None
         else:
-            entrance.begin_root_forward()
-        if place.passes or not entrance.casts_inputs:
+            session.begin_root_forward()
+        if place.passes or not session.casts_inputs:
             return None
-        caster = Caster(place, entrance.run)
+        caster = Caster(place, session.run)
         return caster.cast(args), caster.cast(kwargs)
 
     return begin
@@ -131,11 +111,11 @@ def is_recomputing() -> bool:
     return autograd_node() is not None
 
 
-def _is_ours(entrance: Entrance, thread: int, place: Place) -> bool:
+def _is_ours(session: Session, thread: int, place: Place) -> bool:
     """Whether this thread is simulated: torch modes belong to the thread that entered them, and to its backward."""
     if threading.get_ident() == thread or has_modes() > 0:
         return True
-    entrance.run.note(f"module {place.name or '(root)'!r} ran in a thread that is not simulated")
+    session.run.note(f"module {place.name or '(root)'!r} ran in a thread that is not simulated")
     return False
 
 
@@ -251,17 +231,17 @@ def _moved(tree: Any, old: torch.dtype, new: torch.dtype) -> Any:
     return tree_map_only(Tensor, lambda x: x.to(new) if x.dtype == old else x, tree)
 
 
-def hook_optimizers(entrance: Entrance, stack: ExitStack) -> None:
+def hook_optimizers(session: Session, stack: ExitStack) -> None:
     """Note the steps of every optimizer of torch that runs in this thread until `stack` is closed."""
     thread = threading.get_ident()
 
     def begin(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if not entrance.is_idle and threading.get_ident() == thread:
-            entrance.begin_optimizer_step(optimizer)
+        if not session.is_idle and threading.get_ident() == thread:
+            session.begin_optimizer_step(optimizer)
 
     def end(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if not entrance.is_idle and threading.get_ident() == thread:
-            entrance.end_optimizer_step(optimizer)
+        if not session.is_idle and threading.get_ident() == thread:
+            session.end_optimizer_step(optimizer)
 
     stack.callback(register_optimizer_step_pre_hook(begin).remove)
     stack.callback(register_optimizer_step_post_hook(end).remove)

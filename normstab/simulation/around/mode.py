@@ -6,7 +6,7 @@ catalogue; here they are told apart, run in functional form, and written where t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
 from normstab.numerics.readable.reference import holds
 from normstab.simulation.around.autocast import refuse_autocast
-from normstab.simulation.around.compilation import are_fake
+from normstab.simulation.around.dispatch_mode import NOTHING, Arguments, DispatchMode, Named
 from normstab.simulation.around.operands import Operands, read_operands
 from normstab.simulation.around.operation_rules import OperationRules, cast_back, loaded
 from normstab.simulation.around.parameter_updates import update
@@ -25,47 +25,36 @@ from normstab.simulation.around.places import ModuleTracker, Place, Places
 from normstab.simulation.around.stored_operations import StoredOperations, expands
 from normstab.simulation.aten.foreach import calls_of
 from normstab.simulation.aten.operation import Operation
-from normstab.simulation.aten.overloads import Plan, plan_of
+from normstab.simulation.aten.overloads import Plan
 from normstab.simulation.aten.parts.complex_parts import COMPLEX, as_real
 from normstab.simulation.aten.parts.expand_fused import steps_of
 from normstab.simulation.aten.round_and_attribute import FLOATING
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
 from normstab.simulation.aten.selections import COMPARED
 from normstab.simulation.aten.stored import in_float32, narrowed, to_dtype
-from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
-from normstab.torch_private import TorchDispatchMode, set_compiler
 
 __all__ = ["Emulation", "Observer"]
 
-Arguments = tuple[Any, ...]
 Observer = Callable[[Site, Tensor], None]  # is shown the rounded result at a site
-Named = Mapping[str, Any]
-NOTHING: Named = {}
-OF_PLAIN_TENSORS = Tensor.__torch_dispatch__  # which does nothing
 
 
-class Emulation(TorchDispatchMode):
+class Emulation(DispatchMode):
     """Computes every operation in the arithmetic of its place; lists by name what it does not understand.
 
     `parameters` are those read as rounded copies, `updated` those whose updates are looked at: autocast reads none so.
-    `is_suspended` lets everything pass: another simulation has taken over, or this one is over.
     """
 
     def __init__(
         self, tracker: ModuleTracker, parameters: Parameters, unrecognised: Unsimulated, *, master_weights: bool
     ) -> None:
-        super().__init__()
-        self.tracker = tracker
+        super().__init__(tracker)
         self.parameters = self.updated = parameters
         self.master_weights = master_weights
         self.unrecognised = unrecognised
         self.stored = StoredOperations(self, parameters, unrecognised)
-        self.is_suspended = False
-        self.is_over = False
         self.replaced: dict[nn.Module, Arithmetic] = {}
         self._suspensions = 0
-        self.sources = Sources()
         self.expands = False
         self.observer: Observer | None = None
         self.rules: OperationRules | None = None
@@ -75,7 +64,6 @@ class Emulation(TorchDispatchMode):
         self.say: Callable[[str], None] = lambda text: None
         self.ignored_casts: dict[str, int] | None = None
         self.graphs = 0
-        self._plans: dict[int, Plan] = {}
 
     def suspend(self) -> None:
         """Let everything pass until as many calls of `resume`."""
@@ -87,43 +75,9 @@ class Emulation(TorchDispatchMode):
         self._suspensions -= 1
         self.is_suspended = self.is_over or self._suspensions > 0
 
-    def end(self) -> None:
-        """Let everything pass from now on, on whatever stack the mode may still lie."""
-        self.is_over = self.is_suspended = True
-
     def ignore_compile_internals(self) -> bool:  # type: ignore[override]
         """Whether torch.compile may compile frames, whose graphs then run under this mode (asked by torch)."""
         return self.compiles
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # torch's own guard against being compiled costs more than the dispatch itself; set_eval_frame is cheaper.
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Arguments = (), kwargs: Named | None = None) -> Any:
-        if types and any(found.__torch_dispatch__ is not OF_PLAIN_TENSORS for found in types):
-            if are_fake(types):
-                return func(*args, **(kwargs or NOTHING))
-            return NotImplemented  # a tensor subclass takes itself apart first; what it is made of is seen afterwards
-        compiler = set_compiler(None)
-        if compiler is None:
-            return self._dispatch(func, args, kwargs)
-        try:
-            return self._dispatch(func, args, kwargs)
-        finally:
-            set_compiler(compiler)
-
-    def _dispatch(self, func: Any, args: Arguments, kwargs: Named | None) -> Any:
-        """Find out what to do with an operation, and do it."""
-        plan = self._plans.get(id(func))
-        if plan is None:
-            plan = self._plans[id(func)] = plan_of(func)
-        if self.is_suspended or (plan.kind == "pass" and not plan.written):
-            return func(*args, **kwargs) if kwargs else func(*args)
-        if plan.kind == "composite":
-            with self:
-                return plan.function(*args, **(kwargs or NOTHING))
-        return self.run_at(func, plan, self.tracker.here(), args, kwargs)
 
     def run_at(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named | None) -> Any:
         """Run one operation, whose plan is known, at a place."""

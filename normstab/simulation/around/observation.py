@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,14 +11,13 @@ from torch import Tensor
 from normstab.norms.functional import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.formats import AnyFormat, format_of_dtype
-from normstab.simulation.around.places import ModuleTracker
+from normstab.simulation.around.dispatch_mode import Arguments, DispatchMode, Named
+from normstab.simulation.around.places import Place
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
-from normstab.simulation.aten.overloads import Plan, plan_of
+from normstab.simulation.aten.overloads import Plan
 from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.simulation.aten.round_and_attribute import settle
-from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import has_numbers
-from normstab.torch_private import TorchDispatchMode, set_compiler
 
 __all__ = ["Observation"]
 
@@ -32,41 +31,13 @@ RESULTS = {
 ATTENTION, ATTENDED = "_scaled_dot_product", (".query", ".key", ".value", ".bias")
 
 
-class Observation(TorchDispatchMode):
+class Observation(DispatchMode):
     """Counts what every operation returns; changes nothing."""
 
-    def __init__(self, tracker: ModuleTracker) -> None:
-        super().__init__()
-        self.tracker = tracker
-        self.sources = Sources()
-        self.is_over = False
-        self._plans: dict[int, Plan] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # As in Emulation.
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        compiler = set_compiler(None)
-        try:
-            return self._dispatch(func, args, kwargs)
-        finally:
-            set_compiler(compiler)
-
-    def _dispatch(self, func: Any, args: Any, kwargs: Mapping[str, Any] | None) -> Any:
+    def run_at(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named | None) -> Any:
         """Let torch compute, and count what came out."""
-        if self.is_over:
-            return func(*args, **(kwargs or {}))
-        plan = self._plans.get(id(func))
-        if plan is None:
-            plan = self._plans[id(func)] = plan_of(func)
-        if plan.kind == "composite":
-            with self:
-                return plan.function(*args, **(kwargs or {}))
         result = func(*args, **kwargs) if kwargs else func(*args)
         if plan.kind in ("rounded", "unknown", "foreach", "parts"):
-            place = self.tracker.here()
             self.sources.note(place, plan.name)
             self._count(plan, place.arithmetic, args, result)
         return result

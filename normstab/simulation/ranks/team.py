@@ -18,12 +18,12 @@ from normstab.numerics.formats import FORMATS
 from normstab.numerics.precision import Collective, Precision
 from normstab.numerics.rules import Rules
 from normstab.simulation.around.places import Place
-from normstab.simulation.around.session import Session
 from normstab.simulation.ranks.data_parallel import reduction_of
 from normstab.simulation.ranks.joining import Joining
 from normstab.simulation.ranks.peers import Peers, is_of_a_connection
 from normstab.simulation.ranks.sharded import group_of, reduction_of_shards, sharded_modules
 from normstab.simulation.run import Run
+from normstab.simulation.simulated_session import Simulation
 
 __all__ = ["Team", "network_of"]
 
@@ -39,7 +39,7 @@ class Team:
     def __init__(self, model: nn.Module, run: Run, rules: Rules[Precision]) -> None:
         self.run = run
         self._rules = rules
-        self._session: Session | None = None
+        self._session: Simulation | None = None
         self._names: dict[int, str] = {}
         self._replicated = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
         self._sharded = sharded_modules(model)
@@ -82,7 +82,7 @@ class Team:
                     "process normalizes its own part of the batch, or group or layer norm, which know no batch"
                 )
 
-    def attach(self, session: Session, stack: ExitStack) -> None:
+    def attach(self, session: Simulation, stack: ExitStack) -> None:
         """Make the all-reduce of gradients an operation of the session's machine until `stack` is closed."""
         self._session = session
         self._check_norms(session.model)
