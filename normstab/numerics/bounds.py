@@ -14,7 +14,7 @@ Filip and Mikaitis, arXiv 2408.03069: a bias of 2^-R. Two-pass variance: El Arar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from normstab.numerics.formats import AnyFormat, FixedFormat
@@ -187,28 +187,57 @@ SUITABLE = 50.0
 """The largest normalised loss of variance, exp(n (1 - VRR)), of a suitable accumulation (Sakr et al.)."""
 
 
-def variance_retention(significand: int, n: int) -> float:
+def variance_retention(significand: int, n: int, addend: int | None = None) -> float:
     """Return which share of the variance of a sum of `n` numbers an accumulator keeps that swamps its addends.
 
-    `significand` are the accumulator's trailing bits m. An addend is lost once the partial sum of i others exceeds
-    2^m of them: q_i = 2 Q(2^m / sqrt(i)) (1 - 2 Q(2^m / sqrt(i - 1))), Q being the normal tail. Then VRR = (sum over i
-    of i q_i + n q~) / (k n) with q~ = 1 - 2 Q(2^m / sqrt(n)) and k = sum of q_i + q~.
-    Source: Sakr et al., "Accumulation bit-width scaling", ICLR 2019 (arXiv 1901.06588), full swamping; the partial
-    loss of bits of addends that still count is not modelled.
+    `significand` are the trailing bits m of the accumulator, `addend` those p of the addends (at most m: an addend is
+    cast to the accumulator first); None: full swamping alone. Addends have mean zero and deviation 1, so that the sum
+    of i of them has deviation sqrt(i). It reaches stage j once it exceeds B_j = 2^(m - p + j): its quantum is then 2^j
+    of an addend's, which loses j bits. Truncated, j bits are worth (2^j - 1) (2^(j + 1) - 1) / 6 of the addend's
+    squared quantum 4^-p on average; a stage lasts 2 B_j additions. Together the stages below J lose
+    a_J = sum over j < J of 2^(m - 3 p) / 3 2^j (2^j - 1) (2^(j + 1) - 1). With 2 Q the two normal tails, the sum ends
+    - swamped in full at i, after B_p: q_i = 2 Q(2^m / sqrt(i)) (1 - 2 Q(2^m / sqrt(i - 1))), of i - a_(p + 1) kept;
+    - in stage J - 1, for J = 2 .. p: 2 Q(B_(J - 1) / sqrt(n)) (1 - 2 Q(B_J / sqrt(n))), of n - a_J kept;
+    - below B_1, with nothing lost: 1 - 2 Q(B_1 / sqrt(n)), of n.
+    The share is the mean of what is kept, weighted so, over n; what keeps nothing is left out.
+    Source: Sakr et al., "Accumulation bit-width scaling", ICLR 2019 (arXiv 1901.06588), theorem 1. Its terms are given
+    from memory; a factor N_j that it may have before the stages' weights is not used, since they are probabilities.
     """
+    p = 0 if addend is None else min(addend, significand)
+    stops = [(i, _tails(significand, i) * (1.0 - _tails(significand, i - 1))) for i in range(2, n)]
+    ends = [(i - _lost(significand, p, p + 1), weight) for i, weight in stops]
+    for stage in range(2, p + 1):
+        weight = _tails(significand - p + stage - 1, n) * (1.0 - _tails(significand - p + stage, n))
+        ends.append((n - _lost(significand, p, stage), weight))
+    ends.append((n, 1.0 - _tails(significand - p + (addend is not None), n)))
+    counted = [(kept, weight) for kept, weight in ends if kept > 0.0]
+    total = sum(weight for _, weight in counted)
+    return sum(kept * weight for kept, weight in counted) / (total * n) if total else 0.0
 
-    def tail(i: int) -> float:  # 2 Q(2^m / sqrt(i))
-        return math.erfc(2.0**significand / math.sqrt(2.0 * i)) if i else 0.0
 
-    stops = [(i, tail(i) * (1.0 - tail(i - 1))) for i in range(2, n)]
-    never = 1.0 - tail(n)
-    total = sum(q for _, q in stops) + never
-    return (sum(i * q for i, q in stops) + n * never) / (total * n) if total else 0.0
+def _tails(exponent: int, i: int) -> float:
+    """Return 2 Q(2^exponent / sqrt(i)): how likely a sum of `i` numbers of deviation 1 exceeds 2^exponent."""
+    return math.erfc(2.0**exponent / math.sqrt(2.0 * i)) if i else 0.0
 
 
-def accumulator_bits(n: int) -> int:
-    """Return the least number of trailing significand bits with which a sum of `n` numbers keeps its variance."""
+def _lost(significand: int, addend: int, end: int) -> float:
+    """Return a_J, what the stages of partial swamping below `end` lose of the variance, in addends."""
+    stages = sum(2.0**j * (2.0**j - 1.0) * (2.0 ** (j + 1) - 1.0) for j in range(1, end))
+    return 2.0 ** (significand - 3 * addend) / 3.0 * stages
+
+
+def accumulator_bits(n: int, addend: int | None = None, levels: Sequence[int] | None = None) -> int:
+    """Return the least number of trailing significand bits with which a sum of `n` numbers keeps its variance.
+
+    `addend` are the trailing bits of the addends. `levels` are the lengths of the sums of which it is made, the first
+    of them the inner one, where it is chunked (`steps_of_sums.chunks`): each is a sum of its own, of addends as wide
+    as the sums below it (p + log2 of their length, the paper's corollary), and each has to be suitable.
+    """
     for bits in range(1, 53):
-        if n * (1.0 - variance_retention(bits, n)) < math.log(SUITABLE):
+        width, is_suitable = addend, True
+        for length in levels or (n,):
+            is_suitable &= length * (1.0 - variance_retention(bits, length, width)) < math.log(SUITABLE)
+            width = None if width is None else width + int(math.log2(max(length, 1)))
+        if is_suitable:
             return bits
     return 53

@@ -22,6 +22,7 @@ from normstab.experiment.scenario.spec import Cell
 from normstab.numerics.bounds import accumulator_bits
 from normstab.numerics.formats import Format, parse_format
 from normstab.numerics.precision import Accumulation, Precision
+from normstab.numerics.sums.steps_of_sums import chunks
 from normstab.search.chosen_cell import chosen_cells
 from normstab.search.kept_wide import with_kept_wide
 from normstab.search.staircase import Staircase, walk
@@ -109,7 +110,8 @@ def frontier(
     directory = Path(out) if out is not None else Path("reports") / f"{scenario.name}-frontier"
     trainer = Trainer(reference, directory, scenario.tolerance, grid.execution, on_event)
     judge = _by_training(chosen[0], trainer, is_accumulator=grid.is_accumulator)
-    found = find_frontier(judge, grid, [each.train.seed for each in chosen])
+    precision = Precision.parse(chosen[0].numerics.precision)
+    found = find_frontier(judge, grid, [each.train.seed for each in chosen], precision)
     return replace(found, cell=chosen[0].id, trainings=trainer.trainings)
 
 
@@ -136,8 +138,11 @@ def in_format(precision: Precision, place: Place, *, is_accumulator: bool) -> Pr
     return replace(precision, accumulation=replace(sums, format=format), matmul=replace(products, format=format))
 
 
-def find_frontier(judge: Judge, grid: Grid, seeds: Sequence[int]) -> Frontier:
-    """Return the frontier that `judge` gives over `seeds`; raise for a grid without a format."""
+def find_frontier(judge: Judge, grid: Grid, seeds: Sequence[int], precision: Precision | None = None) -> Frontier:
+    """Return the frontier that `judge` gives over `seeds`; raise for a grid without a format.
+
+    `precision` says which numbers are summed and in which order, for the prediction; None: any, one after another.
+    """
     if not grid.exponents or not grid.significands:
         raise NormstabError("a frontier needs exponents and significands, such as 2..8 and 1..10")
     enough = (Verdict.STABLE, *grid.allowed)
@@ -158,8 +163,17 @@ def find_frontier(judge: Judge, grid: Grid, seeds: Sequence[int]) -> Frontier:
     longest = max((layer.n for run in runs for layer in run.record.norm_layers.values()), default=0)
     return Frontier(
         "", grid, staircase, tuple(tried.values()), again, fresh, 0,
-        _exponent_bits(runs), accumulator_bits(longest) if longest else None, longest,
+        _exponent_bits(runs), _significand_bits(longest, precision) if longest else None, longest,
     )  # fmt: skip
+
+
+def _significand_bits(n: int, precision: Precision | None) -> int:
+    """Return the significand bits of an accumulator that keeps the variance of sums of `n` results."""
+    if precision is None or precision.is_native:
+        return accumulator_bits(n)
+    format = precision.format()
+    addend = format.precision - 1 if isinstance(format, Format) else None
+    return accumulator_bits(n, addend, chunks(n, precision.accumulation))
 
 
 def _exponent_bits(runs: Sequence[Run]) -> int | None:

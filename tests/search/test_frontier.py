@@ -105,6 +105,34 @@ def test_the_staircase_of_a_small_network_is_its_exhaustive_map():
     assert len(found.staircase.asked) < len(exhaustive)
 
 
+@pytest.mark.nightly  # eighty trainings
+def test_the_staircase_is_the_exhaustive_map_of_an_8_by_10_grid():
+    """Parameters live in the format: with few bits their updates vanish; with a small range the targets overflow."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 3, generator=generator)
+    y = 768.0 * torch.tanh(x @ torch.randn(3, 1, generator=generator))
+
+    def trains(exponent, significand):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0005)
+        with ns.simulate(net, f"e{exponent}m{significand};master=off"):
+            for _ in range(60):
+                optimizer.zero_grad()
+                (net(x) - y).square().mean().backward()
+                optimizer.step()
+        with torch.no_grad():
+            final = float((net(x) - y).square().mean())
+        return math.isfinite(final) and final < 120_000  # fp64: 106,000
+
+    exhaustive = {(e, m): trains(e, m) for e in XS for m in YS}
+    grid = Grid(exponents=XS, significands=YS, fresh_seeds=0)
+    found = find_frontier(judged(lambda place, seeds: exhaustive[place]), grid, [0])
+    assert {place: found.staircase.holds(*place) for place in exhaustive} == exhaustive
+    assert found.staircase.corners == ((5, 4),) and len(exhaustive) == 80
+    assert len(found.staircase.asked) <= len(XS) + len(YS) + 1
+
+
 def test_the_format_of_results_or_of_accumulators_is_replaced():
     precision = Precision.parse("fp16/nearest/fp32:pairwise;square=fp32")
     assert str(in_format(precision, (5, 7), is_accumulator=False)) == "e5m7/nearest/fp32:pairwise;square=fp32"
@@ -118,6 +146,21 @@ def test_longer_sums_need_accumulators_of_more_bits():
     assert [accumulator_bits(n) for n in (16, 256, 4096)] == [2, 6, 9]
     kept = [variance_retention(bits, 1024) for bits in range(1, 12)]
     assert kept == sorted(kept) and kept[-1] == pytest.approx(1.0)
+
+
+def test_the_prediction_knows_the_order_of_the_sums_and_the_bits_of_the_addends():
+    run = make_run()
+    n = run.record.norm_layers["bn1"].n
+    judge = lambda place, seeds: (Verdict.STABLE, "", run)  # noqa: E731
+    found = {
+        order: find_frontier(judge, Grid(fresh_seeds=0), [0], Precision.parse(f"fp16/nearest/fp32:{order}"))
+        for order in ("sequential", "blocked64", "pairwise")
+    }
+    assert n == 16384
+    assert [found[order].predicted_significand for order in found] == [
+        accumulator_bits(n, 10), accumulator_bits(n, 10, (64, n // 64)), accumulator_bits(n, 10, (2,) * 14)
+    ]  # fmt: skip
+    assert found["sequential"].predicted_significand > found["blocked64"].predicted_significand
 
 
 SCENARIO = """\

@@ -11,7 +11,7 @@ from normstab.numerics.bounds import NEAREST_MODES, Roundoff, Step, roundoff
 from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat, Format
 from normstab.numerics.precision import NEAREST, Accumulation, Precision
 
-__all__ = ["height", "mean_steps", "product_steps", "sum_steps"]
+__all__ = ["chunks", "height", "mean_steps", "product_steps", "sum_steps"]
 
 FP32 = roundoff(FORMATS["fp32"], NEAREST)  # torch's own sums and products are in float32, in any order
 
@@ -28,6 +28,18 @@ def height(n: int, sums: Accumulation) -> int:
     if sums.order == "blocked":
         return width - 1 + math.ceil(n / width) - 1
     return math.ceil(n / width) - 1 + _levels(width)
+
+
+def chunks(n: int, sums: Accumulation) -> tuple[int, ...]:
+    """Return the lengths of the sums one after another of which a sum of `n` is made, the inner one first."""
+    if n <= 1 or sums.kind != "rounded" or sums.order == "sequential":
+        return (n,)
+    if sums.order == "pairwise":
+        return (2,) * _levels(n)
+    width = min(n, sums.width)
+    if sums.order == "blocked":
+        return (width, math.ceil(n / width))
+    return (math.ceil(n / width), *(2,) * _levels(width))
 
 
 def _levels(n: int) -> int:
