@@ -32,7 +32,7 @@ from normstab.numerics.philox import Key
 from normstab.numerics.precision import NEAREST, Precision
 from normstab.numerics.sums.steps_of_sums import mean_steps, product_steps, sum_steps
 
-__all__ = ["CASES", "Bounding", "Case", "norm_cases"]
+__all__ = ["CASES", "MAGNITUDES", "Bounding", "Case", "norm_cases", "scale_steps"]
 
 OF_FLOAT64 = 2.0**-53  # what the float64 reference itself rounds, per addend
 
@@ -210,7 +210,7 @@ def norm_cases(bounding: Bounding, x: Tensor, scheme: Scheme, reduction: Reducti
     scale = _Scale(scheme, precision, n, values - centre.unsqueeze(1))
     found, exact = done.saved.scale.reshape(-1).double(), scale.exact()
     errors: list[Tensor | None] = [None, None]
-    if (steps := _scale_steps(scheme, precision, n, scale.factor)) is not None:
+    if (steps := scale_steps(scheme, precision, n, scale.factor)) is not None:
         bounds = bounding.bounds(steps, n)
         errors = [scale.errors(shift_R, bound) for shift_R, bound in zip((shift[0], shift[1]), bounds, strict=True)]
     case = Case(f"{scheme.spec} scale of a norm", n, found, exact, exact, errors[0], errors[1])
@@ -248,7 +248,7 @@ class _Scale:
         return error + rooted + self.noise * exact
 
 
-def _scale_steps(scheme: Scheme, precision: Precision, n: int, factor: float) -> list[Step] | None:
+def scale_steps(scheme: Scheme, precision: Precision, n: int, factor: float) -> list[Step] | None:
     """Return the steps from the deviations to the scale before its root; None where the mean has no bound."""
     assert scheme.spec is not None
     kind, rounding = scheme.spec.kind, precision.rounding
@@ -272,10 +272,10 @@ def _scale_steps(scheme: Scheme, precision: Precision, n: int, factor: float) ->
     return steps
 
 
-# Kind of a norm -> what it measures of the deviations (R, n), before its constant.
 MAGNITUDES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "l2": lambda d_RN, k: d_RN.square().mean(1),
     "l1": lambda d_RN, k: d_RN.abs().mean(1),
     "linf": lambda d_RN, k: d_RN.abs().amax(1),
     "topk": lambda d_RN, k: d_RN.abs().topk(k, dim=1).values.mean(1),
 }
+"""Kind of a norm -> what it measures of the deviations (R, n), before its constant."""

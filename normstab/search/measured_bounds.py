@@ -28,7 +28,7 @@ from normstab.simulation.around.operands import read_operands
 from normstab.simulation.aten.overloads import plan_of
 from normstab.torch_private import TorchDispatchMode, modes_off
 
-__all__ = ["Bounds", "SiteBound", "bounds"]
+__all__ = ["Bounds", "SiteBound", "bounds", "reduction_of"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _Found:
         """Return the hook that measures a layer written against an Arithmetic, from its input."""
 
         def measure(module: nn.Module, args: Any) -> None:
-            reduction = _reduction_of(layer, args[0])
+            reduction = reduction_of(layer, args[0])
             if reduction is None:
                 return
             eps = float(getattr(layer, "eps", 0.0) or 0.0)
@@ -242,7 +242,7 @@ NORMS: dict[str, Callable[[Any], Described]] = {
 }
 
 
-def _reduction_of(layer: Normalizing, x: Tensor) -> Reduction | None:
+def reduction_of(layer: Normalizing, x: Tensor) -> Reduction | None:
     """Return which values share a scale in a layer of ours; None where a forward of its own decides."""
     if isinstance(layer, BatchForward):
         return Reduction.of_batch(x.shape) if layer.training or layer.running_mean is None else None

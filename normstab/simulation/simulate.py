@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,7 +21,9 @@ from normstab.numerics.rules import Rules, precision_rules
 from normstab.numerics.spelling.arguments import check_instance, check_optional
 from normstab.numerics.spelling.cautions import cautions
 from normstab.simulation.around.dispatch_mode import check_order
+from normstab.simulation.around.places import Observers
 from normstab.simulation.around.simulated_machine import Arithmetics
+from normstab.simulation.aten.operation import Operation
 from normstab.simulation.full_float32 import full_float32
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.ranks.team import Team, network_of
@@ -28,6 +31,9 @@ from normstab.simulation.run import Run
 from normstab.simulation.simulated_session import Simulation
 
 __all__ = ["simulate"]
+
+Observer = Callable[[Site, Tensor], None]
+Watcher = Callable[[Site, Operation, Any], None]
 
 
 @contextmanager
@@ -43,7 +49,8 @@ def simulate(
     master_weights: bool | None = None,
     expand: bool = False,
     losses: bool = False,
-    observer: Callable[[Site, Tensor], None] | None = None,
+    observer: Observer | None = None,
+    watcher: Watcher | None = None,
 ) -> Iterator[Run]:
     """Give every operation inside the `with` block to an Arithmetic of `precision`; yield the Run.
 
@@ -52,11 +59,10 @@ def simulate(
     inside a norm) or `op:OPERATION` to other precisions; `master` and `autocast` are `precision`'s. `seed` keys
     stochastic rounding; torch's generators are not touched. With `master_weights` (None: as the precision's `master`
     says) the network uses rounded copies of parameters; without, they are rounded in place at entry and after each
-    update, the one lasting change.
-    `loss_scale` configures `run.scaler`. `ledger` continues an existing one. `losses` counts `absorbed` and
-    `cancelled` too, slowly. `expand` takes softmax, losses and attention apart, which are otherwise wide inside with
-    one rounding. `observer` is shown the rounded result of each operation, in order.
-    Processes that hold a DistributedDataParallel or shards are simulated together, their ledgers joined at the end.
+    update, the one lasting change. `loss_scale` configures `run.scaler`. `ledger` continues an existing one. `losses`
+    counts `absorbed` and `cancelled` too, slowly. `expand` takes softmax, losses and attention apart, else wide inside.
+    `observer` is shown each rounded result, in order, `watcher` each operation with all its results. Processes that
+    hold a DistributedDataParallel or shards are simulated together, their ledgers joined at the end.
 
     Only this thread, and its backward passes, are simulated. Raises NormstabError for a precision, rule or
     loss scale that does not exist, and where the context is not closed innermost first by the thread that opened
@@ -67,15 +73,22 @@ def simulate(
     arithmetics = Arithmetics(chosen, ledger if ledger is not None else Ledger(losses=losses), seed)
     run = Run(arithmetics.of(chosen.default), LossScaler(loss_scale), notes=notes_of(chosen))
     masters = chosen.default.master == "on" if master_weights is None else master_weights
-    session = Simulation(network_of(model), run, chosen, arithmetics, optimizer, master_weights=masters)
+    session = Simulation(network := network_of(model), run, chosen, arithmetics, optimizer, master_weights=masters)
     with Team(model, run, chosen) as team:
         with full_float32(), ExitStack() as stack:
-            session.simulate(stack, expand=expand, several=network_of(model) is not model, observer=observer)
+            session.simulate(
+                stack, expand=expand, several=network is not model, observers=observers_of(observer, watcher)
+            )
             team.attach(session, stack)
             yield run
         check_order(session.is_in_order, "simulate")
         if arithmetics.rules is not None:
             arithmetics.rules.check_met()
+
+
+def observers_of(observer: Observer | None, watcher: Watcher | None) -> Observers | None:
+    """Return who is shown what, or None where nobody looks."""
+    return None if observer is None and watcher is None else Observers(observer, watcher)
 
 
 def check_arguments(model: object, rules: object, ledger: Ledger | None, *, losses: bool) -> None:

@@ -16,9 +16,9 @@ from normstab.simulation.around.autocast import begin_autocast
 from normstab.simulation.around.compilation import inside_compiled, keep_uncompiled, named_modules
 from normstab.simulation.around.dtype_copies import Copies
 from normstab.simulation.around.hooks import hook_crossing, put_in_place
-from normstab.simulation.around.mode import Emulation, Observer
+from normstab.simulation.around.mode import Emulation
 from normstab.simulation.around.parameters import Held, Parameters
-from normstab.simulation.around.places import ModuleTracker, Place, Places
+from normstab.simulation.around.places import ModuleTracker, Observers, Place, Places
 from normstab.simulation.around.session import Session, held_tensors, rounds_itself
 from normstab.simulation.around.simulated_machine import Arithmetics, Machine
 from normstab.simulation.aten.parts.expand_fused import WithoutFastPaths
@@ -80,7 +80,7 @@ class Simulation(Session):
         mode.say = run.note
         mode.stored.copies = self.copies if self.copies else None
 
-    def simulate(self, stack: ExitStack, *, expand: bool, several: bool, observer: Observer | None) -> None:
+    def simulate(self, stack: ExitStack, *, expand: bool, several: bool, observers: Observers | None) -> None:
         """Put everything in place; closing `stack` takes it away. `several` processes may train the network."""
         put_in_place(self, stack)
         outer = [mode for mode in mode_stack() if isinstance(mode, Emulation)]
@@ -100,7 +100,7 @@ class Simulation(Session):
         self._hook_compiled(stack, expand=expand, several=several)
         self.run.scaler.on_skip = self.end_skipped_step
         self.mode.expands = self.mode.stored.expands = expand
-        self.mode.observer = self.mode.stored.observer = observer
+        self.mode.observers = self.mode.stored.observers = observers
         if expand:
             stack.enter_context(WithoutFastPaths())
         if self.machine.autocast is not None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from normstab.errors import NormstabError, lookup
+from normstab.numerics.bounds import Step
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import Precision
@@ -22,6 +23,7 @@ from normstab.simulation import simulate
 from normstab.simulation.aten.parts.complex_parts import as_real
 from normstab.testing.culprit import Trace, counts_losses_cheaply, find_culprit, own_offences
 from normstab.testing.differences import Difference, compare
+from normstab.testing.error_bounds.run_errors import RunErrors
 from normstab.testing.output_verdict import (
     FAILING,
     SpreadError,
@@ -148,13 +150,13 @@ def check_stable(
         raise NormstabError("precision 'native' rounds nothing; name a format to test, such as fp16")
     ledger = Ledger(losses=counts_losses_cheaply(narrow))
     expected, reference = _run(module, x, wide, seed, grad=grad, ledger=Ledger())
-    found, trace = _run(module, x, narrow, seed, grad=grad, ledger=ledger, rules=rules)
+    bounds = RunErrors()
+    found, trace = _run(module, x, narrow, seed, grad=grad, ledger=ledger, rules=rules, bounds=bounds)
     if [v.shape for v in found.values()] != [v.shape for v in expected.values()]:
         raise NormstabError(f"the outputs in {narrow} and {wide} have different shapes; is the module deterministic?")
     given = None if rtol is None or atol is None else Tolerance(rtol, atol, "as given")
-    operands = sum(site.operation.startswith("operand") for site in ledger)
-    roundings = max(1, len(trace.results)) + operands
-    differences, errors = _compared(found, expected, narrow, (roundings, operands), given)
+    roundings = (bounds.of_outputs(ledger, narrow), bounds.of_gradients(ledger, narrow))
+    differences, errors = _compared(found, expected, narrow, roundings, given)
     verdict, reason = unless_unsimulated(trace.run, *_verdict(differences, errors, narrow))
     fp32 = Precision.parse("fp32")
     own = own_offences(ledger, lambda plain: _run(module, x, fp32, seed, grad=grad, ledger=plain))
@@ -197,20 +199,18 @@ def _compared(
     found: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     precision: Precision,
-    counts: tuple[int, int],
+    roundings: tuple[Sequence[Step], Sequence[Step]],
     given: Tolerance | None,
 ) -> tuple[list[Difference], list[SpreadError]]:
     """Return every tensor's difference, and its error as a share of its spread where the tolerance is derived.
 
-    `counts` are the roundings of a result, and how many of them took an operand in a scaled format.
+    `roundings` are the steps on the way to an output, and to a gradient.
     """
     differences, errors, scales = [], [], _scales(expected)
-    roundings, operands = counts
     for name, value in found.items():
         elements = value.numel()
-        tolerance = given or derive_tolerance(
-            precision, roundings=roundings, operands=operands, elements=elements, scale=scales[name]
-        )
+        steps = roundings[name.startswith("gradient")]
+        tolerance = given or derive_tolerance(precision, steps, elements=elements, scale=scales[name])
         differences.append(compare(name, value, expected[name], result_format(precision), tolerance))
         if given is None and float(expected[name].abs().max() if elements else 0.0) >= scales[name]:
             bound = tolerance.atol + tolerance.rtol * scales[name]
@@ -253,6 +253,7 @@ def _run(
     grad: bool,
     ledger: Ledger,
     rules: Mapping[str, Spec] | None = None,
+    bounds: RunErrors | None = None,
 ) -> tuple[dict[str, Tensor], Trace]:
     """Run a copy of `module`; return outputs and gradients by name, and every operation's result."""
     is_wide = precision.is_native or not precision.format().fits_float32
@@ -264,9 +265,12 @@ def _run(
     for v in inputs:
         v.requires_grad_(grad)
     trace = Trace()
+    if bounds is not None:
+        bounds.watch(model)
     with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(grad):
         torch.manual_seed(seed)
-        with simulate(model, precision, seed=seed, ledger=ledger, rules=rules, observer=trace.see) as run:
+        see = None if bounds is None else bounds.see
+        with simulate(model, precision, seed=seed, ledger=ledger, rules=rules, observer=trace.see, watcher=see) as run:
             outputs = floating_tensors(model(*args, **kwargs))
             if grad and any(output.requires_grad for output in outputs):
                 _pull_back(outputs, seed)

@@ -7,9 +7,9 @@ Copies run; the model that was built is left as it is. Rendering the answer is c
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from normstab.assess.constants import constant
 from normstab.assess.runs import Run
 from normstab.errors import NormstabError
 from normstab.norms.replace import replace_norms_
+from normstab.numerics.bounds import Step
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import LOSSES, Ledger, Tally
 from normstab.numerics.precision import Precision
@@ -32,6 +33,7 @@ from normstab.testing.check_input import InputSpec
 from normstab.testing.check_record import BLAMED, as_run, norm_layers
 from normstab.testing.check_run import Outcome, Training, run_plainly, run_subject
 from normstab.testing.culprit import Culprit, Trace, counts_losses_cheaply, find_culprit, own_offences
+from normstab.testing.error_bounds.run_errors import RunErrors
 from normstab.testing.output_verdict import (
     FAILING,
     SEVERITY,
@@ -48,9 +50,6 @@ __all__ = ["SEVERITY", "Answer", "check"]
 ONE_PASS = Training()
 # Of each result in a trace this many elements are kept, so that a large network's fits into memory.
 SAMPLED = 4096
-# Roundings to nearest are spread over their interval, not at its ends, as the bound has it: u / sqrt(3) each.
-# Source: a uniform variable is strictly sub-Gaussian: its variance may stand for the square of its bound.
-UNIFORM = math.sqrt(3)
 # Training in the precision has left the reference when its last loss is this share above it (contract: 50 %).
 LOSS_SHARE = 0.5
 
@@ -124,9 +123,9 @@ def _answered(
 ) -> Answer:
     """Return whether a subject survives a precision: its run there beside its run in fp64."""
     reference, wide_trace, why_not_float64 = _reference(subject, seed, training)
-    run, found, trace = _narrow_run(subject, seed, training, spec, rules)
+    run, found, trace, bounds = _narrow_run(subject, seed, training, spec, rules)
     ledger = run.ledger
-    errors = _output_errors(spec, ledger, reference, found)
+    errors = _output_errors(spec, bounds.of_outputs(ledger, spec), reference, found)
     verdict, reason = unless_unsimulated(run, *_verdict(found, reference, errors, spec))
     own = own_offences(ledger, lambda wide: _wide_run(subject, seed, training, "fp32", torch.float32, wide))
     layers, is_finite = norm_layers(subject.module), found.nonfinite is None
@@ -172,17 +171,15 @@ def _with_norm(subject: Subject, norm: str | None) -> tuple[Subject, dict[str, s
     return subject, replaced
 
 
-def _output_errors(spec: Precision, ledger: Ledger, reference: Outcome, found: Outcome) -> list[SpreadError]:
-    """Return how far each output lies from fp64's, with what roundings that behave like chance would leave."""
-    forward = [site for site in ledger if site.direction == "forward"]
-    calls, operands = len(forward), sum(site.operation.startswith("operand") for site in forward)
+def _output_errors(spec: Precision, steps: Sequence[Step], reference: Outcome, found: Outcome) -> list[SpreadError]:
+    """Return how far each output lies from fp64's, with what the roundings of `steps` alone would leave."""
     elements = sum(x.numel() for x in reference.outputs)
     errors = []
     for i, (a, b) in enumerate(zip(found.outputs, reference.outputs, strict=True)):
         scale = float(b.abs().max()) if b.numel() else 0.0
-        tolerance = derive_tolerance(spec, roundings=calls, operands=operands, elements=elements, scale=scale)
+        tolerance = derive_tolerance(spec, steps, elements=elements, scale=scale)
         name = "output" if len(reference.outputs) == 1 else f"output {i}"
-        errors.append(spread_error(name, a, b, tolerance.atol / UNIFORM))
+        errors.append(spread_error(name, a, b, tolerance.atol))
     return errors
 
 
@@ -258,15 +255,15 @@ def _narrow_run(
     training: Training,
     spec: Precision,
     rules: Mapping[str, str | Precision | AnyFormat] | None,
-) -> tuple[Simulated, Outcome, Trace]:
-    """Return the simulation in the precision, what came of it, and its trace."""
+) -> tuple[Simulated, Outcome, Trace, RunErrors]:
+    """Return the simulation in the precision, what came of it, its trace, and the bounds of its operations."""
     ledger = Ledger(histogram=True, losses=counts_losses_cheaply(spec))
-    narrow, trace = subject.copied(torch.float32), Trace(most=SAMPLED)
+    narrow, trace, bounds = subject.copied(torch.float32), Trace(most=SAMPLED), RunErrors()
+    bounds.watch(narrow.module)
     optimizer = training.optimizer_of(narrow.module)
-    with simulate(
-        narrow.module, spec, optimizer=optimizer, seed=seed, ledger=ledger, rules=rules, observer=trace.see
-    ) as run:
-        return run, run_subject(narrow, seed, training, optimizer), trace
+    simulated = partial(simulate, narrow.module, spec, seed=seed, ledger=ledger, rules=rules)
+    with simulated(optimizer=optimizer, observer=trace.see, watcher=bounds.see) as run:
+        return run, run_subject(narrow, seed, training, optimizer), trace, bounds
 
 
 def _wide_run(

@@ -41,8 +41,8 @@ class SpreadError:
     """How far tensor `name` lies from the wide run's, as a share of that one's spread.
 
     `share` is the larger of the largest error by half the range, and the root mean square error by the standard
-    deviation; `allowed` is what rounding alone may leave, by half the range. A dead tensor is constant, or zero,
-    where the wide one is not.
+    deviation; `allowed` is what rounding alone may leave, by half the range, at most 1. A dead tensor is constant,
+    or zero, where the wide one is not.
     """
 
     name: str
@@ -74,7 +74,7 @@ def spread_error(name: str, found: Tensor, expected: Tensor, allowed: float) -> 
     deviation = magnitude if is_constant else float(b.std(correction=0))
     share = max(largest / spread, float(error.square().mean().sqrt()) / deviation)
     is_flat = bool((a == a[0]).all())
-    return SpreadError(name, share, allowed / spread, is_flat and (not is_constant or not float(a[0])))
+    return SpreadError(name, share, min(1.0, allowed / spread), is_flat and (not is_constant or not float(a[0])))
 
 
 def verdict_without_training(errors: Sequence[SpreadError], format: AnyFormat) -> tuple[str, str]:

@@ -1,23 +1,34 @@
 """How far a result in a format may lie from the exact one, by a stated bound; no number here is a guess.
 
-Source: Higham and Mary, "A new approach to probabilistic rounding error analysis", SISC 41 (2019), theorem
-2.4: m roundings of unit roundoff u leave a relative error within expm1(lambda sqrt(m) u) with probability at
-least 1 - 2 exp(-lambda^2 / 2) each.
+Each operation of a run has the bound of its own rounding, from `numerics.bounds`, with its own reduction length n,
+order of accumulation and unit roundoff, relative to its result's largest magnitude (`error_bounds.own_errors`):
+r^ = r (1 + e_i), |e_i| <= b_i. To first order an output's relative error is the sum of kappa_i e_i, where kappa_i is
+how much what follows amplifies a relative error (Higham 2002, 1.6 and 3.8). A test asks whether a network amplifies
+them: the hypothesis is kappa_i <= 1, under which the product of all (1 + e_i) bounds the output, and an error beyond
+that was amplified. Independent roundings of mean zero add up by their squares: m_i roundings of u_i leave at most
+exp(lambda sqrt(sum m_i u_i^2) + sum m_i u_i^2 / (1 - u_i)) - 1 (`likely_bound`). A rounding to nearest is spread over
+its interval, not at its ends: u_i / sqrt(3) stands for u_i beside lambda (a uniform variable is strictly sub-Gaussian:
+its variance may stand for the square of its bound).
+
+Sources. To nearest: Higham and Mary, SISC 41 (2019), theorem 2.4, where roundings that behave like chance are a model;
+stochastically: Connolly, Higham and Mary, SISC 43 (2021), where they are a fact. A directed rounding drifts: it has
+the deterministic bound, product of (1 + gamma) - 1, alone. No tolerance exceeds 1, which is the result itself.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from normstab.numerics.bounds import NEAREST_MODES, confidence, unit_roundoff
-from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
+from normstab.numerics.bounds import NEAREST_MODES, Step, confidence, likely_bound, worst_bound
+from normstab.numerics.formats import FORMATS, AnyFormat
 from normstab.numerics.precision import Precision
-from normstab.numerics.scaled.scaled_format import IntegerElement, Scaled
 
 __all__ = ["Tolerance", "derive_tolerance", "result_format"]
 
 FAILURE = 1e-6  # the probability that rounding alone, behaving like chance, fails a test
+UNIFORM = math.sqrt(3)  # by which the spread of a uniform variable is less than its bound
 
 
 @dataclass(frozen=True)
@@ -29,73 +40,37 @@ class Tolerance:
     derivation: str
 
 
-def derive_tolerance(
-    precision: Precision, *, roundings: int, elements: int, scale: float, operands: int = 0
-) -> Tolerance:
-    """Return the tolerance for results that went through at most `roundings` roundings each.
+def derive_tolerance(precision: Precision, steps: Sequence[Step], *, elements: int, scale: float) -> Tolerance:
+    """Return the tolerance for results made by operations with these `steps`, relative to their own results.
 
-    `elements` results are compared at once and `scale` is the largest magnitude expected among them: the
-    bound is relative to it, since cancellation leaves a small element the errors of large ones. Subnormals
-    and fixed point add half a quantum a rounding. `operands` of products, among the roundings, were taken in a scaled
-    format, whose unit is relative to the largest of a granule. It assumes that the module does not amplify errors.
+    `elements` results are compared at once and `scale` is the largest magnitude expected among them: the bound is
+    relative to it, since cancellation leaves a small element the errors of large ones.
     """
-    format = result_format(precision)
-    u = unit_roundoff(format) * (1 if precision.rounding.mode in NEAREST_MODES else 2)
+    mode = precision.rounding
+    has_drift = mode.mode not in NEAREST_MODES and not mode.is_stochastic
     likely = confidence(FAILURE, elements)
-    coarse = operand_unit(precision) if operands else 0.0
-    growth = likely * math.sqrt(max(roundings, 1) * u**2 + operands * coarse**2)
-    quantum = roundings * format.min_subnormal / 2
-    if isinstance(format, FixedFormat):
-        atol = growth * max(1.0, scale)
-        of_operands = f", and {operands} operands of {coarse:.3g}" if coarse else ""
-        return Tolerance(0.0, atol, f"{likely:.1f} sqrt({roundings}) half quanta of {format}{of_operands}")
-    rtol = math.expm1(growth)
-    units = f"sqrt({roundings}) u" if not coarse else f"sqrt({roundings} u^2 + {operands} {coarse:.3g}^2)"
+    is_nearest = mode.mode in NEAREST_MODES
+    bound = worst_bound(steps) if has_drift else likely_bound(steps, likely / UNIFORM if is_nearest else likely)
+    relative = min(1.0, bound.relative)
+    count = sum(step.count for step in steps)
+    coarsest = max((step.unit for step in steps), default=0.0)
+    root = "sqrt(sum m u^2 / 3)" if is_nearest else "sqrt(sum m u^2)"
+    how = "product of (1 + gamma) - 1" if has_drift else f"expm1({likely:.1f} {root})"
+    source = "" if has_drift else f" and {elements} elements ({_source(precision)})"
     derivation = (
-        f"expm1({likely:.1f} {units}), u = {u:.3g} of {format}, for {roundings} roundings "
-        f"and {elements} elements (Higham and Mary 2019, theorem 2.4), relative to the largest magnitude"
+        f"{how}, for {count} roundings of {len(steps)} bounds of single operations, the coarsest {coarsest:.3g}"
+        f"{source}, relative to the largest magnitude"
     )
-    return Tolerance(rtol, rtol * scale + quantum, derivation)
+    return Tolerance(0.0, relative * scale, derivation)
+
+
+def _source(precision: Precision) -> str:
+    """Return where the probabilistic bound is from."""
+    if precision.rounding.is_stochastic:
+        return "Connolly, Higham and Mary 2021"
+    return "Higham and Mary 2019, theorem 2.4"
 
 
 def result_format(precision: Precision) -> AnyFormat:
     """Return the coarsest format of results: under autocast that of products, else the compute format."""
     return FORMATS[precision.autocast.removeprefix("cuda-")] if precision.autocast != "none" else precision.format()
-
-
-def operand_unit(precision: Precision) -> float:
-    """Return the largest error of an operand's element relative to the largest of its granule; 0 where none is scaled.
-
-    Of any rounding but to nearest twice that of the nearest one.
-    """
-    units = [0.0]
-    for scaled in (precision.operand_input, precision.operand_weight, precision.operand_grad):
-        if scaled is not None:
-            rounding = scaled.rounding or precision.rounding
-            units.append(_element_unit(scaled) * (1 if rounding.mode in NEAREST_MODES else 2))
-    return max(units)
-
-
-def _element_unit(scaled: Scaled) -> float:
-    """Return the largest error of one nearest rounding to `scaled`, relative to the granule's largest magnitude.
-
-    Of a floating-point element its unit roundoff; of whole numbers and fixed point half a quantum, relative to the
-    least that the largest magnitude can be once divided by its scale. Where a scale leaves it above the element's
-    largest value (floor of a power of two, OCP MX 1.0, 6.3), what is cut off.
-    """
-    element, top = scaled.element, 2.0**scaled.emax
-    below_tie = 1 - 2.0 ** -(element.precision + 1)  # from where on even's rounding takes the next power of two
-    least, greatest = {
-        "max": (scaled.largest, scaled.largest),
-        "floor": (top, 2 * top),
-        "even": (top * below_tie, 2 * top * below_tie),
-        "ceil": (scaled.largest / 2, scaled.largest),
-        "rceil": (scaled.largest / 2, scaled.largest),
-    }[scaled.rule]
-    if isinstance(element, IntegerElement):
-        rounded = 2.0**-scaled.fraction_bits / 2 / least
-    elif isinstance(element, FixedFormat):
-        rounded = element.min_subnormal / 2 / least
-    else:
-        rounded = unit_roundoff(element)
-    return max(rounded, 1 - scaled.largest / greatest)

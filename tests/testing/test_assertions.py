@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import normstab as ns
-from normstab.numerics.bounds import unit_roundoff
+from normstab.numerics.bounds import Step, unit_roundoff
 from normstab.testing.assertions import assert_stable, check_stable
 from normstab.testing.tolerances import derive_tolerance
 
@@ -149,10 +149,10 @@ def test_native_is_refused_and_so_is_a_module_without_a_floating_output():
 
 
 def test_the_tolerance_grows_with_the_root_of_the_roundings():
-    fp16 = ns.Precision.parse("fp16")
-    few = derive_tolerance(fp16, roundings=4, elements=100, scale=1.0)
-    many = derive_tolerance(fp16, roundings=16, elements=100, scale=1.0)
-    assert many.rtol == pytest.approx(2 * few.rtol, rel=0.05)  # expm1 is linear for small arguments
-    assert unit_roundoff(fp16.format()) == 2.0**-11
-    directed = derive_tolerance(ns.Precision.parse("fp16/up"), roundings=4, elements=100, scale=1.0)
-    assert directed.rtol > few.rtol
+    fp16, u = ns.Precision.parse("fp16"), unit_roundoff(ns.parse_format("fp16"))
+    few = derive_tolerance(fp16, [Step(100, u)], elements=100, scale=1.0)
+    many = derive_tolerance(fp16, [Step(100, u)] * 4, elements=100, scale=1.0)
+    assert many.atol == pytest.approx(2 * few.atol, rel=0.05)  # expm1 is linear for small arguments
+    directed = derive_tolerance(ns.Precision.parse("fp16/up"), [Step(400, u)], elements=100, scale=1.0)
+    assert directed.atol == pytest.approx(400 * u / (1 - 400 * u))  # what drifts has no other bound
+    assert derive_tolerance(fp16, [Step(10**6, u)], elements=100, scale=3.0).atol == 3.0  # never more than all of it

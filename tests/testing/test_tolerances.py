@@ -6,7 +6,7 @@ import torch
 import normstab as ns
 from normstab.numerics.precision import Precision
 from normstab.numerics.scaled.scaled_format import Scaled
-from normstab.testing.tolerances import derive_tolerance, operand_unit
+from normstab.testing.error_bounds.operand_units import operand_unit
 
 SCALED = [
     f"{element}@row:{scale}"
@@ -29,8 +29,3 @@ def test_no_element_errs_by_more_and_some_by_half_as_much(name: str) -> None:
 def test_the_parts_of_mx_are_bounded_by_what_the_rule_floor_cuts_off() -> None:
     assert operand_unit(Precision.parse("mxfp8")) == 1 - 448 / 512
     assert Scaled.parse("e4m3fn@block32:e8m0").rule == "floor"
-
-
-def test_the_derivation_names_operands_of_fixed_point_too() -> None:
-    found = derive_tolerance(Precision.parse("q8.8;operand=int8@row"), roundings=4, elements=9, scale=1.0, operands=3)
-    assert "3 operands of 0.00394" in found.derivation and found.atol > 0

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.ledger import Site
 from normstab.numerics.readable.reference import holds
 from normstab.simulation.around.autocast import refuse_autocast
 from normstab.simulation.around.dispatch_mode import NOTHING, Arguments, DispatchMode, Named
@@ -21,7 +20,7 @@ from normstab.simulation.around.operands import Operands, read_operands
 from normstab.simulation.around.operation_rules import OperationRules, cast_back, loaded
 from normstab.simulation.around.parameter_updates import update
 from normstab.simulation.around.parameters import Held, Parameters
-from normstab.simulation.around.places import ModuleTracker, Place, Places
+from normstab.simulation.around.places import ModuleTracker, Observers, Place, Places
 from normstab.simulation.around.stored_operations import StoredOperations, expands
 from normstab.simulation.aten.foreach import calls_of
 from normstab.simulation.aten.operation import Operation
@@ -34,9 +33,7 @@ from normstab.simulation.aten.selections import COMPARED
 from normstab.simulation.aten.stored import in_float32, narrowed, to_dtype
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 
-__all__ = ["Emulation", "Observer"]
-
-Observer = Callable[[Site, Tensor], None]  # is shown the rounded result at a site
+__all__ = ["Emulation"]
 
 
 class Emulation(DispatchMode):
@@ -56,7 +53,7 @@ class Emulation(DispatchMode):
         self.replaced: dict[nn.Module, Arithmetic] = {}
         self._suspensions = 0
         self.expands = False
-        self.observer: Observer | None = None
+        self.observers: Observers | None = None
         self.rules: OperationRules | None = None
         self.compiles = False
         # What compiled graphs ask for: the places by name, whom to tell, where ignored casts are counted, how many ran.
@@ -137,8 +134,8 @@ class Emulation(DispatchMode):
         result = cast_back(plan.handler(op), place)
         if not place.arithmetic.format.fits_float32 and op.dtype == torch.float32:
             result = narrowed(result)
-        if self.observer is not None:
-            place.show(self.observer, plan.name, result)
+        if self.observers is not None:
+            place.show(self.observers, op, result)
         return self._write(plan, result, args, kwargs) if plan.written else result
 
     def _sees_masters(self, plan: Plan, place: Place, args: Arguments) -> bool:
@@ -187,9 +184,10 @@ class Emulation(DispatchMode):
         """Run an operation on complex numbers, both parts of whose results are rounded."""
         self.sources.note(place, plan.name)
         read, named = self._read_only(plan, seen)
-        result = COMPLEX[plan.name](Operation(plan.name, plan.function, read, named, place.arithmetic))
-        if self.observer is not None:
-            place.show(self.observer, plan.name, as_real(result) if isinstance(result, Tensor) else result)
+        op = Operation(plan.name, plan.function, read, named, place.arithmetic)
+        result = COMPLEX[plan.name](op)
+        if self.observers is not None:
+            place.show(self.observers, op, as_real(result) if isinstance(result, Tensor) else result)
         return self._write(plan, result, args, kwargs) if plan.written else result
 
     def _in_half(self, func: Any, plan: Plan, place: Place, seen: Operands, args: Arguments, kwargs: Named) -> Any:

@@ -15,15 +15,23 @@ from torch import Tensor, nn
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Site
+from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.scaled_operands import quantizes
 from normstab.torch_private import autograd_node, next_node_number, node_number
 
-__all__ = ["ModuleTracker", "Place", "Places"]
+__all__ = ["ModuleTracker", "Observers", "Place", "Places"]
 
 # An AccumulateGrad node has no sequence number of its own but the greatest there is.
 LARGEST_SEQUENCE = 2**63
 # A boundary is a pair of list entries; beyond this many the older half belongs to graphs long gone.
 MOST_BOUNDARIES = 1 << 18
+
+
+class Observers(NamedTuple):
+    """Who is shown the first result of each operation at its site, and who the operation with all its results."""
+
+    of_results: Callable[[Site, Tensor], None] | None = None
+    of_operations: Callable[[Site, Operation, Any], None] | None = None
 
 
 class Place:
@@ -70,13 +78,18 @@ class Place:
         """Whether a norm takes its parameters as they are and casts them itself, at sites of its own."""
         return self.arithmetic.precision.parameter is None
 
-    def show(self, observer: Callable[[Site, Tensor], None], operation: str, result: Any) -> None:
-        """Show an observer the first floating result of an operation, unless it was shown before (checkpointing)."""
+    def show(self, observers: Observers, op: Operation, result: Any) -> None:
+        """Show observers an operation, unless it was shown before (checkpointing), and its first floating result."""
         if self.arithmetic.clock.replay.follow():
+            return
+        site = Site(self.name, op.name, self.direction)
+        if observers.of_operations is not None:
+            observers.of_operations(site, op, result)
+        if observers.of_results is None:
             return
         for value in result if isinstance(result, list | tuple) else (result,):
             if isinstance(value, Tensor) and value.is_floating_point():
-                observer(Site(self.name, operation, self.direction), value)
+                observers.of_results(site, value)
                 return
 
     def in_arithmetic(self, arithmetic: Arithmetic) -> Place:

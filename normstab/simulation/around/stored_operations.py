@@ -14,14 +14,13 @@ from torch import Tensor
 
 from normstab.numerics.call import Call
 from normstab.numerics.execute import round_tensor
-from normstab.numerics.ledger import Site
 from normstab.numerics.precision import NEAREST
 from normstab.numerics.rules import OUTSIDE
 from normstab.simulation.around.autocast import refuse_autocast
 from normstab.simulation.around.dtype_copies import Copies
 from normstab.simulation.around.operation_rules import cast_back, loaded
 from normstab.simulation.around.parameters import Parameters
-from normstab.simulation.around.places import Place
+from normstab.simulation.around.places import Observers, Place
 from normstab.simulation.aten.entering_numbers import FILLS, constant_positions, is_own_format, with_constants
 from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.overloads import Plan
@@ -49,7 +48,7 @@ class StoredOperations:
         self.unrecognised = unrecognised
         self.sources = Sources()
         self.expands = False
-        self.observer: Callable[[Site, Tensor], None] | None = None
+        self.observers: Observers | None = None
 
     def run(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
         """Run one operation at its place."""
@@ -112,11 +111,12 @@ class StoredOperations:
                 values = widened(tuple(read_kwargs.values()), dtype, self._widen)
                 read_kwargs = dict(zip(read_kwargs, values, strict=True))
         read = loaded(read, place, plan.name)
-        result = cast_back(plan.handler(Operation(plan.name, plan.function, read, read_kwargs, ar, roles=roles)), place)
+        op = Operation(plan.name, plan.function, read, read_kwargs, ar, roles=roles)
+        result = cast_back(plan.handler(op), place)
         if plan.cast_inside:
             self._store_running(plan, args, read)
-        if self.observer is not None:
-            place.show(self.observer, plan.name, result)
+        if self.observers is not None:
+            place.show(self.observers, op, result)
         if plan.written:
             return self._write(plan, result, args, kwargs)
         return stored(plan.name, result, dtype)
