@@ -76,9 +76,7 @@ def simulate(
     session = Simulation(network := network_of(model), run, chosen, arithmetics, optimizer, master_weights=masters)
     with Team(model, run, chosen) as team:
         with full_float32(), ExitStack() as stack:
-            session.simulate(
-                stack, expand=expand, several=network is not model, observers=observers_of(observer, watcher)
-            )
+            session.simulate(stack, expand=expand, several=network is not model, observers=shown_to(observer, watcher))
             team.attach(session, stack)
             yield run
         check_order(session.is_in_order, "simulate")
@@ -86,7 +84,7 @@ def simulate(
             arithmetics.rules.check_met()
 
 
-def observers_of(observer: Observer | None, watcher: Watcher | None) -> Observers | None:
+def shown_to(observer: Observer | None, watcher: Watcher | None) -> Observers | None:
     """Return who is shown what, or None where nobody looks."""
     return None if observer is None and watcher is None else Observers(observer, watcher)
 

@@ -109,7 +109,7 @@ def test_a_long_product_in_a_narrow_accumulator_is_no_flaw_within_its_bound():
     found = check_stable(model, x, precision="e8m14;matmul=e8m14:sequential", grad=False)
     assert found.verdict == "STABLE", found.reason
     one_rounding = 6.0 * 2.0**-15
-    assert found.differences[0].error > one_rounding * float(model(x).abs().max())
+    assert found.differences[0].error > one_rounding * float(model(x).detach().abs().max())
     narrower = check_stable(model, x, precision="fp16;matmul=e5m7:sequential", grad=False)
     assert narrower.verdict in ("INCONCLUSIVE", "DEGRADED")  # the bound says nothing any more
 
