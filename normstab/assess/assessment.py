@@ -76,7 +76,7 @@ def assess(
     if not expected:
         ordered = sorted(runs, key=lambda run: _grid_place(run.coordinates, scenario.parsed.grid))
     judged = judge_runs(ordered, tolerance=scenario.tolerance).groups
-    swept = tuple(group_runs([run for run in ordered if run.record.cell.get("sweep")], tolerance=scenario.tolerance))
+    swept = tuple(group_runs([run for run in ordered if run.is_swept], tolerance=scenario.tolerance))
     findings = Findings(judged, swept, expected, frozenset(cell.id for cell in missing))
     smoke = scenario.is_smoke
     return Assessment(
@@ -93,7 +93,7 @@ def assess(
 def _of_other_code(runs: Sequence[Run], expected: Sequence[Cell]) -> list[str]:
     """Return a warning where records were found by their place, and the code of their model is another now."""
     known = {cell.code_sha256 for cell in expected} - {""}
-    others = [run.id for run in runs if known and run.record.cell.get("code_sha256", "") not in known]
+    others = [run.id for run in runs if known and run.code_sha256 not in known]
     if not others:
         return []
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
@@ -115,7 +115,7 @@ def matched(runs: Sequence[Run], cells: Sequence[Cell]) -> tuple[list[Run], tupl
 
 def _by_coordinates(runs: Sequence[Run], expected: Sequence[Cell]) -> dict[str, Run]:
     """Return the runs by the id of the expected cell at their place: made of other data, or by other numerics."""
-    at = {_place_of(run.coordinates, run.record.is_reference, bool(run.record.cell.get("sweep"))): run for run in runs}
+    at = {_place_of(run.coordinates, run.is_reference, run.is_swept): run for run in runs}
     places = {cell.id: _place_of(cell.coordinates, cell.is_reference, cell.sweep is not None) for cell in expected}
     return {name: at[place] for name, place in places.items() if place in at}
 

@@ -153,7 +153,7 @@ def compare_judged(
 def _key(run: Run) -> tuple[Any, ...]:
     """Return what two counterparts share: the scenario, the coordinates, and whether they are the reference."""
     point = sorted((axis, repr(value)) for axis, value in run.coordinates.items())
-    return (run.record.cell.get("scenario", ""), run.record.is_reference, tuple(point))
+    return (run.scenario, run.is_reference, tuple(point))
 
 
 def _values(run: Run, metrics: Mapping[str, float | None]) -> Mapping[str, float | None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from normstab.assess.causes.blame import Blame, blame
-from normstab.assess.causes.remedies import Remedy, Tested, TestedPoint, remedies_for
+from normstab.assess.causes.remedies import GridTested, Remedy, TestedPoint, remedies_for
 from normstab.assess.constants import constant
 from normstab.assess.metrics import measure
 from normstab.assess.runs import Group, Run, group_runs
@@ -59,7 +59,7 @@ class Judgement:
             return self.reason
         if self.blame is not None:
             return f"{self.reason}. First offence: {self.blame.sentence}"
-        is_of_precision = self.run.totals and self.verdict is not Verdict.NONFINITE
+        is_of_precision = self.run.is_emulated and self.verdict is not Verdict.NONFINITE
         return f"{self.reason}. {ONLY_PRECISION}" if is_of_precision else self.reason
 
 
@@ -114,12 +114,13 @@ def judge_runs(runs: Sequence[Run], *, tolerance: float | None = None) -> Judgem
     `tolerance` is the accuracy that may be lost, as a share (default: the constant of that name).
     """
     limit = constant("tolerance") if tolerance is None else tolerance
-    trained = [run for run in runs if not run.record.cell.get("sweep")]
-    judged = [judge_group(group) for group in group_runs(trained, tolerance=limit)]
-    tested = [
-        TestedPoint(group.coordinates, str(group.verdict), group.verdict.fails, group.worst.run.record.cell)
-        for group in judged
-    ]
+    trained = [run for run in runs if not run.is_swept]
+    judged, tested = [], GridTested()
+    for each in group_runs(trained, tolerance=limit):
+        group = judge_group(each)
+        cell = group.worst.run.record.cell
+        tested.add(TestedPoint(group.coordinates, str(group.verdict), group.verdict.fails, cell))
+        judged.append(group)
     return Judgements(tuple(_with_remedies(group, tested) for group in judged), limit)
 
 
@@ -135,7 +136,7 @@ def judge_group(group: Group) -> GroupJudgement:
     return GroupJudgement(group, gravest([cell.verdict for cell in cells]), tuple(cells), gap)
 
 
-def _with_remedies(judged: GroupJudgement, tested: Tested) -> GroupJudgement:
+def _with_remedies(judged: GroupJudgement, tested: GridTested) -> GroupJudgement:
     """Return `judged` with what its records say would help, tested where another group of the grid tested it."""
     if judged.is_reference or judged.verdict is Verdict.STABLE:
         return judged

@@ -5,6 +5,7 @@ Letters: S seeds, I test images. Nothing here knows records or verdicts.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ def mean_interval(values: Sequence[float], confidence: float) -> Interval | None
     return Interval(mean, mean - reach, mean + reach)
 
 
+@functools.lru_cache(maxsize=4096)  # a hundred steps of bisection, asked for again and again by every group of seeds
 def t_quantile(confidence: float, freedom: int) -> float:
     """Return t such that Student's t with `freedom` degrees lies within +-t with probability `confidence`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from normstab.assess.constants import CONSTANTS
@@ -42,29 +42,28 @@ def environment_table(runs: Sequence[Run]) -> str:
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the facts of one run's record."""
-    record, model = run.record, run.record.cell.get("model", {})
-    assert isinstance(model, Mapping)
-    yield "data", f"{record.data.name}, {record.data.train:,} + {record.data.test:,} {items_of(record)}"
-    yield "data sha256", f"`{record.data.sha256}`"
+    data, environment, model = run.data, run.environment, run.model
+    yield "data", f"{data.name}, {data.train:,} + {data.test:,} {items_of(run)}"
+    yield "data sha256", f"`{data.sha256}`"
     yield (
         "model",
         " ".join(str(part) for part in (model.get("name"), model.get("width") and f"width {model['width']}") if part),
     )
-    yield "steps", f"{record.steps_per_epoch} a pass"
+    yield "steps", f"{run.steps_per_epoch} a pass"
     yield (
         "device",
-        f"{record.environment.device}, {record.environment.threads} thread(s), {record.environment.cpu_capability}",
+        f"{environment.device}, {environment.threads} thread(s), {environment.cpu_capability}",
     )
-    yield "torch", record.environment.torch
-    yield "numerics version", str(record.numerics_version)
+    yield "torch", environment.torch
+    yield "numerics version", str(run.numerics_version)
 
 
 def notes_of(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the runs' notes and unrecognised operations, each once."""
-    notes = dict.fromkeys(note for run in runs for note in run.record.notes)
+    notes = dict.fromkeys(note for run in runs for note in run.notes)
     unrecognised: dict[str, int] = {}
     for run in runs:
-        for operation, count in run.record.unrecognised.items():
+        for operation, count in run.unrecognised.items():
             shown = one_line(operation)
             unrecognised[shown] = unrecognised.get(shown, 0) + count
     return {"notes": [one_line(note) for note in notes], "unrecognised": unrecognised}

@@ -96,7 +96,7 @@ def _cell(found: Assessment, cell: Judgement) -> dict[str, Any]:
     return {
         "id": cell.id,
         "coordinates": dict(cell.coordinates),
-        "is_reference": cell.run.record.is_reference,
+        "is_reference": cell.run.is_reference,
         "verdict": str(cell.verdict),
         "reason": cell.reason,
         "first_site": cell.first_site,

@@ -30,7 +30,7 @@ from normstab.report.words import OUTCOME_MARKS, command_for, number
 
 __all__ = ["render_html", "write_html"]
 
-MOST_PANELS, MOST_ROWS, MOST_EXPONENTS, MOST_TOLD = 24, 10_000, 8, 60
+MOST_PANELS, MOST_ROWS, MOST_EXPONENTS, MOST_TOLD, MOST_LOST = 24, 10_000, 8, 60, 1000
 
 
 def render_html(found: Assessment) -> str:
@@ -54,7 +54,8 @@ def render_html(found: Assessment) -> str:
         ],
         "problems": found.problems,
         "warnings": found.warnings,
-        "missing": [cell.id for cell in found.missing],
+        "missing": [cell.id for cell in found.missing[:MOST_LOST]],
+        "missing_left": max(0, len(found.missing) - MOST_LOST),
         "axes": axes,
         "rows": [_row(found, cell, axes) for cell in found.cells[:MOST_ROWS]],
         "rows_left": max(0, len(found.cells) - MOST_ROWS),
@@ -97,7 +98,7 @@ def _row(found: Assessment, cell: Judgement, axes: Sequence[str]) -> dict[str, A
         "verdict": str(cell.verdict),
         "mark": cell.verdict.mark,
         "gravity": cell.verdict.value,
-        "is_reference": cell.run.record.is_reference,
+        "is_reference": cell.run.is_reference,
         "point": [value_words(axis, cell.coordinates[axis]) if axis in cell.coordinates else "" for axis in axes],
         "numbers": [(text, "" if key is None else key) for text, key in numbers],
         "reason": cell.sentence,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from normstab.assess.assessment import Assessment
-from normstab.assess.causes.whatif import forecast
 from normstab.assess.judgement import GroupJudgement
 from normstab.assess.points import point_words
 from normstab.assess.verdicts import Verdict
@@ -174,7 +174,7 @@ def _failure(found: Assessment, group: GroupJudgement, place: int, files: dict[s
 def _promotion(found: Assessment, group: GroupJudgement) -> list[str]:
     """Return how to find what has to stay wide; nothing where nothing was emulated."""
     command = promote_command(found.scenario, group.coordinates)
-    return [f"the least that has to stay wide, by trainings: `{command}`"] if group.worst.run.totals else []
+    return [f"the least that has to stay wide, by trainings: `{command}`"] if group.worst.run.is_emulated else []
 
 
 def _facts(group: GroupJudgement) -> list[str]:
@@ -212,7 +212,7 @@ def _one_line(group: GroupJudgement) -> str:
 def _details(found: Assessment) -> dict[str, Any]:
     """Return the what-if and the folded parts."""
     cells, runs = found.cells, [cell.run for cell in found.cells]
-    tracked = next((run for run in runs if run.record.is_reference and forecast(run)), None)
+    tracked = next((run for run in runs if run.is_reference and run.has_exponents), None)
     gravest = sorted(found.judged, key=lambda group: -group.verdict.value)[:MOST_HEADROOMS]
     return {
         "whatif": sections.whatif_table(tracked) if tracked else "",
@@ -230,6 +230,7 @@ def _details(found: Assessment) -> dict[str, Any]:
         "environment": appendix.environment_table(runs),
         **appendix.notes_of(runs),
         "commands": [
-            command_for(found.scenario, cell.coordinates) for cell in cells if not cell.run.record.is_reference
-        ][:MOST_COMMANDS],
+            command_for(found.scenario, cell.coordinates)
+            for cell in islice((cell for cell in cells if not cell.run.is_reference), MOST_COMMANDS)
+        ],
     }

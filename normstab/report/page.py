@@ -139,10 +139,10 @@ def _setting(found: Assessment) -> str:
     runs = [cell.run for cell in found.cells] or [run for group in found.swept for run in group.runs]
     if not has_records(found):
         return f"not run here: `normstab run {found.scenario.name}`"
-    record = runs[0].record
-    model, train = record.cell.get("model", {}), record.cell.get("train", {})
+    run = runs[0]
+    data, train = run.data, run.record.cell.get("train", {})
     seeds = max((len(group.cells) for group in found.groups), default=1)
     return (
-        f"{model.get('name')} on {record.data.name} ({record.data.train:,} + {record.data.test:,} {items_of(record)}), "
+        f"{run.model.get('name')} on {data.name} ({data.train:,} + {data.test:,} {items_of(run)}), "
         f"{train.get('epochs')} epochs, {seeds} seed{'' if seeds == 1 else 's'}"
     )

@@ -6,6 +6,7 @@ The template puts them in order; nothing here judges or draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from statistics import fmean
 
 from normstab.assess.assessment import Assessment
@@ -234,16 +235,15 @@ def _cell_row(cell: Judgement) -> Sequence[str]:
     step = "-" if cell.first_step is None else str(cell.first_step)
     rest = (number(metrics["gradient_cosine"]), _rate(metrics["zero_updates"] or 0.0))
     gap = number(metrics["accuracy_gap_sd"], 2)
-    name = f"{point_words(cell.coordinates)}{' (reference)' if cell.run.record.is_reference else ''}"
+    name = f"{point_words(cell.coordinates)}{' (reference)' if cell.run.is_reference else ''}"
     return (name, cell.verdict.marked, accuracy, gap, site, step, *rates, *rest)
 
 
 def tokens_table(groups: Sequence[GroupJudgement]) -> str:
-    """Return what networks for tokens reach, a row for each grid point, means over its seeds; empty without any."""
+    """Return what networks for tokens reach, a row for each grid point, at most MOST_ROWS; empty without any."""
     rows = [
         (point_words(group.coordinates), *(_mean(group, metric) for metric in TOKEN_METRICS))
-        for group in groups
-        if group.worst.run.is_of_tokens
+        for group in islice((group for group in groups if group.worst.run.is_of_tokens), MOST_ROWS)
     ]
     headers = ("setting", *(name.replace("_", " ") for name in TOKEN_METRICS))
     return aligned(headers, rows, right=(1, 2, 3, 4)) if rows else ""

@@ -19,7 +19,7 @@ def spikes_table(cells: Sequence[Judgement]) -> str:
     found.sort(key=lambda pair: -pair[1].height)
     rows = [
         (
-            f"{point_words(cell.coordinates)}{' (reference)' if cell.run.record.is_reference else ''}",
+            f"{point_words(cell.coordinates)}{' (reference)' if cell.run.is_reference else ''}",
             str(spike.step),
             number(spike.height),
             str(spike.steps),

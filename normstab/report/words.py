@@ -14,9 +14,8 @@ from typing import Any
 
 from normstab.assess.expected.outcome import Outcome
 from normstab.assess.points import short_precision
-from normstab.assess.runs import SEED_AXES
+from normstab.assess.runs import SEED_AXES, Run
 from normstab.assess.verdicts import Verdict
-from normstab.experiment.records.cell_record import Record
 from normstab.experiment.scenario.checking.checks import canonical, path_of
 from normstab.experiment.scenario.document import AXES, VARIANT, Scenario
 
@@ -39,9 +38,9 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
-def items_of(record: Record) -> str:
-    """Return what the data of a record are."""
-    return "images" if record.language is None else "sequences"
+def items_of(run: Run) -> str:
+    """Return what the data of a run are."""
+    return "sequences" if run.is_of_tokens else "images"
 
 
 def gravity(verdict: Verdict) -> float:

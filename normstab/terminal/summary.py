@@ -12,12 +12,14 @@ from normstab.assess.expected.outcome import Outcome
 from normstab.assess.judgement import GroupJudgement
 from normstab.assess.points import value_words, varying_axes
 from normstab.report.answer import answer
-from normstab.report.words import number
+from normstab.report.words import gravity, number
 
 __all__ = ["summary"]
 
 SHOWN = {Outcome.MET: "met", Outcome.NOT_MET: "NOT MET", Outcome.INCONCLUSIVE: "inconclusive"}
 
+
+MOST_ROWS, MOST_NAMED = 200, 20  # of the table, and of cells without a record; the report and its JSON have the others
 
 # The columns beside the setting and its verdict, by worth: each is shown where there is still room for it.
 BY_WORTH = ("first offence", "points lost", "nats lost", "accuracy", "seeds")
@@ -31,13 +33,27 @@ def summary(found: Assessment, *, width: int | None = None) -> str:
     """
     parts = []
     if found.judged:
-        parts.append(_table(found.judged, width or shutil.get_terminal_size((80, 24)).columns))
+        shown = gravest_of(found.judged, MOST_ROWS)
+        parts.append(_table(shown, width or shutil.get_terminal_size((80, 24)).columns))
+        parts += _more(len(found.judged) - len(shown), "settings, none graver,")
     parts += ["\n".join(_expectations(found))] if found.expectations else []
     parts += [f"unreadable: {problem}" for problem in found.problems]
     parts += [f"warning: {warning}" for warning in found.warnings]
-    parts += [f"no record: {cell.id}" for cell in found.missing]
+    parts += [f"no record: {cell.id}" for cell in found.missing[:MOST_NAMED]]
+    parts += _more(len(found.missing) - MOST_NAMED, "cells without a record")
     parts += [answer(found).replace("`", "")] if found.judged else []
     return "\n\n".join(parts)
+
+
+def gravest_of(judged: Sequence[GroupJudgement], most: int) -> list[GroupJudgement]:
+    """Return at most so many of the groups, the gravest kept, in their own order."""
+    kept = sorted(range(len(judged)), key=lambda index: -gravity(judged[index].verdict))[:most]
+    return [judged[index] for index in sorted(kept)]
+
+
+def _more(left: int, what: str) -> list[str]:
+    """Return a sentence on what is left out; nothing where nothing is."""
+    return [f"{left:,} more {what} are left out"] if left > 0 else []
 
 
 def _table(judged: Sequence[GroupJudgement], width: int) -> str:

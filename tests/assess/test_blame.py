@@ -1,7 +1,7 @@
 """The producer of the first inf or NaN is blamed, not the operation where it surfaced."""
 
 from normstab.assess.causes.blame import blame
-from normstab.assess.causes.remedies import remedies_for
+from normstab.assess.causes.remedies import GridTested, remedies_for
 from normstab.assess.judgement import Judgement
 from normstab.assess.runs import group_runs
 from normstab.assess.verdicts import Verdict
@@ -87,8 +87,8 @@ def test_gradients_that_vanish_ask_for_range_before_other_squares():
         first_steps={GRADIENTS: {"underflow": 2}},
     )
     group = group_runs([make_run(), run], tolerance=0.01)[-1]
-    names = [remedy.name for remedy in remedies_for(run, group, ())]
-    asked = [remedy.name for remedy in remedies_for(run, group, (), blamed=blame(run, left=20))]
+    names = [remedy.name for remedy in remedies_for(run, group, GridTested())]
+    asked = [remedy.name for remedy in remedies_for(run, group, GridTested(), blamed=blame(run, left=20))]
     assert names.index("wide squares") < names.index("loss scale") and asked[:2] == ["loss scale", "bf16"]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from normstab.assess.causes.headroom import degree_of, headroom
-from normstab.assess.causes.remedies import remedies_for
+from normstab.assess.causes.remedies import GridTested, remedies_for
 from normstab.assess.runs import group_runs
 from normstab.experiment.records.cell_record import NormLayerRecord
 from normstab.numerics.formats import FORMATS
@@ -48,5 +48,5 @@ def test_what_a_rule_rounds_is_helped_by_changing_that_rule():
     for rules, setting in [({}, "precision"), ({"layer1": "fp16"}, "numerics.rules.layer1")]:
         run = ruled_run(rules, sites, precision="fp16" if not rules else "bf16")
         (group,) = group_runs([run], tolerance=0.01)
-        (squares,) = [found for found in remedies_for(run, group, []) if found.name == "wide squares"]
+        (squares,) = [found for found in remedies_for(run, group, GridTested()) if found.name == "wide squares"]
         assert squares.change == {setting: "fp16/nearest/fp32:lanes64;square=fp32"}

@@ -5,7 +5,7 @@ Advice only; nothing here changes a scenario. A remedy without evidence is not o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from normstab.numerics.ledger import Site
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import DEFAULT
 
-__all__ = ["REMEDIES", "Remedy", "Tested", "TestedPoint", "changed_settings", "remedies_for"]
+__all__ = ["REMEDIES", "GridTested", "Remedy", "TestedPoint", "changed_settings", "remedies_for"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,45 @@ class TestedPoint:
     cell: Mapping[str, Any]
 
 
-Tested = Sequence[TestedPoint]
-"""The grid points that were run."""
+class GridTested:
+    """The grid points that were run, found by their coordinates or by their settings; of several the first."""
+
+    def __init__(self, points: Iterable[TestedPoint] = ()) -> None:
+        self._points: list[TestedPoint] = []
+        self._places: dict[Hashable, int] = {}
+        self._parts: dict[Hashable, Hashable] = {}
+        for point in points:
+            self.add(point)
+
+    def add(self, point: TestedPoint) -> None:
+        """Add a grid point behind the others; of its cell nothing is kept but its settings, shared with others."""
+        for key in (self._key(point.coordinates), self._key(_settings(point.cell))):
+            self._places.setdefault(key, len(self._points))
+        self._points.append(replace(point, cell={}))
+
+    def find(self, wanted: Mapping[str, Any], settings: Mapping[str, Any]) -> TestedPoint | None:
+        """Return the first grid point at these coordinates, or of these settings; None where there is none."""
+        places = [self._places.get(self._key(each)) for each in (wanted, settings)]
+        known = [place for place in places if place is not None]
+        return self._points[min(known)] if known else None
+
+    def _key(self, plain: Mapping[str, Any]) -> Hashable:
+        """Return plain data as a key; equal data have equal keys, and their parts are kept once."""
+        parts = ((name, frozen(value)) for name, value in sorted(plain.items()))
+        return tuple(self._parts.setdefault(part, part) for part in parts)
 
 
-def remedies_for(run: Run, group: Group, tested: Tested, *, blamed: Blame | None = None) -> list[Remedy]:
+def frozen(value: Any) -> Hashable:
+    """Return plain data as something that can be a key: equal where the data are equal."""
+    if isinstance(value, Mapping):
+        return tuple((name, frozen(inner)) for name, inner in sorted(value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(map(frozen, value))
+    assert isinstance(value, Hashable), value
+    return value
+
+
+def remedies_for(run: Run, group: Group, tested: GridTested, *, blamed: Blame | None = None) -> list[Remedy]:
     """Return what the record of `run` says would help, by `rank`; `tested` are the other grid points.
 
     Of equal rank, what answers the offence that is `blamed` comes first.
@@ -50,7 +84,7 @@ def _answers(remedy: Remedy, blamed: Blame | None) -> bool:
     return remedy.name in ("loss scale", "bf16")
 
 
-def _remedies(run: Run, group: Group, tested: Tested) -> Iterator[Remedy]:
+def _remedies(run: Run, group: Group, tested: GridTested) -> Iterator[Remedy]:
     """Yield what the record says would help, in the order of REMEDIES, with what became of it."""
     parts = list(_by_rule(run))
     offered: set[str] = set()
@@ -63,7 +97,7 @@ def _remedies(run: Run, group: Group, tested: Tested) -> Iterator[Remedy]:
             change = {setting if key == "precision" else key: value for key, value in remedy.change.items()}
             wanted = {**group.coordinates, **_in_grid(change, group)}
             changed = changed_settings(run.record.cell, change)
-            found = next((p for p in tested if _same(p.coordinates, wanted) or _settings(p.cell) == changed), None)
+            found = tested.find(wanted, changed)
             if found is None:
                 yield replace(remedy, change=change)
             else:
@@ -86,7 +120,8 @@ def _by_rule(run: Run) -> Iterator[tuple[str, Precision, Run]]:
             replace(epoch, sites={site: tally for site, tally in epoch.sites.items() if deciding[site] == key})
             for epoch in run.record.epochs
         )
-        part = replace(run, record=replace(run.record, epochs=epochs)) if set(deciding.values()) != {key} else run
+        is_part = set(deciding.values()) != {key}
+        part = Run(replace(run.record, epochs=epochs), run.steps) if is_part else run
         yield f"numerics.rules.{key}" if key in written else "precision", precision, part
 
 
@@ -123,8 +158,3 @@ def changed_settings(cell: Mapping[str, Any], change: Mapping[str, Any]) -> dict
                 place = place[key_of_section]
             place[last] = value
     return sections
-
-
-def _same(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a grid point is the wanted one; an axis the grid lacks cannot have been tested."""
-    return dict(point) == dict(wanted)

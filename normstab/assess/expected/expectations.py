@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from normstab.assess.expected.contrast import EVERY, contrast, judge_contrast
@@ -53,7 +54,12 @@ class Findings:
 
     def judgement(self, group: Group) -> GroupJudgement:
         """Return what was judged of a trained group; one of some of its seeds is judged here."""
-        return next((found for found in self.judged if found.group is group), None) or judge_group(group)
+        return self._by_group.get(id(group)) or judge_group(group)
+
+    @cached_property
+    def _by_group(self) -> Mapping[int, GroupJudgement]:
+        """The judgements by the identity of their group, all of which are kept here."""
+        return {id(found.group): found for found in self.judged}
 
 
 @dataclass(frozen=True)

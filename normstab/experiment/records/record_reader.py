@@ -6,7 +6,9 @@ Needs no torch.
 from __future__ import annotations
 
 import functools
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from normstab.experiment.records.cell_record import VERSION, Record
 from normstab.experiment.records.files import read_json
 from normstab.experiment.scenario.spec import Cell
 
-__all__ = ["read_record", "read_records"]
+__all__ = ["names_of_records", "read_record", "read_records"]
 
 # The name of a site: module, operation and direction.
 SITE = re.compile(r".+\[(forward|backward|optimizer)\]\Z", re.DOTALL)
@@ -34,6 +36,16 @@ def read_record(directory: Path) -> Record:
     return _validated(path, document)
 
 
+def names_of_records(out_dir: Path) -> Iterator[str]:
+    """Yield the names of the folders under `out_dir/records` with a record, in no order: a directory may be long."""
+    try:
+        entries = os.scandir(out_dir / "records")
+    except OSError:
+        return
+    with entries:
+        yield from (entry.name for entry in entries if os.path.exists(os.path.join(entry.path, "record.json")))
+
+
 def read_records(out_dir: Path) -> tuple[list[Record], list[RecordError]]:
     """Return every readable record under `out_dir/records`, by cell id, and the problems of the others.
 
@@ -41,7 +53,8 @@ def read_records(out_dir: Path) -> tuple[list[Record], list[RecordError]]:
     """
     records: list[Record] = []
     problems: list[RecordError] = []
-    for path in sorted(out_dir.glob("records/*/record.json")):
+    for name in sorted(names_of_records(out_dir)):
+        path = out_dir / "records" / name / "record.json"
         try:
             record = read_record(path.parent)
             if record.id != path.parent.name:

@@ -136,11 +136,18 @@ def _sha256(lines: list[bytes]) -> str:
 
 def _parsed(path: Path, lines: list[bytes]) -> tuple[Step, ...]:
     """Return the steps that the lines of `path` describe."""
+    try:
+        # Parsed at once, which takes a third of the time; one by one where that fails, to name the line.
+        found = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(found) == len(lines):
+            return tuple(map(_step, found))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
     steps: list[Step] = []
     for number, line in enumerate(lines, 1):
         try:
             steps.append(_step(json.loads(line)))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RecordError(f"{path}:{number}: not a step: {error}; run the cell again with --fresh") from error
     return tuple(steps)
 

@@ -6,6 +6,7 @@ What is drawn comes from the claim's `plot:`; without one, bars of the accuracy 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,6 +28,9 @@ from normstab.report.pictures.svg import COLOURS, INK
 __all__ = ["KINDS", "claim_plot"]
 
 
+MOST_GROUPS = 120  # of grid points in one plot: more can be told apart by nobody, and each is read from its files
+
+
 def claim_plot(claim: Claim, found: Assessment) -> str | None:
     """Return the SVG of a claim's plot, or None where no record has what it shows."""
     plot = claim.plot or Plot("bars")
@@ -37,8 +41,14 @@ def claim_plot(claim: Claim, found: Assessment) -> str | None:
     axes = varying_axes([group.coordinates for group in groups])
     x = plot.x or (axes[0] if axes else "precision")
     by = plot.by or next((axis for axis in axes if axis != x), "")
-    painted = KINDS[plot.kind](groups, plot, x, by)
-    return None if painted is None else small_multiples([painted[0]], painted[1])
+    painted = KINDS[plot.kind](groups[:MOST_GROUPS], plot, x, by)
+    if painted is None:
+        return None
+    sketch, frame = painted
+    if (left := len(groups) - MOST_GROUPS) > 0:
+        told = f"The first {MOST_GROUPS} settings; {left:,} more are not drawn."
+        frame = replace(frame, note=f"{frame.note} {told}".strip())
+    return small_multiples([sketch], frame)
 
 
 Painted = tuple[Sketch, Frame]  # a panel and what surrounds it
