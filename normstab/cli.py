@@ -176,13 +176,12 @@ def _run(
 
     Trainings that `others`, the directories of the command's other scenarios, have finished are not repeated.
     """
-    from normstab.experiment.scenario.expand import expand
     from normstab.experiment.scenario.outline import cautions_of
     from normstab.study import run_scenario
     from normstab.terminal.live import watching
 
     voice.say(f"{scenario.name}: {scenario.question or 'no question stated'}")
-    voice.note(cautions_of(expand(scenario, hash_data=False)))
+    voice.note(cautions_of(scenario))
     with watching(voice.say, is_live=sys.stderr.isatty() and not voice.quiet) as on_event:
         outcome, assessment = run_scenario(scenario, directory, execution, on_event, force=force, others=others)
     for failure in outcome.failures:

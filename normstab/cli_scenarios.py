@@ -60,17 +60,16 @@ def validate(
     as_json: options.Json = False,
 ) -> None:
     """Check scenario files: every problem at once, with its line and a suggestion."""
-    from normstab.experiment.scenario.expand import expand
     from normstab.experiment.scenario.gather import load_scenarios
-    from normstab.experiment.scenario.outline import cautions_of
+    from normstab.experiment.scenario.outline import cautions_of, cell_count
 
     voice, scenarios = context.obj, load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
     counts = []
     for scenario in scenarios:
-        cells = expand(scenario, hash_data=False)
-        counts.append({"path": scenario.path, "cells": len(cells)})
-        voice.say(f"{scenario.path}: valid, {len(cells)} cells")
-        voice.note(cautions_of(cells))
+        cells = cell_count(scenario)
+        counts.append({"path": scenario.path, "cells": cells})
+        voice.say(f"{scenario.path}: valid, {cells} cells")
+        voice.note(cautions_of(scenario))
     if as_json:
         voice.give(counts)
 
@@ -92,11 +91,15 @@ def show(
 
 def outlines(scenarios: Sequence[Scenario], *, as_json: bool) -> Any:
     """Return what the scenarios ask and would run, as text or as plain data."""
-    from normstab.experiment.scenario.expand import expand
+    from normstab.experiment.scenario.gather import directories_of
     from normstab.experiment.scenario.outline import outline_of
+    from normstab.experiment.scenario.planning.run_costs import rates_of
     from normstab.terminal.plain import outline_text
 
-    found = [outline_of(scenario, expand(scenario, hash_data=False)) for scenario in scenarios]
+    found = []
+    for scenario in scenarios:
+        places = [place for smoke in (False, True) for place in directories_of([scenario], None, smoke=smoke)]
+        found.append(outline_of(scenario, rates_of(places)))
     return [asdict(outline) for outline in found] if as_json else "\n\n".join(map(outline_text, found))
 
 

@@ -26,4 +26,5 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def outline_text(outline: Outline) -> str:
     """Return what a scenario would run: its facts, then its cells."""
-    return f"{facts_text(outline.name, outline.facts)}\n\n{table_text(outline.rows)}"
+    more = f"\n\nand {outline.left:,} more cells" if outline.left > 0 else ""
+    return f"{facts_text(outline.name, outline.facts)}\n\n{table_text(outline.rows)}{more}"

@@ -106,8 +106,12 @@ CHAIN = " vN: {train.norm_record: {from: {variant: vM}}}"
 HOSTILE = {
     "as many cells as there may be": (HEAD + FP16 + GRID, 0, "valid, 5000 cells"),
     "many excludes": (HEAD + GRID + "exclude:\n" + lines(50, "- {seed: N, input_scale: M}"), 0, "valid, 2450 cells"),
-    "too many cells with their references": (
-        HEAD + FP16 + GRID.replace("[1,", "[99, 1,"), 2, "more than 5000 cells, with the wide references"
+    "more cells than are made for a look, with their references": (
+        HEAD + FP16 + GRID.replace("[1,", "[99, 1,"), 0, "valid, 5100 cells"
+    ),
+    "a million cells": (
+        HEAD + f"grid: {{precision: [fp16, bf16], seed: {list(range(500))}, input_scale: {list(range(1, 501))}, "
+        "train.batch: [16, 64]}", 0, "valid, 1500000 cells",
     ),
     "a long chain of recordings": (
         HEAD + "variants:\n" + lines(500, CHAIN) + " v500: {}\ngrid: {variant: [v0]}", 2, "more than 32 cells"

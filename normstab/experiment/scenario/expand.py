@@ -11,25 +11,34 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from normstab.errors import NormstabError, ScenarioError
-from normstab.experiment.network.model_code import code_sha256
+from normstab.errors import ScenarioError
 from normstab.experiment.scenario.cell_identity import Scalar, hash_of
 from normstab.experiment.scenario.checking.checks import canonical, canonical_norm, path_of
 from normstab.experiment.scenario.checking.combinations import combination_faults
 from normstab.experiment.scenario.document import VARIANT, Scenario
-from normstab.experiment.scenario.grid import MOST_CELLS, Point, axis_names, points, shown_point, swept_points
+from normstab.experiment.scenario.grid import (
+    MOST_RUN,
+    Point,
+    axis_names,
+    point_count,
+    points,
+    shown_point,
+    swept_points,
+)
+from normstab.experiment.scenario.planning.read_hashes import ReadHashes
 from normstab.experiment.scenario.settings import loc_of, put
 from normstab.experiment.scenario.spec import Cell, DatasetSpec, ModelSpec, NormNoiseSpec, NumericsSpec, SweepSpec
 from normstab.experiment.scenario.training_spec import TrainSpec
 from normstab.numerics.precision import Precision
 
-__all__ = ["expand"]
+__all__ = ["Resolver", "expand"]
 
 # Cells between a cell and the last of those whose recorded norms it follows, references not counted.
 MOST_RECORDINGS = 32
-# Cells with the references and recordings that they need: under a second's work.
-MOST_RESOLVED = MOST_CELLS
-MOST_SPECS = 3_000
+# For each point, cells with the references and recordings that it needs, and settings that differ: a chain of
+# recordings behind every point would be more.
+MOST_RESOLVED, LEAST_RESOLVED = 4, 10_000
+MOST_SPECS, LEAST_SPECS = 2, 3_000
 NOISE = "norm_noise"
 
 
@@ -41,7 +50,10 @@ def expand(scenario: Scenario, *, hash_data: bool = True) -> list[Cell]:
     """
     if not hash_data and scenario.outlined:
         return list(scenario.outlined)
-    resolver = _Resolver(scenario, hash_data=hash_data)
+    if (count := point_count(scenario.document)) > MOST_RUN:
+        told = f"{count:,} cells; one run takes at most {MOST_RUN:,}: `normstab show` plans them, split the file to run"
+        raise ScenarioError(f"{scenario.path}: grid: {told}")
+    resolver = Resolver(scenario, hash_data=hash_data)
     listed = {cell.id: cell for cell in (*resolver.trained(), *resolver.swept())}
     ordered: dict[str, Cell] = {}
     for cell in listed.values():
@@ -52,21 +64,20 @@ def expand(scenario: Scenario, *, hash_data: bool = True) -> list[Cell]:
     return cells
 
 
-class _Resolver:
+class Resolver:
     """Builds each distinct cell once; a cell that depends on another's norms builds that one too."""
 
     def __init__(self, scenario: Scenario, *, hash_data: bool) -> None:
         self._scenario, self._document = scenario, scenario.document
         self._axes = axis_names(scenario.document)
-        self._hash_data = hash_data
+        self._hashes = ReadHashes(scenario.path, are_read=hash_data)
+        self._count = point_count(scenario.document)
         self._sections: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._resolved_points: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
         self._specs_built: dict[str, Any] = {}
         self._specs_of: dict[int, Any] = {}
         self._values: dict[tuple[str, int], Scalar] = {}
         self._checked: set[tuple[int, ...]] = set()
-        self._hashes: dict[str, str] = {}
-        self._code_hashes: dict[str, str] = {}
         self._built: dict[Hashable, Cell] = {}
         self._by_id: dict[str, Cell] = {}
         self._references: dict[str, Cell] = {}
@@ -93,10 +104,14 @@ class _Resolver:
                     TrainSpec(seed=train.seed),
                     numerics,
                     sweep=_SWEEP.validate_json(json.dumps(settings)),
-                    data_sha256=self._data_sha256(dataset),
-                    code_sha256=self._code_sha256(model),
+                    data_sha256=self._hashes.of_data(dataset),
+                    code_sha256=self._hashes.of_code(model),
                 )
             )
+
+    def check(self, point: Point) -> None:
+        """Raise where the settings of a point do not go together."""
+        self._cell(point, is_native=False)
 
     def put_behind_its_needs(self, cell: Cell, ordered: dict[str, Cell]) -> None:
         """Add to `ordered` the cells that `cell` depends on, those they depend on first, then `cell`."""
@@ -131,9 +146,11 @@ class _Resolver:
 
     def _check_size(self) -> None:
         """Raise where one cell more would be too many."""
+        most_resolved = max(LEAST_RESOLVED, MOST_RESOLVED * self._count)
+        most_specs = max(LEAST_SPECS, MOST_SPECS * self._count)
         for found, most, what in (
-            (self._built, MOST_RESOLVED, "cells, with the wide references and recordings that they need"),
-            (self._specs_built, MOST_SPECS, "settings that differ between cells"),
+            (self._built, most_resolved, "cells, with the wide references and recordings that they need"),
+            (self._specs_built, most_specs, "settings that differ between cells"),
         ):
             if len(found) >= most:
                 message = f"more than {most} {what}: shorten the axes, or split the file"
@@ -172,8 +189,8 @@ class _Resolver:
             is_reference=is_reference,
             reference_id=reference.id if reference is not None else None,
             depends_on=tuple(depends_on),
-            data_sha256=self._data_sha256(specs[0]),
-            code_sha256=self._code_sha256(specs[1]),
+            data_sha256=self._hashes.of_data(specs[0]),
+            code_sha256=self._hashes.of_code(specs[1]),
             record=self._scenario.parsed.record,
         )
 
@@ -262,26 +279,6 @@ class _Resolver:
                 self._values[key] = canonical(path, list(value) if isinstance(value, tuple) else value)
             found[axis] = self._values[key]
         return found
-
-    def _code_sha256(self, model: ModelSpec) -> str:
-        """Return the hash of the model's code, read once per model."""
-        if self._hash_data and model.name not in self._code_hashes:
-            self._code_hashes[model.name] = code_sha256(model.name)
-        return self._code_hashes.get(model.name, "")
-
-    def _data_sha256(self, dataset: DatasetSpec) -> str:
-        """Return the hash of the data, read once per set."""
-        if not self._hash_data:
-            return ""
-        from normstab.experiment.data.datasets import data_sha256
-
-        key = json.dumps([dataset.name, dataset.root, dataset.size])
-        if key not in self._hashes:
-            try:
-                self._hashes[key] = data_sha256(dataset)
-            except NormstabError as error:
-                raise ScenarioError(f"{self._scenario.path}: dataset: {error}") from error
-        return self._hashes[key]
 
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {

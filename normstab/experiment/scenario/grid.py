@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from normstab.experiment.scenario.checking.checks import canonical, path_of
@@ -16,33 +17,67 @@ from normstab.experiment.scenario.checking.checks import canonical, path_of
 __all__ = [
     "MOST_CELLS",
     "MOST_CHARACTERS",
+    "MOST_RUN",
     "Point",
+    "Span",
     "axis_names",
     "characters_resolved",
+    "is_large",
     "point_count",
     "points",
+    "points_of",
+    "selector_bits",
     "shown_point",
+    "spans_of",
     "swept_points",
 ]
 
 # Axis -> value, as written in the file.
 Point = dict[str, Any]
-# Checking as many takes under a second.
+# Making as many takes under a second: a larger grid is checked and shown by arithmetic, and made when it is run.
 MOST_CELLS = 5_000
-# Of settings, over all cells: each cell's are hashed for its id. 5,000 cells of an ordinary file have a third as many.
+# Made one after another and held by the run: a kilobyte and a tenth of a millisecond each.
+MOST_RUN = 1_000_000
+# Of settings, over MOST_CELLS cells: each cell's are hashed for its id. Those of an ordinary file have a third as many.
 MOST_CHARACTERS = 20_000_000
 
 
-def points(document: Mapping[str, Any]) -> Iterator[Point]:
-    """Yield the trained points in the file's order, the last axis fastest; one empty point without a grid.
+@dataclass(frozen=True)
+class Span:
+    """A product of axes, and the selectors of the points to leave out; bit i of `within` is set where i may select any.
 
-    A scenario with a sweep and without a grid trains nothing.
+    A selector that names an axis which the product does not have selects nothing.
+    """
+
+    axes: Mapping[str, Sequence[Any]]
+    excluded: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def within(self) -> int:
+        """The bits of the selectors that name axes of this product alone."""
+        return sum(1 << index for index, selector in enumerate(self.excluded) if selector.keys() <= self.axes.keys())
+
+
+def spans_of(document: Mapping[str, Any]) -> list[Span]:
+    """Return the products whose points are trained: the grid's, and that of each entry of `include`.
+
+    Without a grid there is one empty point; a scenario with a sweep and without a grid trains nothing.
     """
     grid = document.get("grid") or {}
-    if grid or not document.get("sweep"):
-        yield from _kept(grid, document.get("exclude") or ())
-    for entry in document.get("include") or ():
-        yield from _product({**grid, **{axis: _listed(values) for axis, values in entry.items()}})
+    spans = [Span(grid, document.get("exclude") or ())] if grid or not document.get("sweep") else []
+    included = document.get("include") or ()
+    return spans + [Span({**grid, **{axis: _listed(values) for axis, values in e.items()}}) for e in included]
+
+
+def is_large(document: Mapping[str, Any]) -> bool:
+    """Return whether the points are too many to be made for a look at them."""
+    return point_count(document) > MOST_CELLS
+
+
+def points(document: Mapping[str, Any]) -> Iterator[Point]:
+    """Yield the trained points in the file's order, the last axis fastest."""
+    for span in spans_of(document):
+        yield from points_of(span)
 
 
 def swept_points(document: Mapping[str, Any]) -> Iterator[Point]:
@@ -77,23 +112,24 @@ def _product(grid: Mapping[str, Sequence[Any]]) -> Iterator[Point]:
         yield dict(zip(grid, values, strict=True))
 
 
-def _kept(grid: Mapping[str, Sequence[Any]], excluded: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
+def points_of(span: Span) -> Iterator[Point]:
     """Yield the combinations that no selector of `excluded` has a value for on each of its axes.
 
     Bit i of a number stands for selector i. Each value of the grid has the number of the selectors that allow for it,
     so that a point is in some selector where the numbers of its values share a bit: no point meets a selector.
     """
-    within = sum(1 << index for index, selector in enumerate(excluded) if selector.keys() <= grid.keys())
-    columns = [list(zip(values, _allowing(axis, values, excluded), strict=True)) for axis, values in grid.items()]
+    told = ((values, selector_bits(axis, values, span.excluded)) for axis, values in span.axes.items())
+    columns = [list(zip(values, bits, strict=True)) for values, bits in told]
+    within = span.within
     for pairs in itertools.product(*columns):
         shared = within
         for _, selectors in pairs:
             shared &= selectors
         if not shared:
-            yield {axis: value for axis, (value, _) in zip(grid, pairs, strict=True)}
+            yield {axis: value for axis, (value, _) in zip(span.axes, pairs, strict=True)}
 
 
-def _allowing(axis: str, values: Sequence[Any], excluded: Sequence[Mapping[str, Any]]) -> list[int]:
+def selector_bits(axis: str, values: Sequence[Any], excluded: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return, for each value of the axis, the bits of the selectors that have it or do not name the axis."""
     path, silent = path_of(axis), 0
     naming: dict[Any, int] = {}

@@ -18,11 +18,13 @@ from pydantic import ValidationError
 from normstab.errors import NormstabError, ScenarioError, near
 from normstab.experiment.records.files import read_json
 from normstab.experiment.scenario.checking.cross_checks import check_document
-from normstab.experiment.scenario.checking.expectation_coverage import vacuous_expectations
+from normstab.experiment.scenario.checking.expectation_coverage import vacuous_expectations, vacuous_in_grid
 from normstab.experiment.scenario.checking.imported_models import unimportable_models
 from normstab.experiment.scenario.checking.problems import MOST_FOUND, Problem, problems_of, raise_problems
 from normstab.experiment.scenario.document import DOCUMENT, Document, Scenario
 from normstab.experiment.scenario.expand import expand
+from normstab.experiment.scenario.grid import is_large
+from normstab.experiment.scenario.planning.glimpses import check_combinations
 from normstab.experiment.scenario.scenario_text import ScenarioText, parse_text, read_text
 from normstab.experiment.scenario.settings import apply_profile, apply_set, split_profiles
 
@@ -69,7 +71,11 @@ def _loaded(
         raise_problems(list(unimportable_models(text.document)), text)
     spelled = tuple(f"{dotted}={value}" for dotted, value in sets)
     scenario = Scenario(path, text.document, profiles, spelled, written=written, parsed=parsed)
-    raise_problems(list(vacuous_expectations(scenario, expand(scenario, hash_data=False))), text)
+    if is_large(scenario.document):
+        check_combinations(scenario)
+        raise_problems(list(vacuous_in_grid(scenario)), text)
+    else:
+        raise_problems(list(vacuous_expectations(scenario, expand(scenario, hash_data=False))), text)
     return scenario
 
 

@@ -44,12 +44,9 @@ def check_document(document: Mapping[str, Any], written: Mapping[str, Any], *, a
         found = check_names(path, value_at(document, loc), allow_import=allow_import)
         yield from (Problem((*loc, *inner), text) for inner, text in found)
     variants = _mapping(document, "variants")
-    if (count := point_count(document)) > MOST_CELLS:
-        yield Problem(
-            ("grid",), f"{count} cells; at most {MOST_CELLS} are allowed: shorten the axes, or split the file"
-        )
-    elif (size := characters_resolved(document)) > MOST_CHARACTERS:
-        message = f"{count} cells with {size:,} characters of settings in all; at most {MOST_CHARACTERS:,} are allowed"
+    count, size = point_count(document), characters_resolved(document)
+    if size > (most := MOST_CHARACTERS * max(count, MOST_CELLS) // MOST_CELLS):
+        message = f"{count} cells with {size:,} characters of settings in all; at most {most:,} are allowed"
         yield Problem(("grid",), f"{message}: shorten rules, arguments or variants, or split the file")
     for loc in (("grid",), ("sweep", "grid")):
         yield from check_axes(value_at(document, loc), loc, variants=variants, allow_import=allow_import)

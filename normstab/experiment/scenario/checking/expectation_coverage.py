@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from normstab.experiment.scenario.checking.checks import canonical, path_of
@@ -10,9 +10,10 @@ from normstab.experiment.scenario.checking.problems import Problem
 from normstab.experiment.scenario.document import Scenario
 from normstab.experiment.scenario.expectation import selectors
 from normstab.experiment.scenario.metric_names import SWEEP_METRICS
+from normstab.experiment.scenario.planning.grid_counts import has_point
 from normstab.experiment.scenario.spec import Cell, Scalar
 
-__all__ = ["vacuous_expectations"]
+__all__ = ["vacuous_expectations", "vacuous_in_grid"]
 
 
 def vacuous_expectations(scenario: Scenario, cells: Sequence[Cell]) -> Iterator[Problem]:
@@ -21,23 +22,38 @@ def vacuous_expectations(scenario: Scenario, cells: Sequence[Cell]) -> Iterator[
     Of a scenario changed by overrides or by a profile other than `smoke` nothing is asked; under `smoke`, only
     of the expectations that are judged then.
     """
+    kinds = {swept: _Bits([cell for cell in cells if (cell.sweep is not None) == swept]) for swept in (False, True)}
+    yield from _asked(scenario, lambda swept, where: bool(kinds[swept].select(where)))
+
+
+def vacuous_in_grid(scenario: Scenario) -> Iterator[Problem]:
+    """Yield the same for a grid whose cells are too many to be made: by the values on its axes, `exclude` included."""
+    sweep = {"grid": (scenario.document.get("sweep") or {}).get("grid") or {}}
+    documents = {False: scenario.document, True: sweep}
+    yield from _asked(scenario, lambda swept, where: has_point(documents[swept], where))
+
+
+Has = Callable[[bool, Mapping[str, Any]], bool]  # whether a trained, or swept, cell is where a selector says
+
+
+def _asked(scenario: Scenario, has: Has) -> Iterator[Problem]:
+    """Yield the problems of the expectations that are judged in this form of the scenario."""
     if scenario.overrides or set(scenario.profiles) - {"smoke"}:
         return
-    kinds = {swept: _Bits([cell for cell in cells if (cell.sweep is not None) == swept]) for swept in (False, True)}
     for index, plain in enumerate(scenario.document.get("expect") or ()):
         if plain.get("smoke") or not scenario.is_smoke:
-            yield from _vacuous(plain, ("expect", index), kinds)
+            yield from _vacuous(plain, ("expect", index), has)
 
 
-def _vacuous(plain: dict[str, Any], loc: tuple[str | int, ...], kinds: Mapping[bool, _Bits]) -> Iterator[Problem]:
+def _vacuous(plain: dict[str, Any], loc: tuple[str | int, ...], has: Has) -> Iterator[Problem]:
     """Yield the selectors of one expectation, joined with its `where`, that no cell matches."""
     for index, inner in enumerate(plain.get("any") or ()):
-        yield from _vacuous(inner, (*loc, "any", index), kinds)
-    bits = kinds[plain.get("metric") in SWEEP_METRICS]
+        yield from _vacuous(inner, (*loc, "any", index), has)
+    swept = plain.get("metric") in SWEEP_METRICS
     common = plain.get("where") or {}
     for inner_loc, selector in selectors(plain):
         where = {**common, **selector}
-        if not bits.select(where):
+        if not has(swept, where):
             axes = ", ".join(f"{axis} {value}" for axis, value in where.items()) or "any axis"
             yield Problem((*loc, *inner_loc), f"no cell has {axes} at once; such an expectation holds of nothing")
 
