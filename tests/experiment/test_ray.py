@@ -69,6 +69,15 @@ def test_records_are_those_of_local_workers_from_two_nodes(cluster: Any, tmp_pat
     assert sorted(again.reused) == sorted(c.id for c in cells)
 
 
+def test_the_workers_of_a_node_share_the_data_that_the_driver_read(cluster: Any, tmp_path: Path) -> None:
+    cells = [cell(number=n) for n in range(4)]
+    lent = "tests.experiment.fake_cells:run_lent_cell"
+    outcome = run_cells(cells, tmp_path, execution=Execution(ray=RaySettings(), run_cell=lent))
+    assert sorted(outcome.finished) == sorted(c.id for c in cells), outcome.failures
+    (entry,) = read_json(tmp_path / "run.json")["runs"]
+    assert sum(entry["cells_by_node"].values()) == 4
+
+
 def test_a_cell_that_fails_is_not_repeated_and_harms_no_other(cluster: Any, tmp_path: Path) -> None:
     bad, refused, good = cell("raise", 1), cell("refuse", 2), [cell(number=n) for n in range(3, 6)]
     outcome = run([bad, refused, *good], tmp_path)

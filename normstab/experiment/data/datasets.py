@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normstab.errors import NormstabError, lookup
+from normstab.experiment.data.loans import Loan, lent
 from normstab.experiment.data.token_sets import TOKEN_SETS, TokenRow, require_token_set
 from normstab.experiment.scenario.spec import DatasetSpec
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from normstab.experiment.data.token_sources import TokenSource
     from normstab.experiment.data.tokens import TokenDataset
 
-__all__ = ["DATASETS", "EVERY_SET", "data_sha256", "load_dataset"]
+__all__ = ["DATASETS", "EVERY_SET", "data_sha256", "lendable", "load_dataset"]
 
 Read = Callable[[Path | None, int | None], "Source"]
 
@@ -125,15 +126,33 @@ def load_dataset(spec: DatasetSpec, *, device: str = "cpu") -> Dataset | TokenDa
     return make_dataset(spec, chosen, device=device)
 
 
+def lendable(spec: DatasetSpec) -> Loan | None:
+    """Return the set that `spec` names, read here; None where it is not here, or stays in files."""
+    from normstab.experiment.data.folders import FolderImages
+
+    read: Callable[[str, str | None, int | None], Source | TokenSource]
+    read = _read_tokens if spec.name in TOKEN_SETS else _read
+    try:
+        source = read(spec.name, spec.root, spec.size)
+    except NormstabError:
+        return None
+    is_in_files = isinstance(source.train, FolderImages)
+    return None if is_in_files else Loan((spec.name, spec.root, spec.size), source)
+
+
 @functools.lru_cache(maxsize=2)
 def _read_tokens(name: str, root: str | None, size: int | None) -> TokenSource:
     """Return the whole token set, a text in windows of `size`."""
-    return TOKEN_SETS[name].read(_place(root), size)
+    found: TokenSource | None = lent((name, root, size))
+    return found or TOKEN_SETS[name].read(_place(root), size)
 
 
 @functools.lru_cache(maxsize=2)
 def _read(name: str, root: str | None, size: int | None) -> Source:
     """Return the whole set; files of a folder are decoded at `size`."""
+    found: Source | None = lent((name, root, size))
+    if found is not None:
+        return found
     row = lookup(EVERY_SET, name, what="data set")
     assert isinstance(row, DatasetRow), "token sets are read elsewhere"
     return row.read(_place(root), size)

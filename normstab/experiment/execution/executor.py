@@ -18,6 +18,7 @@ from normstab.experiment.execution.pools import LocalPool, Pool, PoolWorker
 from normstab.experiment.execution.progress import Event, EventKind, Failure, Outcome
 from normstab.experiment.execution.ray_settings import RaySettings
 from normstab.experiment.execution.run_log import RunLog, start_log
+from normstab.experiment.execution.waiting import WaitingCells
 from normstab.experiment.execution.worker import Message, Task, interrupts_held, interrupts_ignored
 from normstab.experiment.records.files import (
     CHECKPOINT_FILE,
@@ -103,7 +104,7 @@ class _Run:
         self._cells: Mapping[str, Cell] = {cell.id: cell for cell in cells}
         self._out_dir, self._is_fresh, self._pool, self._on_event, self.log = out_dir, is_fresh, pool, on_event, log
         self._others = [place / "records" for place in others]
-        self._waiting = dict(self._cells)
+        self._waiting = WaitingCells((), reused=(), has_record=self._has_record)
         self._finished: list[str] = []
         self._reused: list[str] = []
         self._failures: dict[str, Failure] = {}
@@ -123,7 +124,7 @@ class _Run:
     def go(self) -> None:
         """Reuse what is finished, then run the rest to the end."""
         self._take_stock()
-        while self._waiting or self._pool.busy():
+        while len(self._waiting) or self._pool.busy():
             self._dispatch()
             busy = self._pool.busy()
             if busy:
@@ -132,6 +133,8 @@ class _Run:
 
     def _take_stock(self) -> None:
         """Reuse the finished records, under whatever names, or remove them all where the run is to be fresh."""
+        missing: Mapping[str, Cell] = self._cells
+        found: dict[str, str] = {}
         if not self._is_fresh:
             missing = {name: cell for name, cell in self._cells.items() if not self._has_record(name)}
             records = self._out_dir / "records"
@@ -139,16 +142,20 @@ class _Run:
             left = {name: cell for name, cell in missing.items() if name not in found}
             found |= copy_records(left, records, others=self._others)
             self.log.notes += [f"{new}: its record was found as {old}" for new, old in found.items()]
+        waiting: dict[str, Cell] = {}
         for cell in self._cells.values():
             directory = self._out_dir / "records" / cell.id
             if self._is_fresh:
                 shutil.rmtree(directory, ignore_errors=True)
-            elif self._has_record(cell.id):
-                remove_path(directory / CHECKPOINT_FILE)  # a kill between the record and its removal leaves it
-                del self._waiting[cell.id]
-                self._finished.append(cell.id)
-                self._reused.append(cell.id)
-                self._tell("reused", cell)
+            if self._is_fresh or (cell.id in missing and not (cell.id in found and self._has_record(cell.id))):
+                waiting[cell.id] = cell
+                continue
+            remove_path(directory / CHECKPOINT_FILE)  # a kill between the record and its removal leaves it
+            self._finished.append(cell.id)
+            self._reused.append(cell.id)
+            self._tell("reused", cell)
+        cells = list(waiting.values())
+        self._waiting = WaitingCells(cells, reused=set(self._reused), has_record=self._has_record)
 
     def _has_record(self, cell_id: str) -> bool:
         """Return whether a whole record of the cell, and its log, is there; a torn one counts as none."""
@@ -165,34 +172,19 @@ class _Run:
         return record.id == cell_id and has_digests and has_snapshot
 
     def _dispatch(self) -> None:
-        """Give every cell that can start to a free worker, starting workers up to `jobs`."""
-        for cell in list(self._waiting.values()):
-            if self._is_blocked(cell) or not self._is_ready(cell):
-                continue
-            worker = self._pool.free_worker()
-            if worker is None:
+        """Give every cell that can start to a free worker, and fail those that never will."""
+        while True:
+            for lost, needed in self._waiting.lost():
+                told = f"it needs the record of {needed}, which is not there"
+                self._fail(lost, Failure(lost.id, "blocked", told))
+            cell = self._waiting.first_ready()
+            worker = None if cell is None else self._pool.free_worker()
+            if cell is None or worker is None:
                 return
-            del self._waiting[cell.id]
+            self._waiting.start_first()
             self._tell("started", cell)
             if not worker.give(cell):
                 self._hear(worker, None)
-
-    def _is_ready(self, cell: Cell) -> bool:
-        """Return whether every cell that `cell` depends on has its record."""
-        return all(
-            needed in self._finished or (needed not in self._cells and self._has_record(needed))
-            for needed in cell.depends_on
-        )
-
-    def _is_blocked(self, cell: Cell) -> bool:
-        """Fail the cell, and return True, where one that it depends on will have no record."""
-        for needed in cell.depends_on:
-            is_absent = needed not in self._cells and not self._has_record(needed)
-            if needed in self._failures or is_absent:
-                del self._waiting[cell.id]
-                self._fail(cell, Failure(cell.id, "blocked", f"it needs the record of {needed}, which is not there"))
-                return True
-        return False
 
     def _hear(self, worker: PoolWorker, message: Message | None) -> None:
         """Act on a worker's message; None: the worker died, and another will take its place."""
@@ -204,7 +196,7 @@ class _Run:
                 self.log.notes.append(f"{cell.id}: {message.progress.note}")
             self._tell("progress", cell, worker=worker)
             return
-        self.log.seconds[cell.id] = round(time.monotonic() - worker.started_s, 3)
+        self.log.note_time(cell.id, round(time.monotonic() - worker.started_s, 3))
         if message is None and not self._has_record(cell.id):
             message = Message("crashed", worker.death())
         worker.cell = None
@@ -212,6 +204,7 @@ class _Run:
             self._pool.discard(worker)
         if message is None or message.kind == "finished":
             self._finished.append(cell.id)
+            self._waiting.note_record(cell.id)
             self.log.write()
             self._tell("finished", cell)
         else:
@@ -221,8 +214,9 @@ class _Run:
     def _fail(self, cell: Cell, failure: Failure) -> None:
         """Keep the failure; writing the log raises where a full disk was its cause."""
         self._failures[cell.id] = failure
+        self._waiting.note_failure(cell.id)
         self.log.failures.append(failure)
-        self.log.write()
+        self.log.write(at_once=True)
         self._tell("failed", cell, failure=failure)
 
     def _tell(
@@ -236,17 +230,18 @@ class _Run:
 
     def _eta_s(self) -> float | None:
         """Return the seconds left, from the mean time of the cells of this run; None before any is known."""
-        known = list(self.log.seconds.values())
+        known_s, known = self.log.total_s, len(self.log.seconds)
         left = float(len(self._waiting))
-        for worker in self._pool.busy():
+        busy = self._pool.busy()
+        for worker in busy:
             fraction = worker.progress.fraction if worker.progress is not None else 0.0
             left += 1.0 - fraction
             if fraction > 0.0:
-                known.append((time.monotonic() - worker.started_s) / fraction)
+                known_s, known = known_s + (time.monotonic() - worker.started_s) / fraction, known + 1
         if not known:
             return None
-        at_once = max(1, min(self._pool.width, len(self._waiting) + len(self._pool.busy())))
-        return left * sum(known) / len(known) / at_once
+        at_once = max(1, min(self._pool.width, len(self._waiting) + len(busy)))
+        return left * known_s / known / at_once
 
 
 def _pool(task: Task, execution: Execution) -> Pool:

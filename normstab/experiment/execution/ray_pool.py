@@ -1,7 +1,7 @@
 """A Ray cluster as a pool: every cell a task with the resources that it states. Imported only where it is asked for.
 
     driver                                   a node
-    cell, records it needs  -- object store -->  a folder of its own, run_cell, its files
+    cell, data, records it needs  -- object store -->  a folder of its own, run_cell, its files
     DIR/records/ID (whole, by rename)  <-------  the files, or nothing with a shared DIR
 
 Ray starts a task again where its worker or node dies; a cell that fails is answered once, as data, and not repeated.
@@ -10,25 +10,28 @@ Ray starts a task again where its worker or node dies; a cell that fails is answ
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from normstab.errors import NormstabError
+from normstab.experiment.data.datasets import lendable
+from normstab.experiment.data.loans import lend
 from normstab.experiment.execution.pools import PoolWorker
 from normstab.experiment.execution.progress import Progress
 from normstab.experiment.execution.ray_settings import RaySettings
+from normstab.experiment.execution.travelling_files import files_of, place_files
 from normstab.experiment.execution.worker import Message, Task, answer_of
-from normstab.experiment.scenario.spec import Cell
+from normstab.experiment.scenario.spec import Cell, DatasetSpec
 
 __all__ = ["RayPool"]
 
 POLL_S = 0.5  # between looks at the progress of cells
+MOST_STORED = 64  # records and data sets that the driver holds in the object store for the cells to come
 RETRIES = 3  # of a task whose worker or node died
 QUEUED_SHARE = 2.0  # tasks handed to Ray per task that its processors can run: enough that no node waits for the driver
 
@@ -45,7 +48,8 @@ class RayPool:
         resources = self.ray.cluster_resources()
         self.width = _room(resources, settings)
         self._workers: list[RayWorker] = []
-        self._needed: dict[str, Any] = {}
+        self._needed: dict[Hashable, Any] = {}
+        self.remote = self.ray.remote(run_on_node)  # once: Ray keeps every one that is made
         self.nodes: Counter[str] = Counter()
         self.board = self.ray.remote(_Board).options(num_cpus=0, scheduling_strategy=self._here()).remote()
 
@@ -118,9 +122,23 @@ class RayPool:
 
     def needed(self, cell_id: str) -> Any:
         """Return the record that other cells need, put into the object store once."""
-        if cell_id not in self._needed:
-            self._needed[cell_id] = self.ray.put(_files_of(self.task.out_dir / "records" / cell_id))
-        return self._needed[cell_id]
+        return self._stored(cell_id, lambda: files_of(self.task.out_dir / "records" / cell_id))
+
+    def data(self, dataset: DatasetSpec) -> Any:
+        """Return the data of a cell, put into the object store once: a node's workers share them there.
+
+        Data that are not on this machine, or that stay in files, are left to the nodes: None.
+        """
+        key = (dataset.name, dataset.root, dataset.size)
+        return self._stored(key, lambda: lendable(dataset))
+
+    def _stored(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what the object store has under this key; the last of them are held, the others as tasks need them."""
+        kept = self._needed.pop(key) if key in self._needed else self.ray.put(make())
+        self._needed[key] = kept
+        if len(self._needed) > MOST_STORED:
+            del self._needed[next(iter(self._needed))]
+        return kept
 
 
 class RayWorker:
@@ -139,7 +157,7 @@ class RayWorker:
         """Hand the cell to Ray."""
         pool, settings = self._pool, self._pool.settings
         self.cell, self.started_s = cell, time.monotonic()
-        task = pool.ray.remote(run_on_node).options(
+        task = pool.remote.options(
             num_cpus=settings.cpus_per_cell,
             num_gpus=settings.gpus_per_cell,
             max_retries=RETRIES,
@@ -148,7 +166,8 @@ class RayWorker:
         )
         ids = () if settings.is_shared else cell.depends_on
         needed = [pool.needed(cell_id) for cell_id in ids]
-        self.result = task.remote(cell.to_json(), pool.task, settings.is_shared, pool.board, ids, *needed)
+        order = Order(cell.to_json(), pool.task, settings.is_shared, ids)
+        self.result = task.remote(order, pool.board, pool.data(cell.dataset), *needed)
         return True
 
     def sees(self, board: Mapping[str, Progress]) -> bool:
@@ -171,7 +190,7 @@ class RayWorker:
             return None
         self._pool.nodes[answer.node] += 1
         if answer.message.kind == "finished" and not self._pool.settings.is_shared:
-            _place(answer.files, self._pool.task.out_dir / "records" / cell.id)
+            place_files(answer.files, self._pool.task.out_dir / "records" / cell.id)
         return answer.message
 
     def death(self) -> str:
@@ -203,23 +222,38 @@ class _Board:
         self._progress[cell_id] = progress
 
     def read(self) -> dict[str, Progress]:
-        return self._progress
+        """Return what was told since the last time."""
+        told, self._progress = self._progress, {}
+        return told
 
 
-def run_on_node(
-    plain: Mapping[str, Any], task: Task, is_shared: bool, board: Any, ids: Sequence[str], *needed: Mapping[str, bytes]
-) -> Answer:
-    """Run one cell on a node; every failure of the cell is an answer, so that Ray repeats only what it lost itself."""
+@dataclass(frozen=True)
+class Order:
+    """What a task is to do: a cell as plain data, and the ids of the records that it is given."""
+
+    plain: Mapping[str, Any]
+    task: Task
+    is_shared: bool
+    ids: Sequence[str]
+
+
+def run_on_node(order: Order, board: Any, lent: Any, *needed: Mapping[str, bytes]) -> Answer:
+    """Run one cell on a node, with the data that were `lent` where they were.
+
+    Every failure of the cell is an answer, so that Ray repeats only what it lost itself.
+    """
+    plain, task = order.plain, order.task
+    lend(lent)
     node = os.uname().nodename + ":" + _import_ray().get_runtime_context().get_node_id()[:8]
-    if is_shared:
+    if order.is_shared:
         return Answer(answer_of(plain, task, _teller(board, plain)), node, {})
     with tempfile.TemporaryDirectory(prefix="normstab-") as folder:
         here = Task(Path(folder), task.threads, task.device, task.run_cell)
-        for cell_id, files in zip(ids, needed, strict=True):
-            _place(files, here.out_dir / "records" / cell_id)
+        for cell_id, files in zip(order.ids, needed, strict=True):
+            place_files(files, here.out_dir / "records" / cell_id)
         message = answer_of(plain, here, _teller(board, plain))
         directory = here.out_dir / "records" / str(plain["id"])
-        return Answer(message, node, _files_of(directory) if message.kind == "finished" else {})
+        return Answer(message, node, files_of(directory) if message.kind == "finished" else {})
 
 
 def _teller(board: Any, plain: Mapping[str, Any]) -> Any:
@@ -233,27 +267,6 @@ def _teller(board: Any, plain: Mapping[str, Any]) -> Any:
             board.tell.remote(plain["id"], progress)
 
     return report
-
-
-def _files_of(directory: Path) -> dict[str, bytes]:
-    """Return the files of a record, its probes included, by their path below `directory`."""
-    found = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found}
-
-
-def _place(files: Mapping[str, bytes], directory: Path) -> None:
-    """Put a record in its place, whole: its files are written beside it, and the folder is renamed."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-    try:
-        for name, content in files.items():
-            (beside / name).parent.mkdir(parents=True, exist_ok=True)
-            (beside / name).write_bytes(content)
-        beside.chmod(0o755)
-        shutil.rmtree(directory, ignore_errors=True)  # what an earlier, unfinished run left
-        os.replace(beside, directory)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _room(resources: Mapping[str, float], settings: RaySettings) -> int:

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import platform
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from normstab.experiment.records.files import json_text, read_json, write_atomic
 
 __all__ = ["RunLog", "start_log"]
 
+LEAST_SHARE = 20.0  # of the time that writing took, before it is written again
 LIBRARIES = ("normstab", "torch", "numpy", "numba", "triton")
 
 
 @dataclass
 class RunLog:
-    """One entry of `run.json`, written again after each cell that ends."""
+    """One entry of `run.json`, written again as cells end.
+
+    Writing takes at most a twentieth of the time, so that of a long one not every cell is; its end always is.
+    """
 
     path: Path
     earlier: list[Any]
@@ -29,15 +34,30 @@ class RunLog:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    total_s: float = 0.0
+    next_s: float = 0.0
 
-    def write(self, *, ended: str | None = None) -> None:
-        """Write the file; raise RecordError where the directory takes no more."""
+    def note_time(self, name: str, seconds: float) -> None:
+        """Note how long a cell took."""
+        self.seconds[name] = seconds
+        self.total_s += seconds
+
+    def write(self, *, ended: str | None = None, at_once: bool = False) -> None:
+        """Write the file, unless one was written just now; raise RecordError where the directory takes no more.
+
+        With `at_once` it is written however short ago that was: a full disk is told then.
+        """
+        started_s = time.monotonic()
+        if ended is None and not at_once and started_s < self.next_s:
+            return
         failures = [
             {"cell": found.id, "kind": found.kind, "message": found.message, "detail": found.detail}
             for found in self.failures
         ]
         now = {**self.entry, "ended": ended, "seconds": self.seconds, "notes": self.notes, "failures": failures}
         write_atomically(self.path, json_text({"version": 1, "runs": [*self.earlier, now]}))
+        ended_s = time.monotonic()
+        self.next_s = ended_s + LEAST_SHARE * (ended_s - started_s)
 
     def close(self, how: str) -> None:
         """Write the file a last time, with the time and how the run ended."""

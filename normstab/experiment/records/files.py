@@ -15,7 +15,8 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -86,11 +87,24 @@ def remove_unfinished(directory: Path, *, least_age_s: float = 0.0) -> None:
     Nobody else may be writing there, but for what is younger than `least_age_s`.
     """
     latest_s = time.time() - least_age_s
-    for folder in (directory, directory / "plots", *directory.glob("records/*"), *directory.glob("records/*/probes")):
-        for path in folder.glob(".*"):
+    records = (entry.path for entry in _entries(directory / "records") if entry.is_dir())
+    folders = (Path(each) for place in records for each in (place, os.path.join(place, "probes")))
+    for folder in chain((directory, directory / "plots"), folders):
+        for entry in _entries(folder):
             with contextlib.suppress(FileNotFoundError):  # somebody else has finished it meanwhile
-                if _UNFINISHED.fullmatch(path.name) and not path.is_dir() and path.lstat().st_mtime <= latest_s:
-                    path.unlink(missing_ok=True)
+                is_meant = _UNFINISHED.fullmatch(entry.name) is not None and not entry.is_dir()
+                if is_meant and entry.stat(follow_symlinks=False).st_mtime <= latest_s:
+                    os.unlink(entry.path)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies in a folder, one after the other: it may be a million; nothing where there is no folder."""
+    try:
+        found = os.scandir(folder)
+    except OSError:
+        return
+    with found:
+        yield from found
 
 
 # As `write_atomically` names what is not whole yet.
