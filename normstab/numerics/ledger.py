@@ -164,6 +164,21 @@ class Ledger(Mapping[Site, Tally]):
             self._recomputed.drain()
         return tallies
 
+    @property
+    def stamped(self) -> int:
+        """The number of the last event so far: see `forget_after`."""
+        return self._stamp
+
+    def forget_after(self, stamp: int) -> None:
+        """Drop every count since the last `drain`, and the first offences after the event `stamp`: they were no part.
+
+        A run that goes back to an earlier step calls this; offences of before stay.
+        """
+        self.drain()
+        for ledger in (self, self._recomputed):
+            for row in () if ledger is None else ledger._rows.values():
+                row.forget_firsts(after=stamp)
+
     def become_joined(self, ledgers: Sequence[Ledger]) -> None:
         """Become the sum of `ledgers`, one of each process in the order of their ranks, which stay as they are.
 

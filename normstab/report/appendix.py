@@ -54,6 +54,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         "device",
         f"{environment.device}, {environment.threads} thread(s), {environment.cpu_capability}",
     )
+    if environment.look_every > 1:
+        yield "looks at the device", f"every {environment.look_every} steps at most"
     yield "torch", environment.torch
     yield "numerics version", str(run.numerics_version)
 

@@ -29,6 +29,8 @@ class LossScaler:
     `loss_scale` None leaves everything as it is, a number is a static scale, `"dynamic"` halves the scale and
     skips the step when a gradient is not finite, and doubles it after `interval` steps without. `on_skip` is
     called at a skipped step: a simulation counts it like any other.
+    With `asks_later` a dynamic scale takes every gradient for finite, waits for no device, and leaves the answer with
+    `take_answer`: whoever finds there that one was not finite has to go back to before that step.
     """
 
     def __init__(self, loss_scale: float | str | None = None, *, interval: int = GROWTH_INTERVAL) -> None:
@@ -44,6 +46,8 @@ class LossScaler:
         self.interval = interval
         self.skipped_steps = 0
         self.on_skip: Callable[[], None] | None = None
+        self.asks_later = False
+        self._answer: Tensor | None = None
         self._good_steps = 0
         self._found_nonfinite = False
         self._is_unscaled: set[int] = set()
@@ -69,11 +73,19 @@ class LossScaler:
         with modes_off():
             for gradient in gradients:
                 gradient.mul_(factor)
-            if self.is_dynamic:
+            if self.is_dynamic and self.asks_later:
+                flags = [flag.to(gradients[0].device, non_blocking=True) for flag in nonfinite_flags(gradients)]
+                self._answer = torch.stack(flags).any() if flags else None
+            elif self.is_dynamic:
                 found = self._found_nonfinite or has_nonfinite(map(part_of, gradients))
                 # Processes that hold parts of one gradient take the step together, or none does.
                 self._found_nonfinite = is_in_any_part(found, gradients)
         self._is_unscaled.add(id(optimizer))
+
+    def take_answer(self) -> Tensor | None:
+        """Return, on the device, whether a gradient was not finite since this was asked; None where nobody looked."""
+        answer, self._answer = self._answer, None
+        return answer
 
     def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
         """Unscale if that was not done, and step; a dynamic scale skips the step when a gradient is not finite."""
@@ -109,11 +121,16 @@ class LossScaler:
 
 def has_nonfinite(tensors: Iterable[Tensor]) -> bool:
     """Whether any of the tensors holds a number that is not finite: of each device is asked once."""
+    return any(bool(is_broken) for is_broken in nonfinite_flags(tensors))
+
+
+def nonfinite_flags(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return, for each device and on it, whether one of its tensors holds a number that is not finite."""
     found: dict[torch.device, Tensor] = {}
     for x in tensors:
         is_broken = ~torch.isfinite(x).all()
         found[x.device] = found[x.device] | is_broken if x.device in found else is_broken
-    return any(bool(is_broken) for is_broken in found.values())
+    return list(found.values())
 
 
 class _Scaled(torch.autograd.Function):

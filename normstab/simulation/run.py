@@ -39,9 +39,10 @@ class Run:
 
     `unrecognised` counts operations that were computed as torch does; `notes` say in words what else was
     not simulated; `sources` names the line of code of a first offence, where one is known. `parameters` are
-    those that the network uses as rounded copies. `ignored_upcasts` counts, by site, the casts to a wider type that
-    a machine without one ignored. `rank` is this process's number and how many there are, while a network is simulated
-    in several; afterwards everything here is joined over them, and the same in each.
+    those that the network uses as rounded copies, `updated` those whose updates are looked at. `ignored_upcasts`
+    counts, by site, the casts to a wider type that a machine without one ignored. `rank` is this process's number and
+    how many there are, while a network is simulated in several; afterwards everything here is joined over them, and
+    the same in each.
     """
 
     arithmetic: Arithmetic
@@ -50,6 +51,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
     parameters: Parameters = field(default_factory=lambda: Parameters(()), repr=False)
+    updated: Parameters = field(default_factory=lambda: Parameters(()), repr=False)
     outside: Place | None = field(default=None, repr=False)
     ignored_upcasts: dict[str, int] = field(default_factory=dict)
     rank: tuple[int, int] | None = None

@@ -73,7 +73,7 @@ class Simulation(Session):
         run.unrecognised.is_repeating = self.tracker.replay.follow
         held = run.parameters if self.machine.casts_parameters else Parameters(self.held)
         held.come_and_go = bool(self.sharded)
-        mode.updated = Parameters(shards) if shards else held
+        mode.updated = run.updated = Parameters(shards) if shards else held
         mode.sources = mode.stored.sources = run.sources
         mode.rules = arithmetics.rules
         mode.places = Places.of(self.places)

@@ -85,6 +85,15 @@ def test_a_batch_is_as_wide_as_its_longest_sequence_and_the_decoder_sees_what_ca
     assert sum(len(targets) for _, targets in data.test_batches(3)) == 8
 
 
+@pytest.mark.parametrize("name", ["cmudict-sample", "kjv-sample"])
+def test_how_many_predictions_a_batch_asks_for_is_known_without_it(name: str) -> None:
+    data = tokens(name, train=64, test=8)
+    for index in (torch.arange(64), torch.tensor([5, 3]), torch.tensor([7])):
+        (source, *_), y = data.train_batch(index)
+        assert data.predictions(index) == int((y != IGNORED).sum()) > 0
+        assert len(source) == len(y) == len(index)
+
+
 @pytest.mark.parametrize(
     "chosen",
     [{"augment": ("crop",)}, {"scale": 2.0}, {"root": "there"}, {"size": 9}],

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import normstab as ns
+from normstab.numerics.ledger import COUNTERS
 from tests.numerics.oracles import MODES, random_float32
 
 FORMATS = ["fp16", "bf16", "e4m3fn", "e5m2", "e2m1", "fp16:saturate", "q7.8", "q3.4:wrap", "fp32"]
@@ -162,3 +163,23 @@ def test_the_histogram_counts_exact_results_per_binade():
         np.isnan(wide).sum(),
     )
     assert histogram.finite_nonzero == finite.sum()
+
+
+def test_what_came_after_an_event_is_forgotten_and_what_came_before_stays():
+    ledger = ns.Ledger(losses=True)
+    first, second = (ledger.row(ns.Site("a", name)) for name in ("add", "mul"))
+    counts = np.zeros(len(COUNTERS), np.int64)
+    counts[COUNTERS.index("overflow")] = 2
+    first.add(counts, 1.0, 1.0, stamp=ledger.stamp(), step=3)
+    drained = ledger.drain()
+    then = ledger.stamped
+    for row, counter in ((first, "absorbed"), (second, "cancelled")):
+        row.add(counts, 1.0, 1.0, stamp=ledger.stamp(), step=4)
+        row.lose(counter, 5, stamp=ledger.stamp(), step=4)
+    ledger.forget_after(then)
+    assert drained[ns.Site("a", "add")].overflow == 2
+    assert ledger.total() == ns.Tally()
+    assert ledger.first("overflow") == ns.First(ns.Site("a", "add"), 3)
+    assert ledger.first("absorbed", "cancelled") is None
+    second.add(counts, 1.0, 1.0, stamp=ledger.stamp(), step=4)
+    assert ledger.first_step(ns.Site("a", "mul"), "overflow") == 4

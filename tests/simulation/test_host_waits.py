@@ -20,12 +20,15 @@ pytest.importorskip("triton")
 pytest.importorskip("numba")
 
 import normstab as ns
+from normstab.experiment.training.steps.training_session import Session
+from normstab.experiment.training.train_cell import run_cell
 from normstab.norms.fused import launch
 from normstab.numerics import dispatch
 from normstab.numerics.kernels.cuda import cuda_tensors
 from normstab.numerics.ledger import COUNTERS, LOSSES
 from normstab.numerics.sums import kernels_of_sums
 from normstab.simulation.aten.round_and_attribute import settle, settle_elements
+from tests.experiment.cells import small_cell
 from tests.norms.test_fused_cuda import IS_INTERPRETED
 from tests.numerics.test_cuda_sums import run_interpreted
 
@@ -37,7 +40,7 @@ needs_interpreter = pytest.mark.skipif(not IS_INTERPRETED, reason="runs in Trito
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is what it runs")
-@pytest.mark.parametrize("chosen", ["whose and plain", pytest.param("whose", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("chosen", ["whose and plain", pytest.param("whose or training", marks=pytest.mark.nightly)])
 def test_a_simulated_step_waits_for_no_device_in_tritons_interpreter(chosen):
     run_interpreted(__file__, chosen)
 
@@ -119,6 +122,28 @@ def test_the_device_tells_whose_a_nan_is_and_nobody_waits(run, waits):
             assert later.first_step(site, counter) == now.first_step(site, counter)
     if run in ("plain", "extras"):
         assert now.total().nan_produced and now.total().nan_propagated and now.total().inf_propagated
+
+
+TRAINED = {"dataset__train": 12, "dataset__size": 4, "train__batch": 2, "train__epochs": 1, "train__probe_every": 0}
+TRAINED |= {"model__width": 2, "model__norm": "none", "dataset__test": 4}
+
+
+@needs_interpreter
+def test_steps_of_a_training_run_wait_nowhere_between_two_looks(waits, tmp_path, monkeypatch):
+    taken, own = [], Session._step_unread
+
+    def step(session, *given):
+        waits.clear()
+        own(session, *given)
+        taken.append(dict(waits))
+
+    monkeypatch.setattr(Session, "_step_unread", step)
+    cell = small_cell("fp16", train__loss_scale="dynamic", **TRAINED)
+    now = run_cell(cell, tmp_path / "now", look_every=1)
+    with on_device():
+        later = run_cell(cell, tmp_path / "later", look_every=4)
+    assert len(taken) >= 3 and not any(taken), taken
+    assert (later.weights_sha256, later.epochs, later.first) == (now.weights_sha256, now.epochs, now.first)
 
 
 X = torch.tensor([[torch.nan, torch.inf, 1.0], [2.0, torch.nan, -torch.inf]])

@@ -155,3 +155,20 @@ def test_gradients_are_asked_about_once_a_step_and_of_a_static_scale_never(scale
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda x: answers.append(own(x)) or answers[-1])
     scaler.unscale_(optimizer)
     assert answers == [False] * asked
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_scale_that_asks_later_takes_its_step_and_leaves_the_answer(broken: bool) -> None:
+    model, scaler = nn.Linear(2, 1), LossScaler("dynamic", interval=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scaler.asks_later = True
+    scaler.scale(model(torch.tensor([[torch.inf if broken else 1.0, 1.0]])).sum()).backward()
+    before = model.bias.detach().clone()
+    scaler.unscale_(optimizer)
+    answer = scaler.take_answer()
+    assert answer is not None and bool(answer) is broken
+    assert scaler.take_answer() is None
+    scaler.step(optimizer)
+    scaler.update()
+    assert not torch.equal(model.bias.detach(), before)
+    assert (scaler.skipped_steps, scaler.scale_factor) == (0, 2.0**16)

@@ -93,11 +93,19 @@ class Dataset:
         return Augmentation(pad, down if crops else None, right if crops else None, flips if flipped else None)
 
     def train_batch(self, index: Tensor, augmentation: Augmentation | None = None) -> tuple[Tensor, Tensor]:
-        """Return the training images numbered `index`, ready for the network, and their labels."""
+        """Return the training images numbered `index`, ready for the network, and their labels.
+
+        With `index` on the host nothing waits for the data's device.
+        """
         pixels = self._pixels(self.train_x, index)
+        index = index.to(self.train_y.device, non_blocking=True)
         if augmentation is not None:
             pixels = augmentation.apply(pixels, index)
         return self.prepare(pixels), self.train_y[index]
+
+    def predictions(self, index: Tensor) -> int:
+        """Return how many predictions the training images numbered `index` ask for."""
+        return len(index)
 
     def test_batches(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the test images in order, `batch` at a time, and their labels."""
@@ -112,8 +120,8 @@ class Dataset:
     def _pixels(self, images: Tensor | Images, index: Tensor) -> Tensor:
         """Return the uint8 pixels numbered `index` on the data's device."""
         if isinstance(images, Tensor):
-            return images[index]
-        return torch.from_numpy(images[index.cpu().numpy()]).to(self.train_y.device)
+            return images[index.to(images.device, non_blocking=True)]
+        return torch.from_numpy(images[index.cpu().numpy()]).to(self.train_y.device, non_blocking=True)
 
 
 def make_dataset(spec: DatasetSpec, source: Source, *, device: str) -> Dataset:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +19,13 @@ from normstab.experiment.network.networks import TokenTask
 from normstab.experiment.scenario.spec import DatasetSpec
 
 __all__ = ["TokenDataset", "make_token_dataset"]
+
+
+class Lengths(NamedTuple):
+    """How many tokens the source and the target of every training sequence have, on the host."""
+
+    sources: Tensor
+    targets: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,22 @@ class TokenDataset:
         """Return None: tokens do not move."""
 
     def train_batch(self, index: Tensor, augmentation: object = None) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return what a network takes of the training sequences numbered `index`, and their targets."""
-        return self._batch(self.train_x[index], self.train_y[index])
+        """Return what a network takes of the training sequences numbered `index`, and their targets.
+
+        With `index` on the host nothing waits for the data's device: how long its sequences are is known there.
+        """
+        on_device, on_host = index.to(self.train_x.device, non_blocking=True), index.cpu()
+        longest = [int(lengths[on_host].max()) if len(index) else 0 for lengths in self._lengths]
+        return self._trimmed(self.train_x[on_device], self.train_y[on_device], *longest)
+
+    def predictions(self, index: Tensor) -> int:
+        """Return how many predictions the training sequences numbered `index` ask for: one for each target token."""
+        return int(self._lengths.targets[index.cpu()].sum())
+
+    @cached_property
+    def _lengths(self) -> Lengths:
+        """The lengths of the training sequences; padding is at the ends of rows."""
+        return Lengths((self.train_x != PAD).sum(1).cpu(), (self.train_y != IGNORED).sum(1).cpu())
 
     def test_batches(self, batch: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         """Yield the test sequences in order, `batch` at a time, and their targets."""
@@ -57,9 +80,16 @@ class TokenDataset:
         """Return the batch without the columns that are padding in every row."""
         if self.kind == "text":
             return (x_NS,), y_NT
-        x_NS = x_NS[:, : _longest(x_NS != PAD)]
-        y_NT = y_NT[:, : _longest(y_NT != IGNORED)]
-        return (x_NS, shifted(y_NT)), y_NT
+        return self._trimmed(x_NS, y_NT, _longest(x_NS != PAD), _longest(y_NT != IGNORED))
+
+    def _trimmed(
+        self, x_NS: Tensor, y_NT: Tensor, source_columns: int, target_columns: int
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the batch of so many columns; that of `text` is whole."""
+        if self.kind == "text":
+            return (x_NS,), y_NT
+        y_NT = y_NT[:, :target_columns]
+        return (x_NS[:, :source_columns], shifted(y_NT)), y_NT
 
 
 def shifted(y_NT: Tensor) -> Tensor:

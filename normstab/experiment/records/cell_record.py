@@ -47,12 +47,16 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Environment:
-    """What the bits of a record depend on beyond its cell."""
+    """What the bits of a record depend on beyond its cell; and `look_every`, on which none depends.
+
+    So many steps at most go by until the run looks at what its device has found; 1, not written, is every step.
+    """
 
     device: str
     threads: int
     cpu_capability: str
     torch: str
+    look_every: int = 1
 
 
 @dataclass(frozen=True)
@@ -225,9 +229,14 @@ _EMPTY_TALLY = asdict(Tally())
 
 
 def plain(value: Any) -> Any:
-    """Return dataclasses as dicts, all the way down; of a Tally only what differs from an empty one."""
+    """Return dataclasses as dicts, all the way down; of a Tally only what differs from an empty one.
+
+    A look at the device in every step is not written either.
+    """
     if isinstance(value, Tally):
         return {name: inner for name, inner in asdict(value).items() if inner != _EMPTY_TALLY[name]}
+    if isinstance(value, Environment) and value.look_every == 1:
+        return {name: inner for name, inner in asdict(value).items() if name != "look_every"}
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

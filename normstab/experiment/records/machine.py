@@ -21,10 +21,10 @@ def require_device(device: str) -> None:
         raise NormstabError(f"device {device!r}: torch sees no CUDA device; use --device cpu")
 
 
-def environment(device: str, threads: int) -> Environment:
-    """Return what the bits of a record depend on beyond its cell."""
+def environment(device: str, threads: int, *, look_every: int = 1) -> Environment:
+    """Return what the bits of a record depend on beyond its cell, and how often the run looked at its device."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-    return Environment(name, threads, torch.backends.cpu.get_cpu_capability(), torch.__version__)
+    return Environment(name, threads, torch.backends.cpu.get_cpu_capability(), torch.__version__, look_every)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,11 @@ class StepLog:
             self._hash = hashlib.sha256(b"".join(kept))
         except OSError as error:
             raise _cannot_write(self.path, error) from error
+
+    def extend(self, steps: Iterable[Step]) -> None:
+        """Add steps, in order."""
+        for step in steps:
+            self.append(step)
 
     def append(self, step: Step) -> None:
         """Add a step; it reaches the file on `flush` or on leaving."""

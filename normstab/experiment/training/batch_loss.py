@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normstab.experiment.data.token_sources import IGNORED
 
-__all__ = ["batch_loss", "counted", "judged", "outputs"]
+__all__ = ["batch_loss", "judged", "outputs"]
 
 Inputs = Tensor | tuple[Tensor, ...]
 
@@ -26,11 +26,6 @@ def batch_loss(logits: Tensor, y: Tensor, label_smoothing: float) -> Tensor:
     if y.ndim > 1:
         logits, y = logits.flatten(0, 1), y.flatten()
     return F.cross_entropy(logits, y, label_smoothing=label_smoothing, ignore_index=IGNORED)
-
-
-def counted(y: Tensor) -> int:
-    """Return how many predictions a batch of targets asks for."""
-    return len(y) if y.ndim == 1 else int((y != IGNORED).sum())
 
 
 def judged(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

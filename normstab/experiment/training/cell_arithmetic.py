@@ -18,6 +18,7 @@ from normstab.numerics.ledger import Ledger
 from normstab.numerics.precision import Precision
 from normstab.simulation.run import Run
 from normstab.simulation.simulate import simulate
+from normstab.simulation.taken_back import Mark, go_back, mark
 from normstab.torch_private import modes_off
 
 __all__ = ["Simulated", "simulated"]
@@ -74,6 +75,16 @@ class Simulated:
             self.run.arithmetic.scales.restore(scales)
             self.run.parameters.cast(cast)
             self.run.ledger.drain()
+
+    def mark(self) -> Mark | None:
+        """Return what `take_back` needs; what the ledger counted has to have been collected before."""
+        return None if self.run is None else mark(self.run)
+
+    def take_back(self, to: Mark | None) -> None:
+        """Forget what was counted and noted since."""
+        if self.run is not None:
+            assert to is not None, "the same run was marked"
+            go_back(self.run, to)
 
     @property
     def arithmetic(self) -> Arithmetic:

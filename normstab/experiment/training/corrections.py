@@ -178,7 +178,8 @@ class ExponentialRate(Correction):
         assert isinstance(optimizer, CompensatedSGD)
         before, after = self.shrunk[step], self.shrunk[step + 1]
         growth = 1.0 / before / after if after else math.inf
-        optimizer.rates = {w: torch.tensor(growth, dtype=torch.float64, device=w.device) for w in self.weights}
+        # Filled in on the device: a copy from the host would wait for it.
+        optimizer.rates = {w: torch.full((), growth, dtype=torch.float64, device=w.device) for w in self.weights}
 
 
 def _over(weight: Tensor, per_channel: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def keep_digests(cell: Cell, directory: Path, *, device: str) -> None:
         model = (
             build_model(cell.model, dataset.task, seed=train.seed, weight_scale=train.weight_scale).to(device).train()
         )
-        order = torch.from_numpy(epoch_order(train.seed, 0, len(dataset.train_y))).to(device)
+        order = torch.from_numpy(epoch_order(train.seed, 0, len(dataset.train_y)))
         x, y = dataset.train_batch(order[: train.batch], dataset.augmentation(train.seed, 0))
 
         def run(network: nn.Module) -> None:

@@ -21,24 +21,25 @@ from normstab.experiment.execution.progress import Progress
 from normstab.experiment.network.model_code import code_sha256
 from normstab.experiment.network.models import build_model
 from normstab.experiment.network.weighted_layers import noise_clocks
-from normstab.experiment.records.cell_record import DataFacts, Record, write_record
+from normstab.experiment.records.cell_record import Record, write_record
 from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints, read_snapshot, write_snapshot
 from normstab.experiment.records.history import History
 from normstab.experiment.records.machine import environment, settled
 from normstab.experiment.records.record_reader import read_record
-from normstab.experiment.records.step_log import StepLog, check_log, copy_log, kept_sha256, log_sha256
+from normstab.experiment.records.step_log import StepLog, check_log, copy_log, kept_sha256
 from normstab.experiment.scenario.spec import Cell
 from normstab.experiment.training.cell_arithmetic import Simulated, simulated
 from normstab.experiment.training.corrections import correction_of
 from normstab.experiment.training.digest_cell import keep_digests
-from normstab.experiment.training.evaluation import bounds, count_values, weights_sha256
+from normstab.experiment.training.evaluation import count_values
 from normstab.experiment.training.optimizers import make_optimizer
 from normstab.experiment.training.probes import Probes, probe_interval
 from normstab.experiment.training.schedules import Span
+from normstab.experiment.training.steps.looks import Looks, steps_between_looks
+from normstab.experiment.training.steps.run_endings import end_epoch, record_of
+from normstab.experiment.training.steps.training_session import Session
 from normstab.experiment.training.storage import Storage
 from normstab.experiment.training.sweep_cell import run_sweep
-from normstab.experiment.training.training_session import Session
-from normstab.numerics.version import NUMERICS_VERSION
 from normstab.simulation.loss_scale import LossScaler
 
 __all__ = ["run_cell"]
@@ -58,11 +59,14 @@ def run_cell(
     device: str = "cpu",
     report: Report = silent,
     checkpoint_s: float = INTERVAL_S,
+    look_every: int | None = None,
 ) -> Record:
     """Run `cell`, trained or swept, and return its record, which is in `directory` then, beside `steps.jsonl`.
 
     A checkpoint, written every `checkpoint_s` seconds, is resumed when one is there and of the same machine.
     The records of the cells it depends on are looked for beside `directory`. A swept cell trains nothing.
+    At most `look_every` steps go by until the run looks at what the device has found, which it waits for; None: one
+    on a CPU, 20 elsewhere. No bit of the record depends on it.
     """
     if cell.code_sha256 and code_sha256(cell.model.name) != cell.code_sha256:
         raise NormstabError(f"model {cell.model.name!r}: its code has changed since the run began; run it again")
@@ -75,7 +79,8 @@ def run_cell(
             keep_digests(cell, directory, device=device)
             if (finished := _finished(cell, directory)) is not None:
                 return finished
-        return _Running(cell, directory, threads, device, report, checkpoint_s).run()
+        every = steps_between_looks(device, look_every)
+        return _Running(cell, directory, threads, device, report, checkpoint_s, every).run()
 
 
 def _finished(cell: Cell, directory: Path) -> Record | None:
@@ -98,6 +103,7 @@ class _Running:
     device: str
     report: Report
     checkpoint_s: float
+    look_every: int
 
     def run(self) -> Record:
         """Return the record, of a run from a checkpoint where one can be resumed, else from the start."""
@@ -127,7 +133,8 @@ class _Running:
                 keep = self._resume(session, checkpoints, problem) or self._go_on(session)
             with StepLog(self.directory, keep=keep) as log:
                 self._train(session, log, checkpoints)
-        record = self._record(session)
+        on = environment(self.device, self.threads, look_every=self.look_every)
+        record = record_of(session, cell, self.directory, on)
         write_record(self.directory, record)
         checkpoints.remove()
         return record
@@ -156,6 +163,7 @@ class _Running:
             span=span,
             correction=correction,
             noise=noise_clocks(model),
+            looks=Looks(self.look_every),
         )
 
     def _probes(self, span: Span) -> Probes:
@@ -220,20 +228,25 @@ class _Running:
         train, history = self.cell.train, session.history
         images = len(session.dataset.train_y)
         for epoch in range(history.step // session.span.steps_per_epoch, train.epochs):
-            order = torch.from_numpy(epoch_order(train.seed, epoch, images)).to(self.device)
+            order = torch.from_numpy(epoch_order(train.seed, epoch, images))  # on the host: batches wait for nothing
             augmentation = session.dataset.augmentation(train.seed, epoch)
             done = history.step - epoch * session.span.steps_per_epoch
             for start, end in batches(images, train.batch)[done:]:
-                log.append(session.step(order[start:end], augmentation))
+                session.step(order[start:end], augmentation)
+                is_last = self._is_at_stop(session) or history.step % session.span.steps_per_epoch == 0
+                saves = checkpoints.is_due and not is_last
+                if is_last or saves:
+                    session.look()
+                log.extend(session.take_logged())
                 if history.nonfinite is not None:
                     break
                 self._tell(session)
-                if self._is_at_stop(session):
+                if is_last:
                     break
-                if checkpoints.is_due and history.step % session.span.steps_per_epoch:
+                if saves:
                     self._save(session, log, checkpoints)
             self._leave_snapshot(session, is_whole_epoch=False)
-            session.end_epoch()
+            end_epoch(session)
             self._tell(session)
             self._leave_snapshot(session, is_whole_epoch=True)
             if history.nonfinite is not None or self._is_at_stop(session):
@@ -260,33 +273,6 @@ class _Running:
                 accuracy=history.accuracy,
                 note=note,
             )
-        )
-
-    def _record(self, session: Session) -> Record:
-        """Return what happened."""
-        history, dataset = session.history, session.dataset
-        return Record(
-            id=self.cell.id,
-            cell=self.cell.to_json(),
-            numerics_version=NUMERICS_VERSION,
-            data=DataFacts(dataset.name, dataset.sha256, len(dataset.train_y), len(dataset.test_y), dataset.classes),
-            environment=environment(self.device, self.threads),
-            status="finished" if history.nonfinite is None else "nonfinite",
-            nonfinite=history.nonfinite,
-            steps=history.step,
-            steps_per_epoch=session.span.steps_per_epoch,
-            epochs=tuple(history.epochs),
-            first=dict(sorted(history.tallies.first.items())),
-            first_steps=history.tallies.steps_by_site(),
-            predictions=history.predictions,
-            probes=tuple(history.probes),
-            norm_layers=history.norm_layers,
-            unrecognised=history.unrecognised,
-            notes=tuple(history.notes),
-            weights_sha256=weights_sha256(session.model),
-            rho=bounds(session.model),
-            steps_sha256=log_sha256(self.directory),
-            language=history.language,
         )
 
 

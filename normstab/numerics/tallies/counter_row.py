@@ -229,13 +229,16 @@ class Row:
                 self._first_stamp[i], self._first_step[i] = stamp, step
             self.first_ranks[counter] = rank
 
-    def forget_firsts(self) -> None:
-        """Have no first offences."""
+    def forget_firsts(self, *, after: int = -1) -> None:
+        """Have no first offences with a stamp beyond `after`."""
         with COUNTING:
             self.settle()
-            self._first_stamp[:] = self._first_step[:] = -1
-            self.losses[1:] = -1
-            self.first_ranks.clear()
+            late, lost_late = self._first_stamp > after, self.losses[1] > after
+            self._first_stamp[late] = self._first_step[late] = -1
+            self.losses[1:, lost_late] = -1
+            names = [*np.array(COUNTERS)[late], *np.array(LOSSES)[lost_late]]
+            for name in names:
+                self.first_ranks.pop(str(name), None)
 
     def tally(self, *, with_inexact: bool) -> Tally:
         """Return the counts so far as plain data."""

@@ -1,0 +1,299 @@
+"""A training run in progress: one step, and its state as a checkpoint holds it.
+
+A step is looked at where it is taken, or later, with others: when, is `looks`. How steps make a run, and a run a
+record, is `train_cell`. Everything measured here is measured outside the emulated arithmetic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from normstab.experiment.data.images import Augmentation, Dataset
+from normstab.experiment.data.tokens import TokenDataset
+from normstab.experiment.records.cell_record import Nonfinite
+from normstab.experiment.records.history import History
+from normstab.experiment.records.offences import origin_of_nonfinite
+from normstab.experiment.records.step_log import Step
+from normstab.experiment.scenario.training_spec import TrainSpec
+from normstab.experiment.training.angular_updates import angles_since, weights_now
+from normstab.experiment.training.batch_loss import batch_loss, outputs
+from normstab.experiment.training.cell_arithmetic import Simulated
+from normstab.experiment.training.corrections import Correction
+from normstab.experiment.training.optimizers import set_rate
+from normstab.experiment.training.probes import Probes
+from normstab.experiment.training.schedules import Span, rate_factor
+from normstab.experiment.training.steps.looks import Looks, Unread, read
+from normstab.experiment.training.steps.return_point import ReturnPoint
+from normstab.experiment.training.storage import Storage
+from normstab.numerics.steps.clock import Clock
+from normstab.simulation.loss_scale import LossScaler
+
+__all__ = ["Session"]
+
+
+@dataclass
+class Session:
+    """Everything of a run that moves, and what moves it.
+
+    `correction` is what replaces weight decay, `noise` the clocks of the norm layers' noise. `unread` are steps that
+    nobody has looked at, which began at `start`; `logged` those that were, and are not in the log yet.
+    """
+
+    train: TrainSpec
+    dataset: Dataset | TokenDataset
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: LossScaler
+    storage: Storage
+    probes: Probes
+    simulated: Simulated
+    history: History
+    span: Span
+    correction: Correction | None = None
+    noise: Sequence[Clock] = ()
+    unrecognised_before: dict[str, int] = field(default_factory=dict)
+    looks: Looks = field(default_factory=Looks)
+    unread: list[Unread] = field(default_factory=list)
+    start: ReturnPoint | None = None
+    logged: list[Step] = field(default_factory=list)
+
+    def step(self, index: Tensor, augmentation: Augmentation | None) -> None:
+        """Train on the images or sequences numbered `index`, on the host; look now, or with a later step.
+
+        A loss, logit or parameter that is not finite is noted at a look, with the step that it was in. No step is taken
+        after such a one.
+        """
+        if self.looks.span > 1 and not self.probes.is_due(self.history.step):
+            if not self.unread:
+                self._stay()
+            self._step_unread(index, augmentation)
+            if len(self.unread) >= self.looks.span:
+                self.look()
+            return
+        self.look()
+        if self.history.nonfinite is None:
+            self._step_read(index, augmentation)
+
+    def look(self) -> None:
+        """Read what the steps since the last look have left; take them again, one by one, where something broke."""
+        if not self.unread:
+            return
+        unread, self.unread = self.unread, []
+        with self.simulated.paused():
+            found = read(unread)
+        if any(is_broken for _, _, is_broken in found):
+            self._go_back()
+            for taken in unread:
+                if self.history.nonfinite is None:
+                    self._step_read(taken.index, taken.augmentation)
+            return
+        first = self.history.step - len(unread)
+        for number, (taken, (loss, norm, _)) in enumerate(zip(unread, found, strict=True), first):
+            self._log(Step(number, loss, norm, taken.lr, taken.loss_scale), taken.index)
+        self.looks.found_nothing()
+
+    def take_logged(self) -> Iterator[Step]:
+        """Yield the steps that were looked at since the last call, in order."""
+        logged, self.logged = self.logged, []
+        yield from logged
+
+    def _step_read(self, index: Tensor, augmentation: Augmentation | None) -> None:
+        """Take a step, and wait for what it finds."""
+        history, step, skipped = self.history, self.history.step, self.scaler.skipped_steps
+        self.scaler.asks_later = False
+        loss, logits, factor = self._gradients(index, augmentation)
+        with self.simulated.paused():
+            self._look_at(loss, logits, index)
+        if history.nonfinite is None:
+            self._update(step, factor)
+        history.step += 1
+        if self.scaler.skipped_steps == skipped:
+            self.looks.found_nothing()
+        else:
+            self.looks.found_something()
+
+    def _step_unread(self, index: Tensor, augmentation: Augmentation | None) -> None:
+        """Take a step as if all in it were finite, and leave what it finds on the device."""
+        step, scale = self.history.step, self.scaler.scale_factor
+        self.scaler.asks_later = True
+        loss, logits, factor = self._gradients(index, augmentation)
+        with self.simulated.paused():
+            norm, gradients_broke = self._unscaled(), self.scaler.take_answer()
+            broke = [~loss.isfinite().all(), ~logits.isfinite().all()]
+            broke += [] if gradients_broke is None else [gradients_broke]
+            if self.train.clip is not None:
+                broke.append(~norm.isfinite())
+                clip_grads_with_norm_(self.model.parameters(), self.train.clip, norm)
+        self._move(step, factor)
+        with self.simulated.paused():
+            broke.append(~self._largest_parameter().isfinite())
+            numbers = torch.stack([loss.detach().double(), norm.double(), torch.stack(broke).any().double()])
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.unread.append(Unread(numbers, index, augmentation, lr, scale))
+        self.history.step += 1
+
+    def _stay(self) -> None:
+        """Remember where the run is now: the end of a look, which reads the ledger too."""
+        with self.simulated.paused():
+            self.collect()
+            step = self.history.step
+            self.start = ReturnPoint.before(step, self.model, self.optimizer, self.scaler, self.simulated)
+
+    def _go_back(self) -> None:
+        """Be where the run was at the last look."""
+        assert self.start is not None, "steps that nobody looked at began somewhere"
+        with self.simulated.paused(), torch.no_grad():
+            self.start.go_back(self.scaler, self.simulated)
+        self.history.step = self.start.step
+        self.looks.found_something()
+
+    def _gradients(self, index: Tensor, augmentation: Augmentation | None) -> tuple[Tensor, Tensor, float]:
+        """Compute the scaled gradients; return the loss, the logits and the schedule's factor."""
+        step = self.history.step
+        self.begin_step(step)
+        with self.simulated.paused():
+            x, y = self.dataset.train_batch(index, augmentation)
+            factor = rate_factor(self.train.schedule, step, self.span)
+            set_rate(self.optimizer, self._lr_factor(factor))
+            self.optimizer.zero_grad(set_to_none=True)
+        logits = outputs(self.model, x)
+        loss = batch_loss(logits, y, self.train.label_smoothing)
+        self._backward(loss)
+        return loss, logits, factor
+
+    def _log(self, step: Step, index: Tensor) -> None:
+        """Put a step into the history, and where the log is taken from."""
+        self.history.add_loss(step.loss, self.dataset.predictions(index))
+        self.logged.append(step)
+
+    def begin_step(self, step: int) -> None:
+        """Set the step that keys random bits: those of rounding, and those of noise where nothing is simulated."""
+        self.simulated.begin_step(step)
+        for clock in self.noise:
+            clock.set(step)
+
+    def _lr_factor(self, factor: float) -> float:
+        """Return the factor on the peak rate: a norm schedule moves the norms and leaves the rate."""
+        moves_norms = self.correction is not None and self.correction.moves_norms
+        return self.train.lr_multiplier * (1.0 if moves_norms else factor)
+
+    def _backward(self, loss: Tensor) -> None:
+        """Differentiate the loss times its multiplier and scale; both reach the gradient unrounded."""
+        scaled = self.scaler.scale(loss)
+        if self.train.loss_multiplier == 1.0:
+            scaled.backward()
+            return
+        with self.simulated.paused():
+            multiplier = torch.full_like(scaled, self.train.loss_multiplier)
+        scaled.backward(multiplier)
+
+    def _unscaled(self) -> Tensor:
+        """Unscale the gradients and return their norm."""
+        self.scaler.unscale_(self.optimizer)
+        return get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+
+    def _look_at(self, loss: Tensor, logits: Tensor, index: Tensor) -> None:
+        """Unscale, measure and clip the gradients; log the step; note what is not finite."""
+        step, scale = self.history.step, self.scaler.scale_factor
+        norm = self._unscaled()
+        logged = Step(step, loss.item(), norm.item(), self.optimizer.param_groups[0]["lr"], scale)
+        self._log(logged, index)
+        if not math.isfinite(logged.loss):
+            self.fail("loss")
+        elif not bool(logits.isfinite().all()):
+            self.fail("logit")
+        elif self.probes.is_due(step):
+            probe = self.probes.take(step, self.model)
+            if probe is not None:
+                self.history.probes.append(probe)
+        if self.train.clip is not None and math.isfinite(logged.gradient_norm):
+            clip_grads_with_norm_(self.model.parameters(), self.train.clip, norm)
+
+    def _update(self, step: int, factor: float) -> None:
+        """Move the parameters, and count in a step that is probed which of them stayed; note what is not finite."""
+        is_due = self.probes.is_due(step)
+        with self.simulated.paused():
+            parameters = [p.detach() for p in self.model.parameters()]
+            before = [p.clone() for p in parameters] if is_due else []
+            weights = weights_now(self.model) if is_due else {}
+        is_moved = self._move(step, factor)
+        with self.simulated.paused():
+            if is_moved and is_due:
+                self.history.add_angles(angles_since(weights, self.model))
+            self.history.updates += sum(p.numel() for p in before)
+            self.history.updates_zero += sum(
+                int((old == new).sum()) for old, new in zip(before, parameters, strict=False)
+            )
+            if not math.isfinite(self._largest_parameter().item()):
+                self.fail("parameter")
+
+    def _move(self, step: int, factor: float) -> bool:
+        """Take the optimizer's step, corrected where something replaces weight decay, and store its result.
+
+        False: the loss scale skipped it.
+        """
+        if self.correction is not None:
+            with self.simulated.paused():
+                self.correction.before(self.optimizer, step)
+        skipped = self.scaler.skipped_steps
+        with contextlib.nullcontext() if self.simulated.rounds_optimizer else self.simulated.paused():
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.skipped_steps != skipped:
+            return False
+        with self.simulated.paused():
+            if self.correction is not None:
+                self.correction.after(step, factor)
+            self.storage.keep_all_(self.optimizer)
+        return True
+
+    def _largest_parameter(self) -> Tensor:
+        """Return the largest magnitude of all parameters; not finite where one is not."""
+        return get_total_norm([p.detach() for p in self.model.parameters()], math.inf)
+
+    def fail(self, what: str) -> None:
+        """Note what became non-finite in this step, and where the ledger first saw it."""
+        if self.history.nonfinite is None:
+            self.collect()
+            site = origin_of_nonfinite(self.history.tallies.first)
+            self.history.nonfinite = Nonfinite(self.history.step, what, site)
+
+    def collect(self) -> None:
+        """Move what the ledger counted, and what was not understood, into the history."""
+        if self.simulated.ledger is not None:
+            self.history.tallies.collect(self.simulated.ledger)
+        passed = Counter(self.unrecognised_before) + Counter(self.simulated.unrecognised)
+        self.history.unrecognised = dict(sorted(passed.items()))
+        self.history.notes += [note for note in self.simulated.notes if note not in self.history.notes]
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a bit-identical resume needs."""
+        self.collect()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": self.history.to_text(),
+            "random": torch.get_rng_state(),
+            "cast": self.simulated.cast_names(self.history.step),
+            "scales": self.simulated.scales(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state: what was counted on entering was counted then."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = History.from_text(state["history"])
+        self.unrecognised_before = dict(self.history.unrecognised)
+        torch.set_rng_state(state["random"].cpu())
+        self.simulated.go_on(self.history.step, state["cast"], state["scales"])
