@@ -1,6 +1,7 @@
-"""Run the benchmarks and print their Markdown: `python -m tests.benchmarks [NAME...]`.
+"""Run the benchmarks and print their Markdown: `python -m tests.benchmarks [NAME...]`, or `--device cpu|cuda`.
 
 Every `bench_*.py` beside this file is a script and gets a process of its own: no benchmark inherits threads or caches.
+With `--device` it is the table of `device_table` instead: bits, then times in ratio to a yardstick.
 """
 
 import subprocess
@@ -11,6 +12,10 @@ HERE = Path(__file__).parent
 
 
 def main(names: list[str]) -> int:
+    if any(name.split("=")[0] == "--device" for name in names):
+        from tests.benchmarks import device_table
+
+        return device_table.main(names)
     scripts = {path.stem.removeprefix("bench_"): path for path in sorted(HERE.glob("bench_*.py"))}
     unknown = [name for name in names if name not in scripts]
     if unknown:
