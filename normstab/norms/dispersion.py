@@ -73,9 +73,10 @@ def measure_l2(centred: Centred, scheme: Scheme, reduction: Reduction, ar: Arith
         variance = wide.div(centred.m2, float(reduction.n), operation="variance")
     else:
         square = ar.in_format("square").mul(centred.d, centred.d, operation="square")
-        variance = wide.mean(square, reduction.axes, keepdim=True, operation="dispersion")
-    scale = ar.sqrt(add_eps(variance, scheme, ar, wide), operation="sqrt")
-    return Measured(scale, unbiased(variance, reduction.n, wide) if scheme.tracks else None)
+        variance = reduction.mean(square, wide, "dispersion")
+    with reduction.alike(ar):
+        scale = ar.sqrt(add_eps(variance, scheme, ar, wide), operation="sqrt")
+        return Measured(scale, unbiased(variance, reduction.n, wide) if scheme.tracks else None)
 
 
 def unbiased(variance: Tensor, n: int, ar: Arithmetic) -> Tensor:
@@ -88,7 +89,7 @@ def unbiased(variance: Tensor, n: int, ar: Arithmetic) -> Tensor:
 def correct_mean_square(h: Tensor, flow: Flow, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> Tensor:
     """Return h - y mean(g y): l2."""
     product = ar.mul(flow.gradient, flow.normalized, operation="product")
-    mean_product = ar.mean(product, reduction.axes, keepdim=True, operation="product")
+    mean_product = reduction.mean(product, ar, "product")
     return ar.sub(h, ar.mul(flow.normalized, mean_product, operation="project"), operation="subtract")
 
 
@@ -98,12 +99,13 @@ def measure_lp(centred: Centred, scheme: Scheme, reduction: Reduction, ar: Arith
     p = scheme.spec.p
     wide = ar.in_format("variance")
     power = ar.in_format("square").power(ar.abs(centred.d), exponent(p), operation="power")
-    moment = wide.mean(power, reduction.axes, keepdim=True, operation="dispersion")
-    scale = ar.root(add_eps(moment, scheme, ar, wide), exponent(p), operation="root")
-    stored = scale
-    if scheme.tracks and scheme.eps != 0:
-        stored = ar.root(moment, exponent(p), operation="running_var")
-    return Measured(scale, stored)
+    moment = reduction.mean(power, wide, "dispersion")
+    with reduction.alike(ar):
+        scale = ar.root(add_eps(moment, scheme, ar, wide), exponent(p), operation="root")
+        stored = scale
+        if scheme.tracks and scheme.eps != 0:
+            stored = ar.root(moment, exponent(p), operation="running_var")
+        return Measured(scale, stored)
 
 
 def correct_lp(h: Tensor, flow: Flow, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> Tensor:
@@ -112,7 +114,7 @@ def correct_lp(h: Tensor, flow: Flow, scheme: Scheme, reduction: Reduction, ar: 
     power = ar.power(ar.abs(flow.normalized), exponent(scheme.spec.p - 1), operation="power")
     t = signed(power, ar.sign(flow.centred))
     product = ar.mul(flow.gradient, flow.normalized, operation="product")
-    mean_product = ar.mean(product, reduction.axes, keepdim=True, operation="product")
+    mean_product = reduction.mean(product, ar, "product")
     t = centred_sign(t, scheme, reduction, ar)
     return ar.sub(h, ar.mul(mean_product, t, operation="project"), operation="subtract")
 
@@ -122,14 +124,15 @@ def correct_lp(h: Tensor, flow: Flow, scheme: Scheme, reduction: Reduction, ar: 
 
 def measure_l1(centred: Centred, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> Measured:
     """Form s = C1 mean(abs d) + eps."""
-    magnitude = ar.mean(ar.abs(centred.d), reduction.axes, keepdim=True, operation="dispersion")
-    return with_constant(magnitude, None, scheme, reduction, ar)
+    magnitude = reduction.mean(ar.abs(centred.d), ar, "dispersion")
+    with reduction.alike(ar):
+        return with_constant(magnitude, None, scheme, reduction, ar)
 
 
 def correct_l1(h: Tensor, flow: Flow, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> Tensor:
     """Return h - (C1 mean(g y)) (sg - mean(sg)) with sg = sign(d)."""
     product = ar.mul(flow.gradient, flow.normalized, operation="product")
-    mean_product = ar.mean(product, reduction.axes, keepdim=True, operation="product")
+    mean_product = reduction.mean(product, ar, "product")
     factor = ar.constant(scheme.constant(reduction.n), operation="constant")
     weight = ar.mul(factor, mean_product, operation="constant")
     sg = centred_sign(ar.sign(flow.centred), scheme, reduction, ar)
@@ -249,7 +252,7 @@ def centred_sign(t: Tensor, scheme: Scheme, reduction: Reduction, ar: Arithmetic
     """Return t - mean(t), or t where nothing is centred."""
     if not scheme.centres:
         return t
-    mean = ar.mean(t, reduction.axes, keepdim=True, operation="slope")
+    mean = reduction.mean(t, ar, "slope")
     return ar.sub(t, mean, operation="slope")
 
 

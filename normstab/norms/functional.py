@@ -59,7 +59,7 @@ def normalize_forward(
         scheme.spec.require_values(reduction.n)
     if ar.precision.norm == "wide":
         return Forward(*wide_norm.forward(x, (gamma, beta), None, scheme, reduction, ar))
-    if not ar.is_native and kernels_for(x) is not None:
+    if not ar.is_native and reduction.shared is None and kernels_for(x) is not None:
         from normstab.norms.fused import coverage, launch
 
         if coverage.covers(x, scheme, ar, parameters=(gamma, beta)):

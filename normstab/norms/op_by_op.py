@@ -117,10 +117,11 @@ def centre(x: Tensor, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> t
     if not scheme.centres:
         return None, Centred(x, x)
     m2 = None
-    if ar.precision.mean == "welford" and scheme.spec is not None and scheme.spec.kind == "l2":
+    is_l2 = scheme.spec is not None and scheme.spec.kind == "l2"
+    if ar.precision.mean == "welford" and is_l2 and reduction.shared is None:
         mean, m2 = (reduction.keepdim(value) for value in welford(ar, x, reduction.axes, operation="mean"))
     else:
-        mean = ar.mean(x, reduction.axes, keepdim=True, operation="mean")
+        mean = reduction.mean(x, ar, "mean")
     # What is stored of the mean stays undisturbed, as the statistic that `measure` stores does.
     used = disturbed(mean, scheme.noise, ar, "mean")
     return mean, Centred(ar.sub(x, used, operation="centre"), x, m2)
@@ -182,7 +183,7 @@ def flow_to_input(g: Tensor, saved: Saved, scheme: Scheme, reduction: Reduction,
     """Return dL/dx from g = dL/dy: ((g - mean(g)) - the flow through s) / s; g / s in evaluation."""
     h = g
     if saved.centred is not None and scheme.centres:
-        h = ar.sub(g, ar.mean(g, reduction.axes, keepdim=True, operation="mean"), operation="centre")
+        h = ar.sub(g, reduction.mean(g, ar, "mean"), operation="centre")
     if saved.scale is None:
         return h
     if saved.centred is not None:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from normstab.errors import NormstabError
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.formats import FORMATS
+from normstab.numerics.sums.means import Shared, mean_over
 
 __all__ = ["Reduction"]
 
@@ -20,12 +24,14 @@ __all__ = ["Reduction"]
 class Reduction:
     """How a tensor is viewed, which axes of the view are reduced, and the shape of gamma and beta there.
 
-    The view keeps the logical row-major order, so that an element's index is that in the whole tensor.
+    The view keeps the logical row-major order, so that an element's index is that in the whole tensor. With `shared`
+    the values of other processes share the means too (SyncBatchNorm): `n` is then the number of all.
     """
 
     view: tuple[int, ...]
     axes: tuple[int, ...]
     parameters: tuple[int, ...]
+    shared: Shared | None = None
 
     @staticmethod
     def of_batch(shape: Sequence[int]) -> Reduction:
@@ -55,10 +61,27 @@ class Reduction:
         values = math.prod(normalized)
         return Reduction((math.prod(shape[: len(shape) - len(normalized)]), values), (1,), (1, values))
 
+    def over(self, shared: Shared) -> Reduction:
+        """Return the same reduction of values that other processes have too."""
+        return replace(self, shared=shared)
+
     @property
     def n(self) -> int:
         """How many values share one mean."""
-        return math.prod(self.view[axis] for axis in self.axes)
+        return math.prod(self.view[axis] for axis in self.axes) if self.shared is None else self.shared.n
+
+    def mean(self, x: Tensor, ar: Arithmetic, operation: str) -> Tensor:
+        """Return the means of viewed `x`, the reduced axes of size 1."""
+        if self.shared is None:
+            return ar.mean(x, self.axes, keepdim=True, operation=operation)
+        ar = ar.for_operation(operation)
+        if ar.is_native:
+            return self.shared.join(x.sum(self.axes, keepdim=True), FORMATS["fp32"], operation) / self.shared.n
+        return mean_over(ar, x, self.axes, keepdim=True, operation=operation, shared=self.shared)
+
+    def alike(self, ar: Arithmetic) -> AbstractContextManager[None]:
+        """Return the context in which what there is one of per mean is computed, with the same bits in each process."""
+        return nullcontext() if self.shared is None else ar.clock.alike()
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -72,6 +95,7 @@ class Reduction:
 
     def rows(self, x: Tensor) -> Tensor:
         """Return viewed `x` with each group of values that share a mean as a row, in logical order."""
+        assert self.shared is None, "the rows lie in several processes"
         return x.permute(*self.kept, *self.axes).reshape(-1, self.n)
 
     def unrows(self, rows_RN: Tensor) -> Tensor:

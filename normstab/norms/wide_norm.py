@@ -62,7 +62,7 @@ def forward(
 
 def _is_torchs(scheme: Scheme, reduction: Reduction) -> bool:
     """Whether torch has this very norm as one kernel: batch norm with a variance of more than one value, and an eps."""
-    is_batch = reduction.axes == (0, 2) and len(reduction.view) == 3
+    is_batch = reduction.axes == (0, 2) and len(reduction.view) == 3 and reduction.shared is None
     is_l2 = scheme.spec is not None and scheme.spec.kind == "l2" and scheme.centres
     return is_batch and is_l2 and scheme.eps > 0 and reduction.n > 1 and math.prod(reduction.view) > 0
 

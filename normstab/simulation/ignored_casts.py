@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from normstab.numerics.ledger import Site
 from normstab.simulation.around.places import ModuleTracker
-from normstab.torch_private import function_mode
+from normstab.torch_private import function_mode, has_modes
 
 __all__ = ["WIDE", "IgnoredCasts", "counted", "wanted"]
 
@@ -47,7 +47,9 @@ class IgnoredCasts(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _is_ignored(self) -> bool:
-        """Whether the place is one of the machine that ignores casts."""
+        """Whether the place is one of the machine that ignores casts, and what runs there is not our own code."""
+        if not has_modes():
+            return False
         place = self._tracker.here()
         return not place.passes and place.arithmetic.precision.casts == "ignore"
 

@@ -319,18 +319,6 @@ def bits(rank, size):
     return x, weight
 
 
-def over_processes(rank, size):
-    """A batch norm over processes, which torch has for GPUs alone."""
-    model = DistributedDataParallel(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
-    model.module[1] = nn.SyncBatchNorm(2)
-    try:
-        with ns.simulate(model, "fp16"):
-            pass
-    except ns.NormstabError as error:
-        return str(error)
-    return "nothing was raised"
-
-
 def own_hook(rank, size):
     """A module with a communication hook of the user's."""
     model = DistributedDataParallel(nn.Linear(3, 2))

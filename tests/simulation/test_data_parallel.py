@@ -21,7 +21,7 @@ from tests.simulation.processes import run_cases
 
 ROOT = Path(__file__).parents[2]
 CASES = "tests.simulation.data_parallel_cases"
-OTHERS = ["overflow_alone", "continued", "afterwards", "bits", "own_hook", "over_processes", "left_early"]
+OTHERS = ["overflow_alone", "continued", "afterwards", "bits", "own_hook", "left_early"]
 OF_FOUR = ["sgd_ring"]
 
 
@@ -98,10 +98,6 @@ def test_ranks_draw_other_bits_for_their_samples_and_the_same_for_parameters(two
 
 def test_a_communication_hook_of_the_users_is_refused(two):
     assert all("communication hook of its own" in text for text in two["own_hook"])
-
-
-def test_batch_norm_over_processes_is_refused_by_name(two):
-    assert all("module '1' is a SyncBatchNorm" in text for text in two["over_processes"])
 
 
 def test_a_rank_that_leaves_by_an_exception_is_named_at_once(two):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from normstab.numerics.steps.replay import Moment, Replay
 
@@ -45,6 +47,15 @@ class Clock:
         is_update = direction == "optimizer"
         is_alike = not self.splits_parameters if is_update else role == "parameter"
         return self.step if is_alike else self.step + (self.share << SHARE_SHIFT)
+
+    @contextmanager
+    def alike(self) -> Iterator[None]:
+        """Draw the same bits in every process: for results that are the same in each."""
+        share, self.share = self.share, 0
+        try:
+            yield
+        finally:
+            self.share = share
 
     def number(self, site: str) -> int:
         """Return how often `site` was called before in this step, and count this call."""

@@ -6,8 +6,9 @@ Written against an Arithmetic, so that every division is rounded, counted and ke
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,32 +24,63 @@ from normstab.numerics.sums.reduced_axes import canonical_dims, kept_shape
 if TYPE_CHECKING:
     from normstab.numerics.arithmetic import Arithmetic
 
-__all__ = ["mean_over", "welford"]
+__all__ = ["Shared", "mean_over", "welford"]
 
 # Shapes: K kept positions (row-major), n reduced ones (row-major), m values of a level.
 
 
+class Shared(NamedTuple):
+    """The processes whose values share a mean with those here: `n`, how many values they all have, and their sum.
+
+    `join(partial, format, operation)` returns the sum over processes of what each of them has, in a format. What is
+    computed of such a sum is computed alike in each: under stochastic rounding with the same bits.
+    """
+
+    n: int
+    join: Callable[[Tensor, AnyFormat, str], Tensor]
+
+
 def mean_over(
-    ar: Arithmetic, x: Tensor, dims: int | Sequence[int] | None, *, keepdim: bool = False, operation: str = "mean"
+    ar: Arithmetic,
+    x: Tensor,
+    dims: int | Sequence[int] | None,
+    *,
+    keepdim: bool = False,
+    operation: str = "mean",
+    shared: Shared | None = None,
 ) -> Tensor:
-    """Return the mean of `x` over `dims` (None: all) as `ar.precision.mean` says; of nothing, NaN (0 / 0)."""
+    """Return the mean of `x` over `dims` (None: all) as `ar.precision.mean` says; of nothing, NaN (0 / 0).
+
+    Of values that are `shared`, the mean of all: the joined sums divided by their number. Where a mean is not one of a
+    sum (blockwise, Welford), each process has v n_here / n of its own mean v, and these are joined.
+    """
     reduced = canonical_dims(dims, x.dim())
     n = math.prod(x.shape[axis] for axis in reduced)
-    if n and ar.precision.mean == "welford":
+    if ar.precision.mean == "sum" or (n == 0 and shared is None):
+        value = _of_sum(ar, x, reduced, n, operation, shared)
+    elif n == 0:  # what nothing adds to the mean of all
+        k = math.prod(x.shape[axis] for axis in range(x.dim()) if axis not in reduced)
+        value = x.new_zeros(k, dtype=carrier_dtype((x,), ar.format))
+    elif ar.precision.mean == "welford":
         value = welford(ar, x, reduced, operation=operation, with_m2=False)[0]
-    elif n and ar.precision.mean_block:
-        value = _blockwise(ar, x, reduced, n, operation)
     else:
-        value = _of_sum(ar, x, reduced, n, operation)
+        value = _blockwise(ar, x, reduced, n, operation)
+    if shared is not None and ar.precision.mean != "sum":
+        part = ar.apply(lambda v: v * n / shared.n, value, operation=f"{operation}.part")
+        value = shared.join(_narrowed(part, x, ar.format), ar.format, operation)
     return value.view(kept_shape(x, reduced, keepdim=keepdim))
 
 
-def _of_sum(ar: Arithmetic, x: Tensor, reduced: tuple[int, ...], n: int, operation: str) -> Tensor:
+def _of_sum(
+    ar: Arithmetic, x: Tensor, reduced: tuple[int, ...], n: int, operation: str, shared: Shared | None
+) -> Tensor:
     """Return div(sum, n): the sum as accumulated, cast first only if the role `sum` has a format.
 
-    An exact sum without that role is rounded to float64, so that the quotient alone is rounded to results.
+    An exact sum without that role is rounded to float64, so that the quotient alone is rounded to results. A shared
+    sum is joined in the format of the sums that it is made of.
     """
     role = ar.precision.sum
+    unrounded = role if role is not None else FORMATS["fp64"]
     site = f"{operation}.sum"
     of_sum = ar.for_operation(site)
     total = ar.sums.accumulate(
@@ -56,11 +88,17 @@ def _of_sum(ar: Arithmetic, x: Tensor, reduced: tuple[int, ...], n: int, operati
         reduced,
         accumulation=of_sum.precision.accumulation,
         calls=of_sum.calls(site),
-        format=role if role is not None else FORMATS["fp64"],
+        format=unrounded,
     )
-    if role is not None and ar.precision.accumulation.kind != "exact":
-        total = ar.in_format("sum").cast(total, f"{site}.cast")
-    return _narrowed(ar.div(total, float(n), operation=f"{operation}.div"), x, ar.format)
+    together: AbstractContextManager[None] = nullcontext()
+    if shared is not None:
+        kept = of_sum.precision.accumulation.format
+        total, n = shared.join(total, unrounded if kept is None else kept, operation), shared.n
+        together = ar.clock.alike()
+    with together:
+        if role is not None and ar.precision.accumulation.kind != "exact":
+            total = ar.in_format("sum").cast(total, f"{site}.cast")
+        return _narrowed(ar.div(total, float(n), operation=f"{operation}.div"), x, ar.format)
 
 
 def _narrowed(value: Tensor, x: Tensor, format: AnyFormat) -> Tensor:

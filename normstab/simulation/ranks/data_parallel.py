@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from normstab.errors import NormstabError
-from normstab.simulation.ranks.joining import Joining, carrier_of
+from normstab.simulation.ranks.exchange import all_reduced
+from normstab.simulation.ranks.joining import Joining
 from normstab.torch_private import modes_off
 
 __all__ = ["Reduction", "reduction_of"]
@@ -57,33 +58,13 @@ class Reduction:
         return future.then(lambda done: done.value()[0])
 
     def _join(self, bucket: Any) -> None:
-        """Send every rank its chunk of each gradient, sum the own chunk, and collect the sums."""
+        """Replace each gradient in the bucket by the mean over processes."""
         assert self.joining_of is not None
-        rank, size = dist.get_rank(self.group), dist.get_world_size(self.group)
+        size = dist.get_world_size(self.group)
         gradients = bucket.gradients()
         joinings = [self.joining_of(parameter, "all_reduce", size) for parameter in bucket.parameters()]
-        carrier = carrier_of(bucket.buffer().dtype, joinings)
-        lengths = [-(-gradient.numel() // size) for gradient in gradients]
-        addends = [
-            joining.load(gradient.reshape(-1).to(carrier), rank)
-            for joining, gradient in zip(joinings, gradients, strict=True)
-        ]
-        sent_RC = torch.cat([in_chunks(x, size, c) for x, c in zip(addends, lengths, strict=True)], dim=1)
-        received_RC = torch.empty_like(sent_RC)
-        dist.all_to_all_single(received_RC, sent_RC, group=self.group)
-        sums, start = torch.zeros_like(received_RC[0]), 0
-        for joining, gradient, c in zip(joinings, gradients, lengths, strict=True):
-            own = max(0, min(c, gradient.numel() - rank * c))  # the last chunks are shorter
-            rows = [received_RC[r, start : start + own] for r in range(size)]
-            sums[start : start + own] = joining.add(rows, rank, rank * c)
-            start += c
-        joined = torch.empty(size * start, dtype=carrier, device=sums.device)
-        dist.all_gather(list(joined.view(size, start)), sums, group=self.group)
-        joined_RC, start = joined.view(size, start), 0
-        for gradient, c in zip(gradients, lengths, strict=True):
-            whole = joined_RC[:, start : start + c].reshape(-1)[: gradient.numel()]
-            gradient.copy_(whole.view(gradient.shape))
-            start += c
+        for gradient, joined in zip(gradients, all_reduced(gradients, joinings, self.group), strict=True):
+            gradient.copy_(joined)
 
 
 def reduction_of(module: DistributedDataParallel) -> Reduction:
@@ -104,10 +85,3 @@ def reduction_of(module: DistributedDataParallel) -> Reduction:
             ) from error
         module.__dict__["_normstab_reduction"] = known
     return known  # type: ignore[no-any-return]
-
-
-def in_chunks(x_N: Tensor, size: int, length: int) -> Tensor:
-    """Return a vector as `size` chunks of `length`, filled up with zeros."""
-    padded = torch.zeros(size * length, dtype=x_N.dtype, device=x_N.device)
-    padded[: x_N.numel()] = x_N
-    return padded.view(size, length)

@@ -20,6 +20,7 @@ from normstab.numerics.rules import Rules
 from normstab.simulation.around.places import Place
 from normstab.simulation.ranks.data_parallel import reduction_of
 from normstab.simulation.ranks.joining import Joining
+from normstab.simulation.ranks.norms_over_ranks import synchronize_norms
 from normstab.simulation.ranks.peers import Peers, is_of_a_connection
 from normstab.simulation.ranks.sharded import group_of, reduction_of_shards, sharded_modules
 from normstab.simulation.run import Run
@@ -72,20 +73,10 @@ class Team:
                 self.run.ledger.drain()  # joined before, and the same everywhere: rank 0 alone carries it on
         return self
 
-    def _check_norms(self, network: nn.Module) -> None:
-        """Raise for batch norm over processes, whose statistics no arithmetic forms."""
-        for name, module in network.named_modules():
-            if isinstance(module, nn.SyncBatchNorm) and module.training and self.peers is not None:
-                raise NormstabError(
-                    f"simulate: module {name or '(root)'!r} is a SyncBatchNorm in training: torch forms its statistics "
-                    "over processes in kernels for GPUs that no arithmetic looks into; use BatchNorm, by which each "
-                    "process normalizes its own part of the batch, or group or layer norm, which know no batch"
-                )
-
     def attach(self, session: Simulation, stack: ExitStack) -> None:
-        """Make the all-reduce of gradients an operation of the session's machine until `stack` is closed."""
+        """Make the sums over processes, of gradients and of norms, operations of its machine until `stack` closes."""
         self._session = session
-        self._check_norms(session.model)
+        synchronize_norms(session, stack)
         self._names = {id(parameter): name for name, parameter in session.model.named_parameters()}
         if session.is_native:
             return
