@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,21 +124,28 @@ def run(
     allow_import: options.AllowImport = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train every cell of scenarios beside its wide reference, judge, and write the report."""
+    """Train every cell of scenarios beside its wide reference, judge, and write the report.
+
+    Under torchrun its processes train each cell together.
+    """
     from normstab.experiment.scenario.gather import directories_of, load_scenarios
     from normstab.study import write_reports
+    from normstab.terminal.torchrun_options import alone_or_first, overrides_of
 
-    scenarios = load_scenarios(files, smoke=smoke, overrides=overrides, allow_import=allow_import)
-    directories = directories_of(scenarios, out, smoke=smoke)
-    effort = options.effort_of(remedies)
-    if dry_run:
-        context.obj.give(cli_scenarios.outlines(scenarios, as_json=as_json))
-        return
-    ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
-    execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)
-    found, outcomes, code = _run_each(context.obj, scenarios, directories, execution, force=force, effort=effort)
-    published = write_reports(found, as_json=as_json, force=force)
-    raise typer.Exit(max(code, _tell(context.obj, published, outcomes, strict=strict, wide=wide)))
+    with alone_or_first(context.obj, jobs=jobs, executor=executor, device=device) as launch:
+        given = overrides_of(overrides, launch)
+        scenarios = load_scenarios(files, smoke=smoke, overrides=given, allow_import=allow_import)
+        directories = directories_of(scenarios, out, smoke=smoke)
+        effort = options.effort_of(remedies)
+        if dry_run:
+            context.obj.give(cli_scenarios.outlines(scenarios, as_json=as_json))
+            return
+        ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
+        execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)
+        execution = replace(execution, launch=launch)
+        found, outcomes, code = _run_each(context.obj, scenarios, directories, execution, force=force, effort=effort)
+        published = write_reports(found, as_json=as_json, force=force)
+        raise typer.Exit(max(code, _tell(context.obj, published, outcomes, strict=strict, wide=wide)))
 
 
 def _run_each(

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.simulation import norms_over_ranks_cases
 from tests.simulation.data_parallel_cases import one_thread
-from tests.simulation.norms_over_ranks_cases import LAWS, MACHINES, WIDE, C, by_torch, in_one_process
+from tests.simulation.norm_of_batches import in_one_process, wide_in_one_process
+from tests.simulation.norms_over_ranks_cases import FULL, LAWS, MACHINES, STEPS, WIDE, C, by_torch
 from tests.simulation.processes import run_cases
 
 CASES = "tests.simulation.norms_over_ranks_cases"
@@ -58,7 +58,7 @@ def test_the_join_of_a_norm_is_counted_at_its_own_site(two):
     seen = two["ring"][0]["ledger"]
     for site in ("mean", "dispersion"):
         counts = [seen[f"0.{site}.all_reduce{part}[forward]"].count for part in (".load", ".sum", "")]
-        assert counts == [2 * C * norms_over_ranks_cases.STEPS] + [C * norms_over_ranks_cases.STEPS] * 2
+        assert counts == [2 * C * STEPS] + [C * STEPS] * 2
     assert "0.product.all_reduce.sum[backward]" in seen and "0.mean.all_reduce.load[backward]" in seen
 
 
@@ -79,7 +79,7 @@ def test_four_ranks_of_a_wide_norm_equal_one_process_bit_for_bit(four):
 
 def check_wide(found, recipe, size):
     with one_thread():
-        outputs, d_x, running = norms_over_ranks_cases.wide_in_one_process(recipe, norms_over_ranks_cases.FULL[size])
+        outputs, d_x, running = wide_in_one_process(recipe, FULL[size])
     for rank, of_rank in enumerate(found):
         assert isinstance(of_rank, dict), of_rank
         assert of_rank["unrecognised"] == {}

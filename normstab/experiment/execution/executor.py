@@ -12,12 +12,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from normstab.errors import RecordError
+from normstab.errors import NormstabError, RecordError
 from normstab.experiment.execution.lock import lock_directory
 from normstab.experiment.execution.pools import LocalPool, Pool, PoolWorker
 from normstab.experiment.execution.progress import Event, EventKind, Failure, Outcome
 from normstab.experiment.execution.ray_settings import RaySettings
 from normstab.experiment.execution.run_log import RunLog, start_log
+from normstab.experiment.execution.torchrun import Launch, RanksPool
 from normstab.experiment.execution.waiting import WaitingCells
 from normstab.experiment.execution.worker import Message, Task, interrupts_held, interrupts_ignored
 from normstab.experiment.records.files import (
@@ -40,6 +41,7 @@ class Execution:
     """How cells are run: `jobs` workers at once, `threads` of torch in each, `fresh`: nothing is reused.
 
     With `ray`, cells are tasks of a Ray cluster, whose resources say how many run at once, and `jobs` means nothing.
+    With `launch`, the processes that torchrun started train each cell together.
     `run_cell` is the function that runs one cell, as `module:function`.
     """
 
@@ -48,6 +50,7 @@ class Execution:
     device: str = "cpu"
     fresh: bool = False
     ray: RaySettings | None = None
+    launch: Launch | None = None
     run_cell: str = "normstab.experiment.train:run_cell"
 
 
@@ -68,7 +71,8 @@ def run_cells(
     finished stays), and NormstabError when another run is writing there.
     """
     execution = execution or Execution()
-    with lock_directory(out_dir), ExitStack() as until_ready:
+    check_ranks(cells, 1 if execution.launch is None else execution.launch.size)
+    with lock_directory(out_dir, is_led=execution.launch is not None), ExitStack() as until_ready:
         until_ready.enter_context(interrupts_held())
         remove_unfinished(out_dir)
         prepare()
@@ -86,6 +90,17 @@ def run_cells(
         run.log.entry |= pool.facts()
         run.log.close("interrupted" if run.is_interrupted else "complete")
         return run.outcome()
+
+
+def check_ranks(cells: Sequence[Cell], size: int) -> None:
+    """Raise NormstabError for a cell that is trained by another number of processes than there are."""
+    for cell in cells:
+        if cell.train.ranks != size:
+            there = "one is here" if size == 1 else f"torchrun started {size}"
+            raise NormstabError(
+                f"{cell.id}: train.ranks says that {cell.train.ranks} processes train the cell together, and {there}; "
+                f"torchrun --nproc-per-node {cell.train.ranks} -m normstab run ... starts as many"
+            )
 
 
 class _Run:
@@ -246,6 +261,8 @@ class _Run:
 
 def _pool(task: Task, execution: Execution) -> Pool:
     """Return the workers that `execution` asks for."""
+    if execution.launch is not None:
+        return RanksPool(execution.launch, task)
     if execution.ray is None:
         return LocalPool(task, execution.jobs)
     from normstab.experiment.execution.ray_pool import RayPool

@@ -19,13 +19,14 @@ __all__ = ["hold_shared", "lock_directory"]
 LONGEST_WAIT_S = 10.0
 
 
-def lock_directory(directory: Path) -> IO[bytes]:
+def lock_directory(directory: Path, *, is_led: bool = False) -> IO[bytes]:
     """Return the held lock of `directory`; close it to release. Raises NormstabError where another run holds it.
 
     Orphaned workers end by themselves within moments: they are waited for. Processes of torchrun, each of which would
-    run every cell, are refused.
+    run every cell, are refused, unless one leads the others (`is_led`).
     """
-    refuse_torchrun(directory)
+    if not is_led:
+        refuse_torchrun(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = open_plain_file(directory / ".lock", "wb")
@@ -49,13 +50,12 @@ def lock_directory(directory: Path) -> IO[bytes]:
 
 
 def refuse_torchrun(directory: Path) -> None:
-    """Raise in one of several processes that torchrun started: a run is one process, with workers of its own."""
+    """Raise in one of several processes that torchrun started, of which none leads the others."""
     size = os.environ.get("WORLD_SIZE", "1")
     if "TORCHELASTIC_RUN_ID" in os.environ and size != "1":
         raise NormstabError(
-            f"{directory}: torchrun started {size} processes, and each would run every cell; start normstab without "
-            "it: --jobs N runs N cells at a time, --executor ray those of a cluster. In a loop of your own, one "
-            "network trains in several processes: simulate its DistributedDataParallel, or apply fully_shard to it"
+            f"{directory}: torchrun started {size} processes, and each would run every cell; of the commands `run` "
+            "alone trains cells in several processes. Start this one without torchrun: --jobs N runs N cells at a time"
         )
 
 

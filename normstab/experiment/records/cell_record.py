@@ -73,10 +73,14 @@ class Nonfinite:
 
 @dataclass(frozen=True)
 class Offence:
-    """The first time a counter rose: `site` as `module.operation[direction]`, and the step."""
+    """The first time a counter rose: `site` as `module.operation[direction]`, and the step.
+
+    `rank` is the process that it was in, None for a cell that one process trained.
+    """
 
     site: str
     step: int
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,8 @@ def plain(value: Any) -> Any:
         return {name: inner for name, inner in asdict(value).items() if inner != _EMPTY_TALLY[name]}
     if isinstance(value, Environment) and value.look_every == 1:
         return {name: inner for name, inner in asdict(value).items() if name != "look_every"}
+    if isinstance(value, Offence) and value.rank is None:
+        return {"site": value.site, "step": value.step}
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

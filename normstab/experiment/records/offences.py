@@ -38,7 +38,7 @@ class Tallies:
         for counter in OFFENCES:
             found = ledger.first(counter)
             if found is not None and counter not in self.first:
-                self.first[counter] = Offence(str(found.site), found.step)
+                self.first[counter] = Offence(str(found.site), found.step, found.rank)
         for site in ledger:
             steps = self.first_steps.setdefault(str(site), {})
             for counter in OFFENCES:

@@ -16,7 +16,7 @@ from typing import Any, Self
 from normstab.errors import RecordError
 from normstab.experiment.records.files import jsonable, open_plain_file, read_plain_file, write_atomically
 
-__all__ = ["Step", "StepLog", "check_log", "copy_log", "kept_sha256", "log_sha256", "read_steps"]
+__all__ = ["NoLog", "Step", "StepLog", "check_log", "copy_log", "kept_sha256", "log_sha256", "read_steps"]
 
 NAME = "steps.jsonl"
 
@@ -87,6 +87,24 @@ class StepLog:
                 self.flush()
         finally:
             self._file.close()
+
+
+class NoLog:
+    """Stands for the log in a process that writes none: another one of those that train the cell does."""
+
+    sha256 = ""
+
+    def extend(self, steps: Iterable[Step]) -> None:
+        """Keep nothing."""
+
+    def flush(self) -> None:
+        """Write nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close nothing."""
 
 
 def log_sha256(directory: Path) -> str:

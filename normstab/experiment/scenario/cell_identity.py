@@ -23,6 +23,7 @@ Scalar = str | int | float | bool | None  # a value on an axis of a grid
 LATER_FIELDS: dict[str, frozenset[str]] = {
     "Cell": frozenset({"code_sha256", "fork", "record"}),
     "ModelSpec": frozenset({"args", "heads", "init", "layers", "norm_layer", "norm_noise"}),
+    "TrainSpec": frozenset({"ranks"}),
 }
 LONGEST_SLUG = 60
 

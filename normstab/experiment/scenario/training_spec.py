@@ -57,7 +57,8 @@ class TrainSpec:
     `weight_scale` multiplies the initial weights and biases of every layer under a norm (the a of the scaling law).
     `weight_decay_correction`: `lr` corrects the rate per output channel, `gradient` the gradient before it enters the
     momentum, `norm-schedule` renormalises each channel; all to the norms in `norm_record`, the id of the cell that
-    recorded them. `exponential` lets the rate of weights under a norm grow as their decay would have shrunk them.
+    recorded them. `ranks` processes form gradients, and the statistics of batch norms, of parts of a batch: a training
+    of its own. `exponential` lets the rate of weights under a norm grow as their decay would have shrunk them.
     """
 
     __pydantic_config__ = STRICT
@@ -88,3 +89,6 @@ class TrainSpec:
     probe_every: Annotated[
         Annotated[int, Field(ge=0)], Field(description="Steps between comparisons with the reference; 0: none.")
     ] = 20
+    ranks: Annotated[
+        Count, Field(description="Processes that train a cell together, each its part of a batch (torchrun says it).")
+    ] = 1

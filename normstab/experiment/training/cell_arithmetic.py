@@ -16,6 +16,7 @@ from normstab.experiment.scenario.spec import NumericsSpec
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.precision import Precision
+from normstab.simulation.ranks.team import network_of
 from normstab.simulation.run import Run
 from normstab.simulation.simulate import simulate
 from normstab.simulation.taken_back import Mark, go_back, mark
@@ -120,7 +121,7 @@ def simulated(
     if is_native:
         from normstab.simulation.record import record
 
-        with record(model) as log:
+        with record(network_of(model)) as log:  # each process's own, joined where it is collected
             yield Simulated(log, is_recording=True)
         return
     ledger = Ledger(histogram=numerics.histogram)

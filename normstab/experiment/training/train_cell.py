@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from normstab.errors import NormstabError, RecordError
+from normstab.errors import NormstabError
 from normstab.experiment.data.datasets import load_dataset
 from normstab.experiment.data.images import Dataset
 from normstab.experiment.data.sampling import batches, epoch_order
@@ -26,7 +26,7 @@ from normstab.experiment.records.checkpoints import INTERVAL_S, Checkpoints, rea
 from normstab.experiment.records.history import History
 from normstab.experiment.records.machine import environment, settled
 from normstab.experiment.records.record_reader import read_record
-from normstab.experiment.records.step_log import StepLog, check_log, copy_log, kept_sha256
+from normstab.experiment.records.step_log import NoLog, StepLog, copy_log, kept_sha256
 from normstab.experiment.scenario.spec import Cell
 from normstab.experiment.training.cell_arithmetic import Simulated, simulated
 from normstab.experiment.training.corrections import correction_of
@@ -36,10 +36,12 @@ from normstab.experiment.training.optimizers import make_optimizer
 from normstab.experiment.training.probes import Probes, probe_interval
 from normstab.experiment.training.schedules import Span
 from normstab.experiment.training.steps.looks import Looks, steps_between_looks
-from normstab.experiment.training.steps.run_endings import end_epoch, record_of
+from normstab.experiment.training.steps.run_endings import end_epoch, finished_record, record_of
+from normstab.experiment.training.steps.session_state import UnusableCheckpointError, restore_session, state_of
 from normstab.experiment.training.steps.training_session import Session
 from normstab.experiment.training.storage import Storage
 from normstab.experiment.training.sweep_cell import run_sweep
+from normstab.experiment.training.training_ranks import Ranks
 from normstab.simulation.loss_scale import LossScaler
 
 __all__ = ["run_cell"]
@@ -66,36 +68,33 @@ def run_cell(
     A checkpoint, written every `checkpoint_s` seconds, is resumed when one is there and of the same machine.
     The records of the cells it depends on are looked for beside `directory`. A swept cell trains nothing.
     At most `look_every` steps go by until the run looks at what the device has found, which it waits for; None: one
-    on a CPU, 20 elsewhere. No bit of the record depends on it.
+    on a CPU and where several processes train a cell, 20 elsewhere. No bit of the record depends on it.
     """
     if cell.code_sha256 and code_sha256(cell.model.name) != cell.code_sha256:
         raise NormstabError(f"model {cell.model.name!r}: its code has changed since the run began; run it again")
     with settled(device, threads, cell.train.seed):
+        ranks = Ranks.of(cell)
         if cell.sweep is not None:
-            record = run_sweep(cell, threads=threads, device=device)
-            write_record(directory, record)
-            return record
+            return ranks.of_first(lambda: _swept(cell, directory, threads, device))
         if cell.record is not None:
             keep_digests(cell, directory, device=device)
-            if (finished := _finished(cell, directory)) is not None:
+            if (finished := finished_record(cell, directory)) is not None:
                 return finished
-        every = steps_between_looks(device, look_every)
-        return _Running(cell, directory, threads, device, report, checkpoint_s, every).run()
+        every = steps_between_looks(device, look_every) if ranks.size == 1 else 1
+        report = report if ranks.is_first else silent
+        return _Running(cell, directory, threads, device, report, checkpoint_s, every, ranks).run()
 
 
-def _finished(cell: Cell, directory: Path) -> Record | None:
-    """Return the whole record that is there already, of a run that kept no digests."""
-    try:
-        record = read_record(directory)
-        check_log(directory, steps=record.steps, sha256=record.steps_sha256)
-    except RecordError:
-        return None
-    return record if record.id == cell.id else None
+def _swept(cell: Cell, directory: Path, threads: int, device: str) -> Record:
+    """Return the record of a cell that trains nothing, which is in `directory` then."""
+    record = run_sweep(cell, threads=threads, device=device)
+    write_record(directory, record)
+    return record
 
 
 @dataclass
 class _Running:
-    """One cell on this machine."""
+    """One cell on this machine, in one of the processes that train it."""
 
     cell: Cell
     directory: Path
@@ -104,6 +103,7 @@ class _Running:
     report: Report
     checkpoint_s: float
     look_every: int
+    ranks: Ranks
 
     def run(self) -> Record:
         """Return the record, of a run from a checkpoint where one can be resumed, else from the start."""
@@ -111,7 +111,8 @@ class _Running:
             return self._run(self._checkpoints())
         except UnusableCheckpointError as problem:
             checkpoints = self._checkpoints()
-            checkpoints.remove()
+            if self.ranks.is_first:
+                checkpoints.remove()
             return self._run(checkpoints, problem=str(problem))
 
     def _checkpoints(self) -> Checkpoints:
@@ -126,15 +127,20 @@ class _Running:
         model = build_model(cell.model, dataset.task, seed=cell.train.seed, weight_scale=cell.train.weight_scale)
         model.to(self.device).train()
         session = self._session(dataset, model)
-        with simulated(model, cell.numerics, optimizer=session.optimizer, seed=cell.train.seed) as around:
+        self.ranks.seed(cell.train.seed)
+        with simulated(session.trained, cell.numerics, optimizer=session.optimizer, seed=cell.train.seed) as around:
             session.simulated = around
             session.storage.use(around.arithmetic)
             with around.paused():
                 keep = self._resume(session, checkpoints, problem) or self._go_on(session)
-            with StepLog(self.directory, keep=keep) as log:
+            with StepLog(self.directory, keep=keep) if self.ranks.is_first else NoLog() as log:
                 self._train(session, log, checkpoints)
+        return self.ranks.of_first(lambda: self._finish(session, checkpoints))
+
+    def _finish(self, session: Session, checkpoints: Checkpoints) -> Record:
+        """Write the record and return it."""
         on = environment(self.device, self.threads, look_every=self.look_every)
-        record = record_of(session, cell, self.directory, on)
+        record = record_of(session, self.cell, self.directory, on)
         write_record(self.directory, record)
         checkpoints.remove()
         return record
@@ -143,13 +149,16 @@ class _Running:
         """Return the session at its start, in plain torch so far."""
         train, cell = self.cell.train, self.cell
         images = len(dataset.train_y)
-        per_epoch = len(batches(images, train.batch))
+        bounds = batches(images, train.batch)
+        self.ranks.check_batches(bounds)
+        per_epoch = len(bounds)
         span = Span(per_epoch * train.epochs, per_epoch)
         storage = Storage(model, cell.numerics, seed=train.seed)
         correction = correction_of(train, model, self.directory.parent, span)
         has_factors = correction is not None and correction.has_factors
         with torch.no_grad():
-            values = count_values(model, dataset.train_batch(torch.arange(min(images, train.batch)))[0])
+            first = self.ranks.part(torch.arange(min(images, train.batch)))
+            values = count_values(model, dataset.train_batch(first)[0])
         return Session(
             train=train,
             dataset=dataset,
@@ -161,6 +170,8 @@ class _Running:
             simulated=Simulated(),
             history=History(values=values),
             span=span,
+            trained=self.ranks.wrapped(model),
+            ranks=self.ranks,
             correction=correction,
             noise=noise_clocks(model),
             looks=Looks(self.look_every),
@@ -170,7 +181,7 @@ class _Running:
         """Return where probes are left and found."""
         cell = self.cell
         reference = None if cell.reference_id is None else self.directory.parent / cell.reference_id / "probes"
-        own = self.directory / "probes" if cell.is_reference else None
+        own = self.directory / "probes" if cell.is_reference and self.ranks.is_first else None
         steps = 0
         if reference is not None and (reference.parent / "record.json").exists():
             record = read_record(reference.parent)
@@ -182,11 +193,12 @@ class _Running:
 
         Raises UnusableCheckpointError where it is no checkpoint of this cell's run: the session is half restored then.
         """
-        state, unread = checkpoints.read(self.device)
+        state, unread = self.ranks.of_first(lambda: checkpoints.read(self.device))
         if state is not None:
             try:
-                session.restore(state)
-                is_whole = kept_sha256(self.directory, session.history.step) == state["log"]
+                restore_session(session, state)
+                whole = self.ranks.of_first(lambda: kept_sha256(self.directory, session.history.step))
+                is_whole = whole == state["log"]
             except Exception as error:  # what was written by another version may lack, or hold, anything
                 raise UnusableCheckpointError(
                     f"the checkpoint does not fit: {type(error).__name__}: {error}"
@@ -206,8 +218,9 @@ class _Running:
         if origin is None:
             return 0
         before = self.directory.parent / origin
-        session.restore(read_snapshot(before, origin, self.device))
-        copy_log(before, self.directory, steps=session.history.step)
+        restore_session(session, read_snapshot(before, origin, self.device))
+        if self.ranks.is_first:
+            copy_log(before, self.directory, steps=session.history.step)
         return session.history.step
 
     def _is_at_stop(self, session: Session) -> bool:
@@ -221,9 +234,11 @@ class _Running:
         is_here = is_whole_epoch == (history.step % session.span.steps_per_epoch == 0)
         if fork is not None and fork.leaves_snapshot and self._is_at_stop(session) and is_here:
             with session.simulated.paused():
-                write_snapshot(self.directory, self.cell.id, session.state())
+                state = state_of(session)
+                if self.ranks.is_first:
+                    write_snapshot(self.directory, self.cell.id, state)
 
-    def _train(self, session: Session, log: StepLog, checkpoints: Checkpoints) -> None:
+    def _train(self, session: Session, log: StepLog | NoLog, checkpoints: Checkpoints) -> None:
         """Go through the epochs that are left."""
         train, history = self.cell.train, session.history
         images = len(session.dataset.train_y)
@@ -234,7 +249,7 @@ class _Running:
             for start, end in batches(images, train.batch)[done:]:
                 session.step(order[start:end], augmentation)
                 is_last = self._is_at_stop(session) or history.step % session.span.steps_per_epoch == 0
-                saves = checkpoints.is_due and not is_last
+                saves = not is_last and self._is_due(checkpoints)
                 if is_last or saves:
                     session.look()
                 log.extend(session.take_logged())
@@ -251,14 +266,20 @@ class _Running:
             self._leave_snapshot(session, is_whole_epoch=True)
             if history.nonfinite is not None or self._is_at_stop(session):
                 break
-            if checkpoints.is_due:
+            if self._is_due(checkpoints):
                 self._save(session, log, checkpoints)
 
-    def _save(self, session: Session, log: StepLog, checkpoints: Checkpoints) -> None:
+    def _is_due(self, checkpoints: Checkpoints) -> bool:
+        """Whether a checkpoint is due, by the first process's clock."""
+        return self.ranks.of_first(lambda: checkpoints.is_due)
+
+    def _save(self, session: Session, log: StepLog | NoLog, checkpoints: Checkpoints) -> None:
         """Write a checkpoint, the steps before it first."""
         log.flush()
         with session.simulated.paused():
-            checkpoints.write({**session.state(), "log": log.sha256})
+            state = state_of(session)
+            if self.ranks.is_first:
+                checkpoints.write({**state, "log": log.sha256})
 
     def _tell(self, session: Session, note: str | None = None) -> None:
         """Report how far the cell is."""
@@ -274,7 +295,3 @@ class _Running:
                 note=note,
             )
         )
-
-
-class UnusableCheckpointError(Exception):
-    """There is a checkpoint from which this cell cannot go on; it starts again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from normstab.errors import RecordError
 from normstab.experiment.data.tokens import TokenDataset
 from normstab.experiment.records.cell_record import (
     DataFacts,
@@ -13,7 +14,8 @@ from normstab.experiment.records.cell_record import (
     Predictions,
     Record,
 )
-from normstab.experiment.records.step_log import log_sha256
+from normstab.experiment.records.record_reader import read_record
+from normstab.experiment.records.step_log import check_log, log_sha256
 from normstab.experiment.scenario.spec import Cell
 from normstab.experiment.training.evaluation import (
     bounds,
@@ -26,7 +28,7 @@ from normstab.experiment.training.sequence_scores import language_record
 from normstab.experiment.training.steps.training_session import Session
 from normstab.numerics.version import NUMERICS_VERSION
 
-__all__ = ["end_epoch", "record_of"]
+__all__ = ["end_epoch", "finished_record", "record_of"]
 
 
 def end_epoch(session: Session) -> None:
@@ -36,8 +38,9 @@ def end_epoch(session: Session) -> None:
         if history.nonfinite is not None:
             session.collect()
     session.begin_step(history.step)
-    result = evaluate(model, session.dataset, simulated)
-    norms = weight_norms(model, simulated)
+    ranks = session.ranks
+    result = ranks.of_first(lambda: evaluate(model, session.dataset, simulated))
+    norms = ranks.of_first(lambda: weight_norms(model, simulated))
     _write_sequences(session, is_finite=result.is_finite)
     with simulated.paused():
         if history.nonfinite is None:
@@ -70,7 +73,9 @@ def _write_sequences(session: Session, *, is_finite: bool) -> None:
     history, dataset = session.history, session.dataset
     if isinstance(dataset, TokenDataset):
         writes = is_finite and history.step == session.span.steps and history.nonfinite is None
-        history.language = language_record(session.model, dataset, session.simulated, writes=writes)
+        history.language = session.ranks.of_first(
+            lambda: language_record(session.model, dataset, session.simulated, writes=writes)
+        )
 
 
 def _fail_after(session: Session, what: str) -> None:
@@ -107,3 +112,13 @@ def record_of(session: Session, cell: Cell, directory: Path, environment: Enviro
         steps_sha256=log_sha256(directory),
         language=history.language,
     )
+
+
+def finished_record(cell: Cell, directory: Path) -> Record | None:
+    """Return the whole record that is there already, None where there is none, or one of another cell."""
+    try:
+        record = read_record(directory)
+        check_log(directory, steps=record.steps, sha256=record.steps_sha256)
+    except RecordError:
+        return None
+    return record if record.id == cell.id else None

@@ -1,4 +1,4 @@
-"""A training run in progress: one step, and its state as a checkpoint holds it.
+"""A training run in progress: one step. Its state, as a checkpoint holds it, is `session_state`.
 
 A step is looked at where it is taken, or later, with others: when, is `looks`. How steps make a run, and a run a
 record, is `train_cell`. Everything measured here is measured outside the emulated arithmetic.
@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from normstab.experiment.training.schedules import Span, rate_factor
 from normstab.experiment.training.steps.looks import Looks, Unread, read
 from normstab.experiment.training.steps.return_point import ReturnPoint
 from normstab.experiment.training.storage import Storage
+from normstab.experiment.training.training_ranks import Ranks
 from normstab.numerics.steps.clock import Clock
 from normstab.simulation.loss_scale import LossScaler
 
@@ -44,8 +44,9 @@ __all__ = ["Session"]
 class Session:
     """Everything of a run that moves, and what moves it.
 
-    `correction` is what replaces weight decay, `noise` the clocks of the norm layers' noise. `unread` are steps that
-    nobody has looked at, which began at `start`; `logged` those that were, and are not in the log yet.
+    `trained` is what the steps run: the model, or what distributes it over `ranks`. `correction` is what replaces
+    weight decay, `noise` the clocks of the norm layers' noise. `unread` are steps that nobody has looked at, which
+    began at `start`; `logged` those that were, and are not in the log yet.
     """
 
     train: TrainSpec
@@ -58,6 +59,8 @@ class Session:
     simulated: Simulated
     history: History
     span: Span
+    trained: nn.Module
+    ranks: Ranks
     correction: Correction | None = None
     noise: Sequence[Clock] = ()
     unrecognised_before: dict[str, int] = field(default_factory=dict)
@@ -67,8 +70,9 @@ class Session:
     logged: list[Step] = field(default_factory=list)
 
     def step(self, index: Tensor, augmentation: Augmentation | None) -> None:
-        """Train on the images or sequences numbered `index`, on the host; look now, or with a later step.
+        """Train on the images or sequences numbered `index`, on the host, of which this process has its part.
 
+        Look now, or with a later step.
         A loss, logit or parameter that is not finite is noted at a look, with the step that it was in. No step is taken
         after such a one.
         """
@@ -161,14 +165,18 @@ class Session:
         step = self.history.step
         self.begin_step(step)
         with self.simulated.paused():
-            x, y = self.dataset.train_batch(index, augmentation)
+            x, y = self.dataset.train_batch(self.ranks.part(index), augmentation)
             factor = rate_factor(self.train.schedule, step, self.span)
             set_rate(self.optimizer, self._lr_factor(factor))
             self.optimizer.zero_grad(set_to_none=True)
-        logits = outputs(self.model, x)
+        logits = outputs(self.trained, x)
         loss = batch_loss(logits, y, self.train.label_smoothing)
-        self._backward(loss)
+        self._backward(loss, self.train.loss_multiplier * self.ranks.share(self._counts(index)))
         return loss, logits, factor
+
+    def _counts(self, index: Tensor) -> list[int]:
+        """Return how many predictions each process makes of a batch."""
+        return [self.dataset.predictions(part) for part in self.ranks.parts(index)]
 
     def _log(self, step: Step, index: Tensor) -> None:
         """Put a step into the history, and where the log is taken from."""
@@ -180,20 +188,21 @@ class Session:
         self.simulated.begin_step(step)
         for clock in self.noise:
             clock.set(step)
+            clock.share = self.ranks.rank
 
     def _lr_factor(self, factor: float) -> float:
         """Return the factor on the peak rate: a norm schedule moves the norms and leaves the rate."""
         moves_norms = self.correction is not None and self.correction.moves_norms
         return self.train.lr_multiplier * (1.0 if moves_norms else factor)
 
-    def _backward(self, loss: Tensor) -> None:
-        """Differentiate the loss times its multiplier and scale; both reach the gradient unrounded."""
+    def _backward(self, loss: Tensor, factor: float) -> None:
+        """Differentiate the loss times a factor and its scale; both reach the gradient unrounded."""
         scaled = self.scaler.scale(loss)
-        if self.train.loss_multiplier == 1.0:
+        if factor == 1.0:
             scaled.backward()
             return
         with self.simulated.paused():
-            multiplier = torch.full_like(scaled, self.train.loss_multiplier)
+            multiplier = torch.full_like(scaled, factor)
         scaled.backward(multiplier)
 
     def _unscaled(self) -> Tensor:
@@ -205,11 +214,13 @@ class Session:
         """Unscale, measure and clip the gradients; log the step; note what is not finite."""
         step, scale = self.history.step, self.scaler.scale_factor
         norm = self._unscaled()
-        logged = Step(step, loss.item(), norm.item(), self.optimizer.param_groups[0]["lr"], scale)
+        seen = self.ranks.gather((loss.item(), bool(logits.isfinite().all())))
+        mean = self.ranks.mean([found for found, _ in seen], self._counts(index))
+        logged = Step(step, mean, norm.item(), self.optimizer.param_groups[0]["lr"], scale)
         self._log(logged, index)
         if not math.isfinite(logged.loss):
             self.fail("loss")
-        elif not bool(logits.isfinite().all()):
+        elif not all(is_finite for _, is_finite in seen):
             self.fail("logit")
         elif self.probes.is_due(step):
             probe = self.probes.take(step, self.model)
@@ -270,30 +281,9 @@ class Session:
     def collect(self) -> None:
         """Move what the ledger counted, and what was not understood, into the history."""
         if self.simulated.ledger is not None:
-            self.history.tallies.collect(self.simulated.ledger)
-        passed = Counter(self.unrecognised_before) + Counter(self.simulated.unrecognised)
+            self.history.tallies.collect(self.ranks.joined(self.simulated.ledger))
+        passed = Counter(self.unrecognised_before)
+        for unrecognised, notes in self.ranks.gather((self.simulated.unrecognised, self.simulated.notes)):
+            passed += Counter(unrecognised)
+            self.history.notes += [note for note in notes if note not in self.history.notes]
         self.history.unrecognised = dict(sorted(passed.items()))
-        self.history.notes += [note for note in self.simulated.notes if note not in self.history.notes]
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that a bit-identical resume needs."""
-        self.collect()
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "history": self.history.to_text(),
-            "random": torch.get_rng_state(),
-            "cast": self.simulated.cast_names(self.history.step),
-            "scales": self.simulated.scales(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state: what was counted on entering was counted then."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history = History.from_text(state["history"])
-        self.unrecognised_before = dict(self.history.unrecognised)
-        torch.set_rng_state(state["random"].cpu())
-        self.simulated.go_on(self.history.step, state["cast"], state["scales"])
