@@ -8,7 +8,9 @@ them: the hypothesis is kappa_i <= 1, under which the product of all (1 + e_i) b
 that was amplified. Independent roundings of mean zero add up by their squares: m_i roundings of u_i leave at most
 exp(lambda sqrt(sum m_i u_i^2) + sum m_i u_i^2 / (1 - u_i)) - 1 (`likely_bound`). A rounding to nearest is spread over
 its interval, not at its ends: u_i / sqrt(3) stands for u_i beside lambda (a uniform variable is strictly sub-Gaussian:
-its variance may stand for the square of its bound).
+its variance may stand for the square of its bound). Half a quantum of subnormals or of fixed point is an absolute
+error: the hypothesis is that what follows amplifies neither it nor its ratio to the result, so that it counts relative
+to the larger of the two, the result and the output.
 
 Sources. To nearest: Higham and Mary, SISC 41 (2019), theorem 2.4, where roundings that behave like chance are a model;
 stochastically: Connolly, Higham and Mary, SISC 43 (2021), where they are a fact. A directed rounding drifts: it has
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from normstab.numerics.bounds import NEAREST_MODES, Step, confidence, likely_bound, worst_bound
 from normstab.numerics.formats import FORMATS, AnyFormat
 from normstab.numerics.precision import Precision
+from normstab.testing.error_bounds.relative_steps import Quanta
 
 __all__ = ["Tolerance", "derive_tolerance", "result_format"]
 
@@ -46,6 +49,7 @@ def derive_tolerance(precision: Precision, steps: Sequence[Step], *, elements: i
     `elements` results are compared at once and `scale` is the largest magnitude expected among them: the bound is
     relative to it, since cancellation leaves a small element the errors of large ones.
     """
+    steps = [step.beside(scale) if isinstance(step, Quanta) else step for step in steps]
     mode = precision.rounding
     has_drift = mode.mode not in NEAREST_MODES and not mode.is_stochastic
     likely = confidence(FAILURE, elements)

@@ -162,3 +162,10 @@ def test_known_flaws_are_told_and_sound_networks_pass():
     torch.manual_seed(0)
     layers = [nn.Conv1d(1, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 8, 3), nn.GroupNorm(2, 8)]
     assert_stable(nn.Sequential(*layers), x.unsqueeze(1), precision="fp16")
+
+
+def test_the_quanta_of_a_small_branch_count_beside_the_residual_that_it_is_added_to():
+    torch.manual_seed(0)
+    model, x = Calls(lambda x: x + 1e-7 * x), torch.randn(4, 8)  # a layer scale whose products are subnormal in fp16
+    answer = check((model, x, None), precision="fp16")
+    assert answer.verdict == "STABLE" and answer.error < answer.allowed < 0.02, answer.reason

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from normstab.numerics.bounds import Step
 
-__all__ = ["largest", "relative_to", "size_of"]
+__all__ = ["Quanta", "largest", "relative_to", "size_of"]
+
+
+@dataclass(frozen=True)
+class Quanta(Step):
+    """What quanta add to a result of the largest magnitude `size`, relative to it: an absolute error in truth."""
+
+    size: float = 0.0
+
+    def beside(self, scale: float) -> Quanta:
+        """Return the step relative to an output of the largest magnitude `scale`, where that is more than `size`.
+
+        A result much smaller than the output reaches it beside larger ones: its quanta are to those what they are.
+        """
+        return replace(self, unit=self.unit * min(1.0, self.size / scale)) if scale else self
 
 
 def largest(x: Tensor) -> float:
@@ -28,11 +42,13 @@ def relative_to(steps: Iterable[Step] | None, condition: float, magnitude: float
         return []
     if not math.isfinite(condition):
         return [Step(1, 1.0)]
-    ratio, found = condition / magnitude, []
+    ratio = condition / magnitude
+    found: list[Step] = []
     for step in steps or ():
-        found.append(replace(step, unit=step.unit * ratio, bias=step.bias * ratio, absolute=0.0))
+        made = replace(step, unit=step.unit * ratio, bias=step.bias * ratio, absolute=0.0)
+        found.append(replace(made, size=magnitude) if isinstance(made, Quanta) else made)
         if step.absolute:
-            found.append(Step(1, step.absolute / magnitude))
+            found.append(Quanta(1, step.absolute / magnitude, size=magnitude))
     return found
 
 
