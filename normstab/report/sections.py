@@ -5,7 +5,7 @@ The template puts them in order; nothing here judges or draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from statistics import fmean
 
@@ -93,15 +93,23 @@ def matrices(found: Assessment) -> list[tuple[str, str]]:
     for group in found.groups:
         point = {axis: group.coordinates.get(axis) for axis in others}
         tables.setdefault(point_words(point) if others else "", []).append(group)
-    return [(title, _matrix(groups, rows_axis, columns_axis)) for title, groups in list(tables.items())[:MOST_MATRICES]]
+    wide = {run.id: group for group in found.groups if group.is_reference for run in group.group.runs}
+    shown = list(tables.items())[:MOST_MATRICES]
+    return [(title, _matrix(groups, wide, rows_axis, columns_axis)) for title, groups in shown]
 
 
-def _matrix(groups: Sequence[GroupJudgement], rows_axis: str, columns_axis: str) -> str:
-    """Return one table of verdicts and accuracies."""
+def _matrix(
+    groups: Sequence[GroupJudgement], wide: Mapping[str, GroupJudgement], rows_axis: str, columns_axis: str
+) -> str:
+    """Return one table of verdicts and accuracies; a row whose reference stands elsewhere shows that one's too."""
     rows = list(dict.fromkeys(_at(group, rows_axis) for group in groups))
     columns = list(dict.fromkeys(_at(group, columns_axis) for group in groups))
     columns.sort(key=lambda name: "native" not in name)
     cells = {(_at(group, rows_axis), _at(group, columns_axis)): _verdict_cell(group) for group in groups}
+    for group in groups:
+        for reference in (wide[run.id] for run in group.group.references if run.id in wide):
+            if (column := _at(reference, columns_axis)) in columns:
+                cells.setdefault((_at(group, rows_axis), column), _verdict_cell(reference))
     if len("".join(columns)) > WIDEST_HEADING and len(rows) <= len(columns):
         # Turned, the long names stand below each other, and the page stays as wide as it is.
         rows, columns, rows_axis = columns, rows, columns_axis
