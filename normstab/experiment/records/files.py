@@ -101,7 +101,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Yield what lies in a folder, one after the other: it may be a million; nothing where there is no folder."""
     try:
         found = os.scandir(folder)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return
     with found:
         yield from found

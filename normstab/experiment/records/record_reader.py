@@ -40,7 +40,7 @@ def names_of_records(out_dir: Path) -> Iterator[str]:
     """Yield the names of the folders under `out_dir/records` with a record, in no order: a directory may be long."""
     try:
         entries = os.scandir(out_dir / "records")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return
     with entries:
         yield from (entry.name for entry in entries if os.path.exists(os.path.join(entry.path, "record.json")))
