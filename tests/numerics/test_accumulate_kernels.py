@@ -142,20 +142,66 @@ TILED = [
 ]
 
 
+# How much a ledger asks for: nothing, the usual, all that it can count.
+ASKED = ({"inexact": False}, {"inexact": True}, {"inexact": True, "histogram": True})
+# Formats and modes that the float32 carrier serves: by one rounding of a float32 sum, or of one rounded to odd.
+CARRIED = (
+    *((format, "nearest") for format in ("fp32", "fp16", "bf16", "tf32", "e4m3fn", "e2m1")),
+    *((format, "nearest") for format in ("e4m3fnuz", "e5m15", "e6m12", "e8m21", "q7.8", "q3.4:wrap", "q15.5", "q-2.9")),
+    *((format, mode) for format in ("fp16", "bf16", "e6m12", "q7.8") for mode in ("toward-zero", "up", "down")),
+    *(("e5m2fnuz", mode) for mode in ("toward-zero", "down")),
+    *(("fp16", mode) for mode in ("stochastic", "stochastic:5")),
+    *((format, "stochastic:16") for format in ("bf16", "e4m3fn", "e6m12", "q7.8", "e4m3fnuz")),
+)
+
+
 @pytest.mark.parametrize("kind", ["fits", "raw", "subnormal", "positive", "sparse", "wild"])
-@pytest.mark.parametrize("format", ["fp32", "fp16", "bf16", "tf32", "e4m3fn", "e2m1"])
-def test_tiles_of_rows_equal_the_general_kernel(format, kind, monkeypatch):
-    """The fast kernel of nearest rounding against the scalar one, which the tests above hold to the reference."""
-    for i, order in enumerate(("sequential", "pairwise", "blocked7", "blocked64", "lanes4", "lanes64", "lanes100")):
+@pytest.mark.parametrize(("format", "mode"), CARRIED)
+def test_tiles_of_rows_equal_the_general_kernel(format, mode, kind, monkeypatch):
+    """The fast kernel against the general one, which the tests above hold to the reference."""
+    chains = ("sequential+kahan", "blocked64+kahan") if mode == "nearest" else ()
+    orders = ("sequential", "pairwise", "blocked7", "blocked64", "lanes4", "lanes64", "lanes100", *chains)
+    for i, order in enumerate(orders):
         shape, dims = TILED[(i + len(format) + len(kind)) % len(TILED)]
         x = gathered(kind, shape, format, seed=i)
-        precision = f"fp32/nearest/{format}:{order}"
-        found = run(lambda ar, x=x, dims=dims: ar.sum(x, dims), precision, inexact=False)
-        bare = ns.Arithmetic(precision).sum(x, dims)
-        monkeypatch.setattr(cpu_sums, "_is_fast", lambda *_: False)
-        assert found == run(lambda ar, x=x, dims=dims: ar.sum(x, dims), precision, inexact=False), (order, shape)
+        precision, asked = f"fp32/{mode}/{format}:{order}", ASKED[(i + len(mode)) % len(ASKED)]
+        found = run(lambda ar, x=x, dims=dims: ar.sum(x, dims), precision, **asked)
+        bare = ns.Arithmetic(precision, key=ns.Key(seed=3)).sum(x, dims)
+        monkeypatch.setattr(cpu_sums, "_fast_way", lambda *_: None)
+        assert found == run(lambda ar, x=x, dims=dims: ar.sum(x, dims), precision, **asked), (order, shape)
         assert torch.equal(bare.view(torch.int32), torch.tensor(found[0], dtype=torch.int32).view(bare.shape))
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("format", "mode"), CARRIED)
+def test_sums_of_the_carrier_equal_the_reference(format, mode, monkeypatch):
+    chains = ("sequential+kahan", "blocked16+kahan") if mode == "nearest" else ()
+    for i, order in enumerate(("sequential", "pairwise", "blocked16", "lanes64", *chains)):
+        x = gathered(("raw", "fits")[i % 2], (3, 256), format, seed=i)
+        assert_kernel_equals_reference(
+            lambda ar, x=x: ar.sum(x, 1), f"fp32/{mode}/{format}:{order}", monkeypatch, **ASKED[2]
+        )
+    for x in (torch.zeros(0, 3), torch.tensor([[-0.0], [3.0]]), torch.tensor([[-0.0, 1.0], [-0.0, -1.0]])):
+        for dims in (0, 1):
+            assert_kernel_equals_reference(
+                lambda ar, x=x, dims=dims: ar.sum(x, dims), f"fp32/{mode}/{format}", monkeypatch, **ASKED[2]
+            )
+
+
+@pytest.mark.parametrize("kind", ["raw", "special", "near ties", "negated", "halves", "transposed"])
+@pytest.mark.parametrize(("format", "mode"), CARRIED)
+def test_products_of_the_carrier_equal_the_reference(format, mode, kind, monkeypatch):
+    chains = ("blocked7+kahan",) if mode == "nearest" else ()
+    for i, order in enumerate(("sequential", "pairwise", "blocked7", "lanes3", "blocked5+fused", *chains)):
+        a, b = operands("raw" if kind in ("negated", "halves", "transposed") else kind, (4, 17), (17, 9))
+        if kind == "negated":
+            a, b = torch.complex(a, -a).conj().imag, b
+        elif kind == "halves":
+            a, b = a.to(torch.float16), b.to(torch.bfloat16)
+        elif kind == "transposed":
+            a, b = a.mT.contiguous().mT, b.mT.contiguous().mT
+        precision = f"fp32/{mode};matmul={format}:{order}"
+        assert_kernel_equals_reference(lambda ar, a=a, b=b: ar.matmul(a, b), precision, monkeypatch, **ASKED[i % 3])
 
 
 def test_flushed_subnormals_change_no_sum():
@@ -182,18 +228,20 @@ PRODUCTS = [
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**8, 2.0**-12])
-@pytest.mark.parametrize("format", ["fp32", "fp16", "bf16", "e4m3fn"])
-@pytest.mark.parametrize("order", ["sequential", "pairwise", "blocked7", "blocked64", "lanes3", "lanes64"])
-def test_products_by_columns_equal_the_general_kernel(order, format, scale, monkeypatch):
-    """The fast kernel of products against the scalar one; large and small scales overflow and underflow."""
-    for i, (shape_a, shape_b) in enumerate(PRODUCTS):
+@pytest.mark.parametrize(("format", "mode"), CARRIED)
+def test_products_by_columns_equal_the_general_kernel(format, mode, scale, monkeypatch):
+    """The fast kernel of products against the general one; large and small scales overflow and underflow."""
+    chains = ("sequential+kahan", "blocked7+kahan") if mode == "nearest" else ()
+    orders = ("sequential", "pairwise", "blocked7", "blocked100", "lanes3", "lanes64", *FUSED, *chains)
+    for i, order in enumerate(orders):
+        shape_a, shape_b = PRODUCTS[(i + len(format)) % len(PRODUCTS)]
         a, b = ns.cast(wild(*shape_a, seed=i, share=0.0), "fp16") * scale, ns.cast(wild(*shape_b, share=0.0), "fp16")
         b = b.mT.contiguous().mT if i % 2 and b.dim() > 1 else b
-        precision = f"fp32;matmul={format}:{order}"
-        found = run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False)
-        bare = ns.Arithmetic(precision).matmul(a, b)
-        monkeypatch.setattr(cpu_matmul, "_is_fast", lambda *_: False)
-        assert found == run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False), (shape_a, shape_b)
+        precision, asked = f"fp32/{mode};matmul={format}:{order}", ASKED[(i + len(mode)) % len(ASKED)]
+        found = run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, **asked)
+        bare = ns.Arithmetic(precision, key=ns.Key(seed=3)).matmul(a, b)
+        monkeypatch.setattr(cpu_matmul, "_fast_way", lambda *_: None)
+        assert found == run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, **asked), (order, shape_a, shape_b)
         assert bare.view(torch.int32).tolist() == found[0]
         monkeypatch.undo()
 
@@ -223,8 +271,8 @@ def test_products_of_wide_operands_equal_the_general_kernel(format, kind, monkey
         a, b = operands(kind, *PRODUCTS[i % len(PRODUCTS)])
         precision = f"fp32;matmul={format}:{order}"
         found = run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False)
-        bare = ns.Arithmetic(precision).matmul(a, b)
-        monkeypatch.setattr(cpu_matmul, "_is_fast", lambda *_: False)
+        bare = ns.Arithmetic(precision, key=ns.Key(seed=3)).matmul(a, b)
+        monkeypatch.setattr(cpu_matmul, "_fast_way", lambda *_: None)
         assert found == run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False), order
         assert bare.view(torch.int32).tolist() == found[0]
         monkeypatch.undo()

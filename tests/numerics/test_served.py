@@ -12,6 +12,8 @@ from normstab.numerics.readable import sums as readable_sums
 from normstab.numerics.sums import matmul
 
 pytest.importorskip("numba")
+cpu_matmul = pytest.importorskip("normstab.numerics.kernels.cpu.sums.cpu_matmul")
+cpu_sums = pytest.importorskip("normstab.numerics.kernels.cpu.sums.cpu_sums")
 
 SUMS = (
     "fp16/nearest/q7.8",
@@ -34,6 +36,29 @@ PRODUCTS = (
     "fp16;matmul=fp16:blocked64+kahan",
     "fp16;matmul=fp16:sequential+fused",
     "fp16;matmul=exact",
+    "q7.8/nearest/fp32;matmul=q7.8:lanes64",
+    "fp16;matmul=e6m12:pairwise",
+    "fp16;matmul=fp32:blocked64",
+)
+# Those whose sums float32 carries, so that the kernels in lanes compute them.
+CARRIED_SUMS = (
+    "fp16/nearest/fp16",
+    "fp16/nearest/q7.8",
+    "fp16/nearest/e4m3fnuz:pairwise",
+    "fp16/nearest/e8m15:blocked64",
+    "fp16/toward-zero/fp16",
+    "fp16/up/fp16:sequential",
+    "fp16/stochastic/fp16",
+    "fp16/stochastic/bf16:pairwise",
+    "fp16/nearest/fp16:blocked64+kahan",
+    "fp16/nearest/fp32:sequential+kahan",
+)
+CARRIED_PRODUCTS = (
+    "fp16;matmul=fp16:blocked64",
+    "fp16/toward-zero/fp32;matmul=fp16:blocked64",
+    "fp16/stochastic/fp32;matmul=fp16:sequential",
+    "fp16;matmul=fp16:blocked64+kahan",
+    "fp16;matmul=fp16:sequential+fused",
     "q7.8/nearest/fp32;matmul=q7.8:lanes64",
     "fp16;matmul=e6m12:pairwise",
     "fp16;matmul=fp32:blocked64",
@@ -98,6 +123,31 @@ def test_no_sum_reaches_the_reference(precision, no_reference):
 def test_no_emulated_product_reaches_the_reference(precision, no_reference):
     for dtype in DTYPES:
         arithmetic(precision).matmul(operand(3, 70).to(dtype), operand(70, 5).to(dtype))
+
+
+@pytest.fixture
+def no_general_kernel(monkeypatch):
+    """Make the kernels that serve every case, many times slower, fail."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a general kernel was reached")
+
+    monkeypatch.setattr(cpu_sums, "_general", refuse)
+    monkeypatch.setattr(cpu_matmul, "_general", refuse)
+
+
+@pytest.mark.parametrize("precision", CARRIED_SUMS)
+def test_no_sum_that_float32_carries_reaches_the_general_kernel(precision, no_general_kernel):
+    x = ns.cast(torch.randn(70, 70, generator=torch.Generator().manual_seed(0)), "fp16")
+    for ledger in (None, ns.Ledger(), ns.Ledger(inexact=True, histogram=True)):
+        ns.Arithmetic(precision, ledger=ledger, key=ns.Key(seed=1)).sum(x, 1)
+
+
+@pytest.mark.parametrize("precision", CARRIED_PRODUCTS)
+def test_no_product_that_float32_carries_reaches_the_general_kernel(precision, no_general_kernel):
+    a = ns.cast(torch.randn(70, 70, generator=torch.Generator().manual_seed(0)), "fp16")
+    for ledger in (None, ns.Ledger(), ns.Ledger(inexact=True, histogram=True)):
+        ns.Arithmetic(precision, ledger=ledger, key=ns.Key(seed=1)).matmul(a, a)
 
 
 @pytest.mark.parametrize("form", ["welford", "blockwise16"])

@@ -5,7 +5,7 @@ None means that no kernel covers the case and the torch reference serves.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from torch import Tensor
 from normstab.numerics.accumulate import SumCalls
 from normstab.numerics.call import Call
 from normstab.numerics.execute import carrier_dtype
-from normstab.numerics.kernels.cpu.bits import INF64
-from normstab.numerics.kernels.cpu.counting import SCRATCH, SMALLEST, settle
 from normstab.numerics.kernels.cpu.sums.cpu_sums import (
     CACHE_LINE,
     CARRIERS,
@@ -24,15 +22,16 @@ from normstab.numerics.kernels.cpu.sums.cpu_sums import (
     MOST_LANES,
     ROWS_AT_ONCE,
     counted,
+    narrowed,
 )
 from normstab.numerics.kernels.cpu.sums.dot_tiles import dot_room, dot_tiles, padded, survey
+from normstab.numerics.kernels.cpu.sums.draws import draws
+from normstab.numerics.kernels.cpu.sums.lane_ways import Tallies, is_drawn, way_of
 from normstab.numerics.kernels.cpu.sums.one_sum import ORDERS
 from normstab.numerics.kernels.cpu.sums.product_lines import dot_lines
 from normstab.numerics.kernels.cpu.threads import run_chunks
-from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.sums.matmul import Shapes
-from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["factors", "matmul"]
 
@@ -61,16 +60,23 @@ def matmul(
     if a.dtype not in CARRIERS or b.dtype not in CARRIERS or b.device != a.device:
         return None
     a, b = a if a.dim() > 1 else a.unsqueeze(0), b if b.dim() > 1 else b.unsqueeze(1)
+    dtype, calls = carrier_dtype((a, b), at.add.format), (product, at.add, at.kahan)
+    if torch.float64 in (a.dtype, b.dtype) and at.add.format.fits_float32:
+        narrow = [x if x.dtype == torch.float32 else narrowed(x) for x in (a, b)]
+        if narrow[0] is not None and narrow[1] is not None:
+            found = matmul(narrow[0], narrow[1], shapes, accumulation, product, at)
+            return None if found is None else found.to(dtype)
     left, right = factors(a, b, shapes)
-    out = a.new_empty((*shapes.batch, shapes.m, shapes.n), dtype=carrier_dtype((a, b), at.add.format))
+    out = a.new_empty((*shapes.batch, shapes.m, shapes.n), dtype=dtype)
     if out.numel() == 0 or shapes.k == 0:
         return out.zero_().flatten()
-    calls = (product, at.add, at.kahan)
     left_out = None
-    if _is_fast(left, right, shapes, accumulation, calls):
+    way = _fast_way(left, right, shapes, accumulation, calls)
+    if way is not None:
         values = _surveyed(left, right, shapes)
-        if values.are_normal:
-            left_out = _fast(left, right, out, shapes, accumulation, calls, are_exact=values.are_exact)
+        needs_exact = accumulation.fused or is_drawn(way)
+        if values.are_normal and (values.are_exact or not needs_exact):
+            left_out = _fast(way, left, right, out, shapes, accumulation, calls, are_exact=values.are_exact)
             if not left_out.any():
                 return out.flatten()
     if left_out is None and shapes.n < shapes.m:
@@ -119,16 +125,14 @@ def _general(
     counted(calls, run, 0, len(a.offsets), 2 * shapes.k * shapes.n)
 
 
-def _is_fast(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, calls: Calls) -> bool:
-    """Whether the fast kernel does such products, as far as the operands' values allow."""
+def _fast_way(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, calls: Calls) -> Any | None:
+    """Return the way in which the fast kernel does such products, as far as the operands' values allow, or None."""
     product, add, kahan = calls
-    if a.size != 4 or b.size != 4 or kahan is not None or accumulation.fused or shapes.k == 0:
-        return False
-    if add.rounding.mode != "nearest" or spec_table(add.format) is None:
-        return False
+    if a.size != 4 or b.size != 4 or shapes.k == 0:
+        return None
     if accumulation.order == "lanes" and accumulation.width > MOST_LANES:
-        return False
-    return not any(c.row is not None and (c.inexact or c.row.histogram is not None) for c in (product, add))
+        return None
+    return way_of(add, product, kahan, is_fused=accumulation.fused)
 
 
 class Values(NamedTuple):
@@ -151,6 +155,7 @@ def _surveyed(a: Factor, b: Factor, shapes: Shapes) -> Values:
 
 
 def _fast(
+    way: Any,
     a: Factor,
     b: Factor,
     out: Tensor,
@@ -161,35 +166,30 @@ def _fast(
     are_exact: bool,
 ) -> NDArray[np.uint8]:
     """Run the fast kernel; return (rows, panels of 64 columns), 1 for those that it left."""
-    product, add, _ = calls
-    table = spec_table(add.format)
-    assert table is not None, "checked by _is_fast"
+    product, add, kahan = calls
     rows, n, k = len(a.offsets), shapes.n, shapes.k
     width = accumulation.width if accumulation.order in ("blocked", "lanes") else k
     blocks = -(-n // ROWS_AT_ONCE)
     pieces = max(1, min(torch.get_num_threads(), rows, rows * n * k // PRODUCTS_A_THREAD))
     bounds = [rows * i // pieces for i in range(pieces + 1)]
-    scratches = np.zeros((2, pieces, SCRATCH), np.int64)
-    scratches[:, :, SMALLEST] = INF64
-    failed = np.zeros((rows, blocks), np.uint8)
-    size, packed = dot_room(accumulation.order, width, k), 4 * padded(k) * (1 + ROWS_AT_ONCE)
+    table = draws(add, product) if is_drawn(way) else None
+    failed, tallies = np.zeros((rows, blocks), np.uint8), Tallies(pieces, way)
+    room, packed = dot_room(accumulation.order, width), 4 * padded(k) * (1 + ROWS_AT_ONCE)
+    way, size = (way._replace(away=room), 3 * room + packed) if is_drawn(way) else (way, room + packed)
     memory = np.empty(CACHE_LINE + pieces * size, np.uint8)
     buffers_at = -(-memory.ctypes.data // CACHE_LINE) * CACHE_LINE
 
     def run(i: int) -> None:
         base = buffers_at + i * size
         dot_tiles(
-            a.values.data_ptr(), a.offsets.ctypes.data, a.step, b.values.data_ptr(), b.offsets.ctypes.data, b.step,
+            way, a.values.data_ptr(), a.offsets.ctypes.data, a.step, b.values.data_ptr(), b.offsets.ctypes.data, b.step,
             out.data_ptr(), bounds[i], bounds[i + 1], shapes.m, n, k, ORDERS[accumulation.order], width,
-            table.ctypes.data, int(are_exact), scratches[0, i].ctypes.data, scratches[1, i].ctypes.data,
-            add.row is not None, failed.ctypes.data, FLUSH_PROBE, base, base + size - packed,
+            int(are_exact), *tallies.of(i), failed.ctypes.data, FLUSH_PROBE, base, base + size - packed,
+            0 if table is None else table.ctypes.data,
         )  # fmt: skip
 
     run_chunks(run, pieces)
-    for call, scratch in zip((product, add), scratches, strict=True):
-        if call.row is not None:
-            with COUNTING:
-                settle(scratch.ctypes.data, pieces, call.row.address, call.stamp, call.step, call.inexact)
+    tallies.settle((add, product, kahan))
     return failed
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,19 +16,19 @@ from torch import Tensor
 
 from normstab.numerics.accumulate import SumCalls
 from normstab.numerics.call import Call
-from normstab.numerics.kernels.cpu.counting import SCRATCH, settle
+from normstab.numerics.kernels.cpu.sums.draws import draws
 from normstab.numerics.kernels.cpu.sums.geometry import Geometry, geometry
+from normstab.numerics.kernels.cpu.sums.lane_ways import Tallies, is_drawn, way_of
 from normstab.numerics.kernels.cpu.sums.line_sums import sum_lines, welford_lines
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, LANES, ORDERS, PAIRWISE, SEQUENTIAL
 from normstab.numerics.kernels.cpu.sums.steps import contexts, settle_all
 from normstab.numerics.kernels.cpu.sums.sum_tiles import room, sum_tiles
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.format_table import contains_dtype
-from normstab.numerics.kernels.nearest import spec_table
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.tallies.counter_row import COUNTING
 
-__all__ = ["CARRIERS", "accumulate", "block_sums", "counted", "welford"]
+__all__ = ["CARRIERS", "accumulate", "block_sums", "counted", "narrowed", "welford"]
 
 # Bytes of an element, of the dtypes that the kernels sum.
 CARRIERS = {torch.float32: 4, torch.float64: 8}
@@ -37,7 +37,6 @@ ADDITIONS_A_THREAD, FAST_ADDITIONS_A_THREAD = 1 << 11, 1 << 16
 ROWS_AT_ONCE = 64
 MOST_LANES = 4096
 FLUSH_PROBE = 2.0**-100
-COUNTS = 8 * SCRATCH  # bytes of a scratch
 CACHE_LINE = 64
 
 
@@ -45,19 +44,25 @@ def accumulate(x: Tensor, reduced: Sequence[int], accumulation: Accumulation, at
     """Return the sums (K,) of `x` over the axes `reduced`, or None."""
     if x.dtype not in CARRIERS:
         return None
+    if x.dtype == torch.float64 and way_of(*at) is not None and (narrow := narrowed(x)) is not None:
+        sums = accumulate(narrow, reduced, accumulation, at)
+        return None if sums is None else sums.double()
     where = geometry(x, reduced)
     order, width = ORDERS[accumulation.order], accumulation.width
     out = x.new_empty(where.rows, dtype=carrier(x, at.add))
-    if not _is_fast(x, at, order, width):
+    way = _fast_way(x, where, at, order, width)
+    if way is None:
         _general(_lined(x, reduced), out, order, width, at)
         return out
-    parts, part_order = _cut(where, order, width)
+    # A part of a row would not know the leaves of its sums.
+    parts, part_order = (None, order) if is_drawn(way) else _cut(where, order, width)
     if parts is None:
-        _fast(x, out, where, order, width, at)
+        _fast(way, x, out, where, order, width, at)
         return out
     sums = x.new_empty(where.rows, parts.rows // max(where.rows, 1))
-    _fast(x, sums, parts, part_order, width, at)
-    _fast(sums, out, geometry(sums, (1,)), SEQUENTIAL if order == BLOCKED else PAIRWISE, width, at._replace(load=None))
+    _fast(way, x, sums, parts, part_order, width, at)
+    last_order = SEQUENTIAL if order == BLOCKED else PAIRWISE
+    _fast(way, sums, out, geometry(sums, (1,)), last_order, width, at._replace(load=None))
     return out
 
 
@@ -67,8 +72,9 @@ def block_sums(x: Tensor, reduced: Sequence[int], width: int, at: SumCalls) -> T
         return None
     where = geometry(x, reduced)
     out = x.new_empty(where.rows, -(-where.n // width), dtype=carrier(x, at.add))
-    if _is_fast(x, at, BLOCKS_ONLY, width):
-        _fast(x, out, where, BLOCKS_ONLY, width, at)
+    way = _fast_way(x, where, at, BLOCKS_ONLY, width)
+    if way is not None:
+        _fast(way, x, out, where, BLOCKS_ONLY, width, at)
     else:
         _general(_lined(x, reduced), out, BLOCKS_ONLY, width, at)
     return out
@@ -90,6 +96,12 @@ def welford(x: Tensor, reduced: Sequence[int], calls: Mapping[str, Call]) -> tup
 
     counted(tuple(calls.values()), run, 0, len(mean), 7 * lines.n)
     return mean, m2
+
+
+def narrowed(x: Tensor) -> Tensor | None:
+    """Return a float64 tensor as float32, or None unless that holds every number of it."""
+    narrow = x.detach().float()
+    return narrow if bool((narrow == x).all()) else None
 
 
 class Lines(NamedTuple):
@@ -163,13 +175,18 @@ def _general(lines: Lines, out: Tensor, order: int, width: int, at: SumCalls) ->
     counted(tuple(at), run, 0, lines.columns, lines.n)
 
 
-def _is_fast(x: Tensor, at: SumCalls, order: int, width: int) -> bool:
-    """Whether the fast kernel gives the same bits and counters."""
-    if x.dtype != torch.float32 or at.kahan is not None or at.add.rounding.mode != "nearest":
-        return False
-    if (order == LANES and width > MOST_LANES) or spec_table(at.add.format) is None:
-        return False
-    return all(c is None or c.row is None or not (c.inexact or c.row.histogram is not None) for c in (at.add, at.load))
+def _fast_way(x: Tensor, where: Geometry, at: SumCalls, order: int, width: int) -> Any | None:
+    """Return the way in which the fast kernel gives the same bits and counters, or None."""
+    if x.dtype != torch.float32 or (order == LANES and width > MOST_LANES):
+        return None
+    way = way_of(*at)
+    is_known = way is None or not is_drawn(way) or where.inner_index <= 1 or _is_side_by_side(where)
+    return way if is_known else None
+
+
+def _is_side_by_side(where: Geometry) -> bool:
+    """Whether the kept positions are neighbours in the row-major index."""
+    return where.rows > 1 and bool((np.diff(where.kept[:, 1]) == 1).all())
 
 
 def _cut(where: Geometry, order: int, width: int) -> tuple[Geometry | None, int]:
@@ -187,37 +204,31 @@ def _cut(where: Geometry, order: int, width: int) -> tuple[Geometry | None, int]
     return where.in_chunks(chunk), PAIRWISE
 
 
-def _fast(x: Tensor, out: Tensor, where: Geometry, order: int, width: int, at: SumCalls) -> None:
+def _fast(way: Any, x: Tensor, out: Tensor, where: Geometry, order: int, width: int, at: SumCalls) -> None:
     """Run the fast kernel, and the general one over the rows that it left."""
     rows, n = where.rows, where.n
-    table = spec_table(at.add.format)
-    assert table is not None, "checked by _is_fast"
     kernel_width = n if order == SEQUENTIAL else width
-    is_counted = at.add.row is not None
     groups = -(-rows // ROWS_AT_ONCE)
     pieces = max(1, min(torch.get_num_threads(), groups, rows * n // FAST_ADDITIONS_A_THREAD))
-    # One stretch of memory: the buffers of each piece, aligned; its counts of sums and of addends; a mark a row.
-    size = room(order, width, n)
-    memory = np.empty(CACHE_LINE + pieces * (size + 2 * COUNTS) + rows, np.uint8)
+    size, table = room(order, width, n), None
+    if is_drawn(way):
+        table = draws(at.add, None, where.inner_index, is_side_by_side=_is_side_by_side(where))
+        way, size = way._replace(away=size), 2 * size
+    memory = np.empty(CACHE_LINE + pieces * size + rows, np.uint8)  # the buffers of each piece; a mark a row
     buffers_at = -(-memory.ctypes.data // CACHE_LINE) * CACHE_LINE
-    counts_at = buffers_at + pieces * size
-    failed_at = counts_at + 2 * pieces * COUNTS
+    failed_at = buffers_at + pieces * size
     bounds = [min(rows, ROWS_AT_ONCE * (groups * i // pieces)) for i in range(pieces + 1)]
-    source, target, table_at, failures = x.data_ptr(), out.data_ptr(), table.ctypes.data, [0] * pieces
+    source, target, failures, tallies = x.data_ptr(), out.data_ptr(), [0] * pieces, Tallies(pieces, way)
 
     def run(i: int) -> None:
         failures[i] = sum_tiles(
-            source, target, bounds[i], bounds[i + 1], where.kept_at, where.outer_at, len(where.outer), where.n_inner,
-            where.inner_memory, order, max(kernel_width, 1), table_at, counts_at + i * COUNTS,
-            counts_at + (pieces + i) * COUNTS, is_counted, failed_at, FLUSH_PROBE, buffers_at + i * size,
+            way, source, target, bounds[i], bounds[i + 1], where.kept_at, where.outer_at, len(where.outer),
+            where.n_inner, where.inner_memory, order, max(kernel_width, 1), *tallies.of(i), failed_at, FLUSH_PROBE,
+            buffers_at + i * size, 0 if table is None else table.ctypes.data,
         )  # fmt: skip
 
     run_chunks(run, pieces)
-    for i, call in enumerate((at.add, at.load)):
-        if call is not None and call.row is not None:
-            at_counts = counts_at + i * pieces * COUNTS
-            with COUNTING:
-                settle(at_counts, pieces, call.row.address, call.stamp, call.step, call.inexact)
+    tallies.settle(at)
     if any(failures):
         left = np.flatnonzero(memory[failed_at - memory.ctypes.data :][:rows])
         again = out.new_empty((len(left), out.numel() // rows))

@@ -11,36 +11,48 @@ from __future__ import annotations
 import numpy as np
 
 from normstab.numerics.kernels.cpu.compile import as_uint32, kernel, outside, view
+from normstab.numerics.kernels.cpu.sums.draws import draw_products
+from normstab.numerics.kernels.cpu.sums.notes import begin_group, has_special, settle_group, tally
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, SEQUENTIAL
 from normstab.numerics.kernels.cpu.sums.one_sum import LANES as LANES_ORDER
-from normstab.numerics.kernels.cpu.sums.sum_tiles import add_to_lanes
+from normstab.numerics.kernels.cpu.sums.sum_tiles import add_to_chains, add_to_lanes
 from normstab.numerics.kernels.cpu.sums.tiles import (
     BLOCK,
     LEVELS,
-    LINE,
+    LOST,
+    LOST_OF_TOTAL,
+    MOST_AT_ONCE,
     POSITIONS,
     ROOM,
     ROWS,
-    SEEN_AT,
-    SEEN_OF_ADDENDS,
     STACK,
     TILE,
     TOTAL,
     ZEROS,
     Plan,
-    add_lines,
+    begin_chain,
+    chain_lines,
     copy_floats,
     fold_stack,
-    forget,
-    is_special,
+    gather_rows,
     move_lines,
     push_tree,
     put,
-    settle_seen,
     tree,
 )
-from normstab.numerics.kernels.cpu.vector.lanes import LANES, multiply, multiply_chain, transpose, word
-from normstab.numerics.kernels.nearest import PLAIN, SPECIAL, STYLE
+from normstab.numerics.kernels.cpu.vector.lane_moves import word
+from normstab.numerics.kernels.cpu.vector.lanes import (
+    KEPT_OF_KAHAN,
+    is_compensated,
+    is_counted,
+    is_drawn,
+    is_fused,
+    multiply,
+    multiply_chain,
+)
+from normstab.numerics.kernels.cpu.vector.note_code import OF_ADDENDS, OF_KAHAN, OF_SUMS
+from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE, VECTORS
+from normstab.numerics.kernels.nearest import SPECIAL
 
 __all__ = ["dot_room", "dot_tiles", "padded", "survey"]
 
@@ -62,9 +74,9 @@ def survey(x, rows, n_rows, n, step, found):  # pragma: no cover - compiled
 
 
 @outside
-def pack(b, columns, b_step, found, k, panel, base, table):  # pragma: no cover - compiled
-    """Lay `found` columns of b side by side: k lines at `panel`; lanes beyond them are zero."""
-    is_side_by_side = found >= 8
+def pack(b, columns, b_step, found, panel, plan):  # pragma: no cover - compiled
+    """Lay `found` columns of b side by side: n lines at `panel`; lanes beyond them are zero."""
+    is_side_by_side, k, base = found >= 8, plan.n, plan.base
     for j in range(1, found):
         is_side_by_side = is_side_by_side and word(columns + 8 * j) == word(columns) + j
     if is_side_by_side:
@@ -85,43 +97,63 @@ def pack(b, columns, b_step, found, k, panel, base, table):  # pragma: no cover 
             else:
                 addresses[j] = base + ROOM + j * LINE
                 copy_floats(b + 4 * (word(columns + 8 * j) + p * b_step), b_step, addresses[j], m)
-        transpose(base + ROWS, m, panel + p * LINE, LINE, PLAIN, table, base + SEEN_OF_ADDENDS)
+        gather_rows(m, panel + p * LINE - base, plan)
 
 
 @outside
-def dot_line(plan, a, panel):  # pragma: no cover - compiled
-    """Leave in TOTAL the sums over k of a row of k floats at `a` times the lines at `panel`."""
-    seen, of_products, depth = plan.base + SEEN_AT, plan.base + SEEN_OF_ADDENDS, 0
-    if plan.order in (SEQUENTIAL, BLOCKED):
+def multiply_lines(a, line, target, n, plan):  # pragma: no cover - compiled
+    """Set n lines, 64 at most, at an offset to those at `line`, each times a float at a."""
+    multiply(plan.way, (a, line, plan.base + target, n, plan.exact, plan.base))
+    tally(plan, OF_ADDENDS, n * VECTORS)
+
+
+@outside
+def add_products(a, line, n, plan):  # pragma: no cover - compiled
+    """Add n lines at `line`, each times a float at a, to the one at BLOCK."""
+    base, most = plan.base, MOST_AT_ONCE if is_compensated(plan.way) else POSITIONS
+    for start in range(0, n, most):
+        run = min(most, n - start)
+        multiply_chain(plan.way, (base + BLOCK, base + LOST, a + 4 * start, line + start * LINE, run, plan.exact, base))
+        tally(plan, OF_SUMS, run * VECTORS)
+        if not is_fused(plan.way):
+            tally(plan, OF_ADDENDS, run * VECTORS)
+        if is_compensated(plan.way):
+            tally(plan, OF_KAHAN, run * KEPT_OF_KAHAN)
+
+
+@outside
+def dot_line(plan, a, panel, element, found):  # pragma: no cover - compiled
+    """Leave in TOTAL the sums over k of a row of k floats at `a` times the lines at `panel`.
+
+    The first of the `found` columns is number `element` of the result.
+    """
+    depth, is_chain = 0, plan.order in (SEQUENTIAL, BLOCKED)
+    if is_chain and not is_drawn(plan.way):
         for start in range(0, plan.n, plan.width):
             run, line = min(plan.width, plan.n - start), panel + start * LINE
             at = a + 4 * start
-            multiply(at, line, plan.base + BLOCK, 1, plan.style, plan.counts, plan.exact, plan.table, of_products)
-            multiply_chain(
-                plan.base + BLOCK,
-                at + 4,
-                line + LINE,
-                run - 1,
-                plan.style,
-                plan.counts,
-                plan.exact,
-                plan.table,
-                seen,
-                of_products,
-            )
+            multiply_lines(at, line, BLOCK, 1, plan)
+            begin_chain(LOST, plan)
+            add_products(at + 4, line + LINE, run - 1, plan)
             if start == 0:
                 move_lines(BLOCK, TOTAL, 1, plan)
+                begin_chain(LOST_OF_TOTAL, plan)
             else:
-                add_lines(TOTAL, 0, BLOCK, 0, TOTAL, 0, 1, plan)
+                chain_lines(TOTAL, LOST_OF_TOTAL, plan.base + BLOCK, 1, True, plan)
         return
     for p in range(0, plan.n, POSITIONS):
         m = min(POSITIONS, plan.n - p)
-        line = panel + p * LINE
-        multiply(a + 4 * p, line, plan.base + TILE, m, plan.style, plan.counts, plan.exact, plan.table, of_products)
+        if is_drawn(plan.way):
+            draw_products(plan, element, p, m, found)
+        multiply_lines(a + 4 * p, panel + p * LINE, TILE, m, plan)
         if plan.order == LANES_ORDER:
             add_to_lanes(p, m, plan)
+        elif is_chain:
+            add_to_chains(p, m, 0, found, plan)
         else:
             depth = push_tree(p, m, depth, plan)
+    if is_chain:
+        return
     if plan.order == LANES_ORDER:
         tree(STACK, min(plan.width, plan.n), plan)
     else:
@@ -134,50 +166,51 @@ def padded(k: int) -> int:
     return (k + 15) // 16 * 16 + 16
 
 
-def dot_room(order: str, width: int, k: int) -> int:
-    """Return how many bytes of buffers `dot_tiles` needs."""
-    lines = max(LEVELS, width if order == "lanes" else 0)
-    return STACK + LINE * lines + (4 + LINE) * padded(k)
+def dot_room(order: str, width: int) -> int:
+    """Return how many bytes of buffers `dot_tiles` needs, but for a row and lines of factors."""
+    return STACK + LINE * max(LEVELS, width if order == "lanes" else 0)
 
 
 @kernel
 def dot_tiles(
-    a, a_rows, a_step, b, b_columns, b_step, out, first, last, m, n, k, order, width, table, exact, products, sums,
-    counted, failed, least, base, factors,
+    way, a, a_rows, a_step, b, b_columns, b_step, out, first, last, m, n, k, order, width, exact, counts, apart, bins,
+    failed, least, base, factors, draws,
 ):  # fmt: skip  # pragma: no cover - compiled
-    """Compute rows first .. last - 1 of a product (B, M), N; `products` and `sums` are scratches.
+    """Compute rows first .. last - 1 of a product (B, M), N; `exact`: float32 holds every product.
 
-    `exact`: float32 holds every product.
-
-    `base` is the address of dot_room(...) bytes, the last of them, at `factors`, for a row of a and the packed
-    columns of b. `failed` has one byte for each row and each 64 columns. `least` as in sum_tiles.
+    `counts`, `apart` and `bins` as in sum_tiles, the second of each for products. `base` is the address of
+    the buffers, `factors` that of room for a row of a and the packed columns of b. `failed` has one byte for each row
+    and each 64 columns. `least` and `draws` as in sum_tiles.
     """
-    blocks, spec = (n + LANES - 1) // LANES, view(table, 5, np.int64)
-    failures = view(failed, last * blocks, np.uint8)
+    blocks, special = (n + LANES - 1) // LANES, view(way.table, SPECIAL + 1, np.int64)[SPECIAL]
+    failures, rounded = view(failed, last * blocks, np.uint8), k
+    if is_fused(way):
+        rounded = (k + width - 1) // width  # products: the first of each block
     flushes = as_uint32(np.float32(np.float32(least) * np.float32(2.0**-40))) == u32(0)
     zeros = view(base + ZEROS, LANES, np.float32)
     for j in range(LANES):
         zeros[j] = np.float32(0.0)
     panel = factors + 4 * ((k + 15) // 16 * 16 + 16)
-    plan = Plan(0, 0, 0, k, k, 1, base, table, spec[STYLE], counted, order, width, out, exact)
+    plan = Plan(way, 0, 0, 0, k, k, 1, base, order, width, out, exact, draws)
     for block in range(blocks):
         found, packed = min(LANES, n - block * LANES), -1
         for row in range(first, last):
             if row // m != packed:
                 packed = row // m
-                pack(b, b_columns + 8 * (packed * n + block * LANES), b_step, found, k, panel, base, table)
+                pack(b, b_columns + 8 * (packed * n + block * LANES), b_step, found, panel, plan)
             source = a + 4 * word(a_rows + 8 * row)
             if a_step != 1:
                 copy_floats(source, a_step, factors, k)
                 source = factors
-            forget(base + SEEN_AT, 2)
+            begin_group(plan)
             if not flushes:
-                dot_line(plan, source, panel)
-            special = spec[SPECIAL]
-            if flushes or is_special(base + SEEN_AT, special) or is_special(base + SEEN_OF_ADDENDS, special):
+                dot_line(plan, source, panel, row * n + block * LANES, found)
+            if flushes or has_special(plan, special):
                 failures[row * blocks + block] = 1
                 continue
             put(TOTAL, row * n + block * LANES, 1, found, plan)
-            if counted:
-                settle_seen(sums, found * (k - 1), base + SEEN_AT)
-                settle_seen(products, found * k, base + SEEN_OF_ADDENDS)
+            if is_counted(way):
+                settle_group(plan, OF_SUMS, found * (k - 1), counts, apart, bins)
+                settle_group(plan, OF_ADDENDS, found * rounded, counts, apart, bins)
+                if is_compensated(way):
+                    settle_group(plan, OF_KAHAN, 3 * found * (k - 1), counts, apart, bins)

@@ -13,31 +13,37 @@ from __future__ import annotations
 import numpy as np
 
 from normstab.numerics.kernels.cpu.compile import device, outside, view
+from normstab.numerics.kernels.cpu.sums.notes import tally
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, PAIRWISE
 from normstab.numerics.kernels.cpu.sums.one_sum import LANES as LANES_ORDER
 from normstab.numerics.kernels.cpu.sums.tiles import (
     BLOCK,
     LEVELS,
-    LINE,
+    LOST,
+    LOST_OF_TOTAL,
     POSITIONS,
     ROOM,
     ROWS,
-    SEEN_AT,
     STACK,
     TILE,
     TOTAL,
     ZEROS,
+    begin_chain,
+    chain_lines,
     copy_floats,
     element,
     fold_stack,
+    gather_addends,
     gather_rows,
     move_lines,
     push_tree,
     round_lines,
     tree,
 )
-from normstab.numerics.kernels.cpu.vector.lanes import LANES, chain, halve, word
-from normstab.numerics.kernels.nearest import PLAIN
+from normstab.numerics.kernels.cpu.vector.lane_moves import word
+from normstab.numerics.kernels.cpu.vector.lanes import KEPT_OF_HALVES, halve, is_counted, is_plain
+from normstab.numerics.kernels.cpu.vector.note_code import OF_SUMS
+from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE
 
 __all__ = ["is_in_stretches", "sum_blocks_of_rows", "sum_halves_of_rows", "sum_lanes_of_rows"]
 
@@ -51,7 +57,7 @@ def gather(at, step, rows, m, target, plan):  # pragma: no cover - compiled
     addresses = view(plan.base + ROWS, LANES, np.int64)
     for r in range(LANES):
         addresses[r] = plan.base + (at + r * step if r < rows else ZEROS)
-    gather_rows(m, target, PLAIN, plan)
+    gather_rows(m, target, plan)
 
 
 @outside
@@ -63,17 +69,16 @@ def sum_lanes_of_rows(plan, group, rows):  # pragma: no cover - compiled
             source, lines, done = element(plan, group + r, p), plan.n_inner // LANES, 0
             while done < lines:
                 m, at = min(POSITIONS, lines - done), source + done * LINE
-                if plan.counts and plan.style != PLAIN:
+                if is_counted(plan.way) and not is_plain(plan.way):
                     copy_floats(at, 1, plan.base + TILE, m * LANES)
                     round_lines(TILE, m, plan)
                     at = plan.base + TILE
                 if p == 0 and done == 0:
                     copy_floats(at, 1, plan.base + line, LANES)
-                    if not plan.counts:
+                    if not is_counted(plan.way):
                         round_lines(line, 1, plan)
                     m, at, done = m - 1, at + LINE, 1
-                seen = plan.base + SEEN_AT
-                chain(plan.base + line, at, LINE, m, plan.style, plan.counts, plan.counts, plan.table, seen)
+                chain_lines(line, LOST, at, m, is_counted(plan.way), plan)
                 done += m
     gather(ROOM, LINE, rows, LANES, STACK, plan)
     tree(STACK, LANES, plan)
@@ -84,7 +89,7 @@ def sum_lanes_of_rows(plan, group, rows):  # pragma: no cover - compiled
 def sum_halves_of_rows(plan, group, rows):  # pragma: no cover - compiled
     """Leave the pairwise sums of rows of contiguous stretches in TOTAL: the first levels along each row."""
     m, width = plan.n // 16, plan.n // 4  # sixteenths of a row, and their bytes
-    halves, seen = STACK + LEVELS * LINE, plan.base + SEEN_AT
+    halves = STACK + LEVELS * LINE
     for r in range(rows):
         target = plan.base + halves + r * width
         for p in range(0, plan.n, plan.n_inner):
@@ -92,11 +97,13 @@ def sum_halves_of_rows(plan, group, rows):  # pragma: no cover - compiled
             while done < plan.n_inner:
                 length = min(plan.n_inner - done, POSITIONS * LANES)
                 at = source + 4 * done
-                if plan.counts and plan.style != PLAIN:
+                if is_counted(plan.way) and not is_plain(plan.way):
                     copy_floats(at, 1, plan.base + TILE, length)
                     round_lines(TILE, length // LANES, plan)
                     at = plan.base + TILE
-                halve(at, target + (p + done) // 4, length // HALVED, plan.style, plan.counts, plan.table, seen)
+                turns = length // HALVED
+                halve(plan.way, (at, target + (p + done) // 4, turns, plan.base))
+                tally(plan, OF_SUMS, turns * KEPT_OF_HALVES)
                 done += length
     depth = 0
     for p in range(0, m, POSITIONS):
@@ -111,7 +118,7 @@ def sum_halves_of_rows(plan, group, rows):  # pragma: no cover - compiled
 def sum_blocks_of_rows(plan, group, rows):  # pragma: no cover - compiled
     """Leave the sums of rows of contiguous stretches in TOTAL: 64 blocks at a time, then the block sums."""
     blocks = plan.n // plan.width
-    sums, addresses, seen = STACK + LEVELS * LINE, view(plan.base + ROWS, LANES, np.int64), plan.base + SEEN_AT
+    sums, addresses = STACK + LEVELS * LINE, view(plan.base + ROWS, LANES, np.int64)
     row, o, i = group, 0, 0
     for first in range(0, rows * blocks, LANES):
         for j in range(LANES):
@@ -128,24 +135,24 @@ def sum_blocks_of_rows(plan, group, rows):  # pragma: no cover - compiled
             if p > 0:
                 for j in range(min(LANES, rows * blocks - first)):
                     addresses[j] += 4 * POSITIONS
-            gather_rows(m, TILE, PLAIN if plan.counts else plan.style, plan)
-            if plan.counts:
-                round_lines(TILE, m, plan)
+            gather_addends(m, plan)
             start = 0
             if p == 0:
                 move_lines(TILE, BLOCK, 1, plan)
+                begin_chain(LOST, plan)
                 start = 1
             at = plan.base + TILE + start * LINE
-            chain(plan.base + BLOCK, at, LINE, m - start, plan.style, plan.counts, True, plan.table, seen)
+            chain_lines(BLOCK, LOST, at, m - start, True, plan)
         copy_floats(plan.base + BLOCK, 1, plan.base + sums + 4 * first, LANES)
     for p in range(0, blocks, POSITIONS):
         lines, start = min(POSITIONS, blocks - p), 0
         gather(sums + 4 * p, 4 * blocks, rows, lines, TILE, plan)
         if p == 0:
             move_lines(TILE, TOTAL, 1, plan)
+            begin_chain(LOST_OF_TOTAL, plan)
             start = 1
         at = plan.base + TILE + start * LINE
-        chain(plan.base + TOTAL, at, LINE, lines - start, plan.style, plan.counts, True, plan.table, seen)
+        chain_lines(TOTAL, LOST_OF_TOTAL, at, lines - start, True, plan)
 
 
 @device

@@ -11,6 +11,8 @@ import numpy as np
 
 from normstab.numerics.kernels.cpu.compile import as_uint32, kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import SCRATCH, clear
+from normstab.numerics.kernels.cpu.sums.draws import draw_addends
+from normstab.numerics.kernels.cpu.sums.notes import begin_group, has_special, number_moved, settle_group
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, PAIRWISE
 from normstab.numerics.kernels.cpu.sums.one_sum import LANES as LANES_ORDER
 from normstab.numerics.kernels.cpu.sums.row_stretches import (
@@ -22,32 +24,31 @@ from normstab.numerics.kernels.cpu.sums.row_stretches import (
 from normstab.numerics.kernels.cpu.sums.tiles import (
     BLOCK,
     LEVELS,
-    LINE,
-    MOVED,
+    LOST,
+    LOST_OF_TOTAL,
     POSITIONS,
-    SEEN_AT,
-    SEEN_OF_ADDENDS,
     STACK,
     TILE,
     TOTAL,
     ZEROS,
     Plan,
     add_lines,
+    begin_chain,
+    chain_lines,
     fetch,
     fold_stack,
-    forget,
-    is_special,
     lie_side_by_side,
     move_lines,
     push_tree,
     put,
-    settle_seen,
     tree,
 )
-from normstab.numerics.kernels.cpu.vector.lanes import LANES, chain
-from normstab.numerics.kernels.nearest import SPECIAL, STYLE
+from normstab.numerics.kernels.cpu.vector.lanes import is_compensated, is_counted, is_drawn
+from normstab.numerics.kernels.cpu.vector.note_code import NOTES_OF_GROUP, OF_ADDENDS, OF_KAHAN, OF_SUMS
+from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE
+from normstab.numerics.kernels.nearest import SPECIAL
 
-__all__ = ["add_to_lanes", "room", "sum_tiles"]
+__all__ = ["add_to_chains", "add_to_lanes", "room", "sum_tiles"]
 
 
 @outside
@@ -73,10 +74,10 @@ def add_to_chains(p, m, group, rows, plan):  # pragma: no cover - compiled
         q = (p + t) % plan.width
         if q == 0:
             move_lines(TILE + t * LINE, BLOCK, 1, plan)
+            begin_chain(LOST, plan)
             t, q = t + 1, 1
         run = min(m - t, plan.width - q)
-        at, seen = plan.base + TILE + t * LINE, plan.base + SEEN_AT
-        chain(plan.base + BLOCK, at, LINE, run, plan.style, plan.counts, True, plan.table, seen)
+        chain_lines(BLOCK, LOST, plan.base + TILE + t * LINE, run, True, plan)
         t += run
         if (p + t) % plan.width == 0 or p + t == plan.n:
             if plan.order == BLOCKS_ONLY:
@@ -84,8 +85,9 @@ def add_to_chains(p, m, group, rows, plan):  # pragma: no cover - compiled
                 put(BLOCK, group * blocks + (p + t - 1) // plan.width, blocks, rows, plan)
             elif p + t <= plan.width:
                 move_lines(BLOCK, TOTAL, 1, plan)
+                begin_chain(LOST_OF_TOTAL, plan)
             else:
-                add_lines(TOTAL, 0, BLOCK, 0, TOTAL, 0, 1, plan)
+                chain_lines(TOTAL, LOST_OF_TOTAL, plan.base + BLOCK, 1, True, plan)
 
 
 @outside
@@ -96,6 +98,8 @@ def sum_by_tiles(plan, group, rows):  # pragma: no cover - compiled
     for p in range(0, plan.n, POSITIONS):
         m = min(POSITIONS, plan.n - p)
         fetch(plan, group, rows, p, m, is_side_by_side)
+        if is_drawn(plan.way):
+            draw_addends(plan, group, rows, p, m)
         if order == PAIRWISE:
             depth = push_tree(p, m, depth, plan)
         elif order == LANES_ORDER:
@@ -132,43 +136,43 @@ def room(order: int, width: int, n: int) -> int:
 
 @kernel
 def sum_tiles(
-    x, out, first, last, kept, outer, n_outer, n_inner, step, order, width, table, sums, addends, counted, failed,
-    least, base,
+    way, x, out, first, last, kept, outer, n_outer, n_inner, step, order, width, counts, apart, bins, failed, least,
+    base, draws,
 ):  # fmt: skip  # pragma: no cover - compiled
-    """Sum rows first .. last - 1, 64 at a time, into `sums` and `addends` (that moved); return how many failed.
+    """Sum rows first .. last - 1, 64 at a time; return how many failed.
 
-    `base` is the address of room(order, width, n) bytes. `least` is 2^-100: where its product with 2^-40 is
-    zero, subnormals are flushed and every row fails.
+    `counts` is the address of a scratch for sums; `apart` bytes after it is that for addends (that moved), then that
+    for Kahan's corrections; `bins` that of a histogram for each, or 0. `base` has room(order, width, n) bytes.
+    `draws` is the address of a table of random bits, or 0.
+    `least` is 2^-100: where its product with 2^-40 is zero, subnormals are flushed and every row fails.
     """
-    failures, spec, n = view(failed, last, np.uint8), view(table, 5, np.int64), n_outer * n_inner
-    clear(view(sums, SCRATCH, np.int64))
-    clear(view(addends, SCRATCH, np.int64))
-    n_failed = 0
+    failures, n, n_failed = view(failed, last, np.uint8), n_outer * n_inner, 0
+    special = view(way.table, SPECIAL + 1, np.int64)[SPECIAL]
+    for which in range(NOTES_OF_GROUP):
+        clear(view(counts + which * apart, SCRATCH, np.int64))
     flushes = as_uint32(np.float32(np.float32(least) * np.float32(2.0**-40))) == np.uint32(0)
     zeros = view(base + ZEROS, LANES, np.float32)
     for j in range(LANES):
         zeros[j] = np.float32(0.0)
-    plan = Plan(x, kept, outer, n, n_inner, step, base, table, spec[STYLE], counted, order, width, out, 1)
-    by_row = is_in_stretches(order, width, n_inner, step)
+    plan = Plan(way, x, kept, outer, n, n_inner, step, base, order, width, out, 1, draws)
+    by_row = is_in_stretches(order, width, n_inner, step) and not is_drawn(way)
     for group in range(first, last, LANES):
         rows = min(LANES, last - group)
-        forget(base + SEEN_AT, 3)
+        begin_group(plan)
         if not flushes:
             sum_group(plan, group, rows, by_row)
-        if flushes or is_special(base + SEEN_AT, spec[SPECIAL]) or is_special(base + SEEN_OF_ADDENDS, spec[SPECIAL]):
-            n_failed += rows
-            for r in range(rows):
-                failures[group + r] = 1
-            continue
+        has_failed = flushes or has_special(plan, special)
         for r in range(rows):
-            failures[group + r] = 0
+            failures[group + r] = has_failed
+        if has_failed:
+            n_failed += rows
+            continue
         if order != BLOCKS_ONLY:
             put(TOTAL, group, 1, rows, plan)
-        if counted:
-            blocks = (n + width - 1) // width if order == BLOCKS_ONLY else 1
-            settle_seen(sums, rows * (n - blocks), base + SEEN_AT)
-            moved, n_moved = view(base + MOVED, 16, np.uint32), np.int64(0)
-            for j in range(16):
-                n_moved += np.int64(moved[j])
-            settle_seen(addends, n_moved, base + SEEN_OF_ADDENDS)
+        if is_counted(way):
+            additions = rows * (n - ((n + width - 1) // width if order == BLOCKS_ONLY else 1))
+            settle_group(plan, OF_SUMS, additions, counts, apart, bins)
+            settle_group(plan, OF_ADDENDS, number_moved(plan), counts, apart, bins)
+            if is_compensated(way):
+                settle_group(plan, OF_KAHAN, 3 * additions, counts, apart, bins)
     return n_failed

@@ -12,83 +12,118 @@ from typing import Any
 
 import numpy as np
 
-from normstab.numerics.kernels.cpu.compile import as_float32, as_int64, as_uint32, device, outside, view
-from normstab.numerics.kernels.cpu.counting import LARGEST, SCRATCH, SMALLEST, SUBNORMAL, UNDERFLOW
-from normstab.numerics.kernels.cpu.vector.lanes import LANES, SEEN, copy_line, join, round_in_place, transpose, word
+from normstab.numerics.kernels.cpu.compile import as_uint32, device, outside, view
+from normstab.numerics.kernels.cpu.sums.notes import SIZE_OF_NOTES, tally
+from normstab.numerics.kernels.cpu.vector.lane_moves import copy_line, transpose, word
+from normstab.numerics.kernels.cpu.vector.lanes import (
+    KEPT_OF_KAHAN,
+    chain,
+    is_compensated,
+    is_counted,
+    is_drawn,
+    is_plain,
+    join,
+    round_in_place,
+)
+from normstab.numerics.kernels.cpu.vector.note_code import MOST_KEPT, OF_ADDENDS, OF_KAHAN, OF_SUMS
+from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE, VECTORS
+from normstab.numerics.kernels.cpu.vector.ways import ONE_BY_ONE, UNCOUNTED, WAY_OF, Way
 from normstab.numerics.kernels.nearest import PLAIN
 
 __all__ = [
     "BLOCK",
     "LEVELS",
-    "LINE",
-    "MOVED",
+    "LOST",
+    "LOST_OF_TOTAL",
+    "MOST_AT_ONCE",
     "POSITIONS",
     "ROOM",
     "ROWS",
-    "SEEN_AT",
-    "SEEN_OF_ADDENDS",
     "STACK",
     "TILE",
     "TOTAL",
+    "WORDS",
     "ZEROS",
     "Plan",
     "add_lines",
+    "begin_chain",
+    "chain_lines",
     "copy_floats",
     "element",
     "fetch",
     "fold_stack",
-    "forget",
+    "gather_addends",
     "gather_rows",
-    "is_special",
     "lie_side_by_side",
     "move_lines",
     "push_tree",
     "put",
     "round_lines",
-    "settle_seen",
     "tree",
 ]
 
 f32, u32 = np.float32, np.uint32
-LINE = 4 * LANES  # bytes of one position of a tile
 POSITIONS = 64  # lines of a tile
 LEVELS = 48  # of a tree of tiles
-# Offsets: the tile, sums of chains and of their blocks, room for 64 rows that are not contiguous, zeros, the
-# addresses of rows, what was seen of sums and of addends, how many of these moved; last, a stack or lane sums.
-TILE, TOTAL, BLOCK, ROOM = 0, POSITIONS * LINE, (POSITIONS + 1) * LINE, (POSITIONS + 2) * LINE
+# How many lines a chain takes at once: the magnitudes of so many are kept.
+MOST_AT_ONCE = MOST_KEPT * VECTORS // KEPT_OF_KAHAN
+# Offsets, after the notes: the tile, sums of chains and of their blocks, what these lost, room for 64 rows that are
+# not contiguous, zeros, the addresses of rows, random words; last, a stack or lane sums.
+TILE = SIZE_OF_NOTES
+TOTAL, BLOCK, LOST_OF_TOTAL, LOST, ROOM = (TILE + (POSITIONS + i) * LINE for i in range(5))
 ZEROS = ROOM + LANES * LINE
-ROWS, SEEN_AT, STACK = ZEROS + LINE, ZEROS + 3 * LINE, ZEROS + 6 * LINE
-SEEN_OF_ADDENDS, MOVED = SEEN_AT + 4 * SEEN, SEEN_AT + 8 * SEEN
+ROWS, WORDS, STACK = ZEROS + LINE, ZEROS + 3 * LINE, ZEROS + 5 * LINE
+AsIs: Any = WAY_OF[Way(PLAIN, UNCOUNTED, ONE_BY_ONE)]  # what rounds nothing
 
-# Addresses of x, of its rows and outer positions (offset, index) and of the buffers; the shape of the reduction;
-# of products, whether float32 holds them.
+# How it rounds and counts; addresses of x, of its rows and outer positions (offset, index) and of the buffers; the
+# shape of the reduction; of products, whether float32 holds them; the address of a table of draws.
 Plan: Any = namedtuple(  # type: ignore[misc]
     "Plan",
-    "x kept outer n n_inner step base table style counts order width out exact",
+    "way x kept outer n n_inner step base order width out exact draws",
 )
 
 
 @outside
 def add_lines(a, a_step, x, x_step, y, y_step, n, plan):  # pragma: no cover - compiled
-    """Join n lines: offsets in the buffers, steps in lines."""
-    join(
-        plan.base + a, a_step * LINE, plan.base + x, x_step * LINE, plan.base + y, y_step * LINE, n,
-        plan.style, plan.counts, plan.table, plan.base + SEEN_AT,
-    )  # fmt: skip
+    """Join n lines, 64 at most: offsets in the buffers, steps in lines."""
+    base = plan.base
+    join(plan.way, (base + a, a_step * LINE, base + x, x_step * LINE, base + y, y_step * LINE, n, base))
+    tally(plan, OF_SUMS, n * VECTORS)
+
+
+@outside
+def begin_chain(lost, plan):  # pragma: no cover - compiled
+    """Say that a chain has lost nothing yet."""
+    if is_compensated(plan.way):
+        move_lines(ZEROS, lost, 1, plan)
+
+
+@outside
+def chain_lines(total, lost, x, n, fits, plan):  # pragma: no cover - compiled
+    """Add n lines from address x on to that at offset `total`, whose lost part is at `lost`; `fits` as in lanes."""
+    most = MOST_AT_ONCE if is_compensated(plan.way) else POSITIONS
+    for start in range(0, n, most):
+        run = min(most, n - start)
+        chain(plan.way, (plan.base + total, plan.base + lost, x + start * LINE, run, fits, plan.base))
+        tally(plan, OF_SUMS, run * VECTORS)
+        if is_compensated(plan.way):
+            tally(plan, OF_KAHAN, run * KEPT_OF_KAHAN)
 
 
 @outside
 def move_lines(source, target, n, plan):  # pragma: no cover - compiled
-    """Copy n lines within the buffers."""
+    """Copy n lines within the buffers, with their random bits."""
     copy_floats(plan.base + source, 1, plan.base + target, n * LANES)
+    if is_drawn(plan.way):
+        copy_floats(plan.base + plan.way.away + source, 1, plan.base + plan.way.away + target, n * LANES)
 
 
 @outside
 def round_lines(at, n, plan):  # pragma: no cover - compiled
-    """Round n lines of addends to the format, in place."""
-    if plan.style != PLAIN:
-        seen = plan.base + SEEN_OF_ADDENDS
-        round_in_place(plan.base + at, 4 * n, plan.style, plan.counts, plan.base + MOVED, plan.table, seen)
+    """Round n lines of addends, 64 at most, to the format, in place."""
+    if not is_plain(plan.way):
+        round_in_place(plan.way, (plan.base + at, n * VECTORS, plan.base))
+        tally(plan, OF_ADDENDS, n * VECTORS)
 
 
 @outside
@@ -96,7 +131,9 @@ def tree(at, m, plan):  # pragma: no cover - compiled
     """Add m lines pairwise, level by level, into the first."""
     while m > 1:
         half = m // 2
-        add_lines(at, 2, at + LINE, 2, at, 1, half, plan)
+        for start in range(0, half, POSITIONS):
+            left = at + 2 * start * LINE
+            add_lines(left, 2, left + LINE, 2, at + start * LINE, 1, min(POSITIONS, half - start), plan)
         if m % 2:
             move_lines(at + (m - 1) * LINE, at + half * LINE, 1, plan)
         m = half + m % 2
@@ -145,7 +182,6 @@ def lie_side_by_side(plan, group, rows):  # pragma: no cover - compiled
 @outside
 def fetch(plan, group, rows, p, m, is_side_by_side):  # pragma: no cover - compiled
     """Fill m lines of the tile from position p on, rounded to the format; lanes beyond `rows` are zero."""
-    style = PLAIN if plan.counts else plan.style
     if is_side_by_side:
         for t in range(m):
             source, target = element(plan, group, p + t), plan.base + TILE + t * LINE
@@ -153,8 +189,8 @@ def fetch(plan, group, rows, p, m, is_side_by_side):  # pragma: no cover - compi
                 copy_floats(plan.base + ZEROS, 1, target, LANES)
                 copy_floats(source, 1, target, rows)
                 source = target
-            copy_line(source, target, POSITIONS * 4 * plan.step, style, plan.table, plan.base + SEEN_OF_ADDENDS)
-        if plan.counts:
+            copy_line(plan.way, (source, target, POSITIONS * 4 * plan.step, plan.base))
+        if is_counted(plan.way):
             round_lines(TILE, m, plan)
         return
     o, i = p // plan.n_inner, p % plan.n_inner
@@ -169,15 +205,21 @@ def fetch(plan, group, rows, p, m, is_side_by_side):  # pragma: no cover - compi
         else:
             addresses[r] = plan.base + ROOM + r * LINE
             copy_positions(plan, group + r, p, m, addresses[r])
-    gather_rows(m, TILE, style, plan)
-    if plan.counts:
+    gather_addends(m, plan)
+
+
+@outside
+def gather_addends(m, plan):  # pragma: no cover - compiled
+    """Turn m floats at each of the 64 addresses at ROWS into m lines of the tile, rounded to the format."""
+    transpose(plan.way, plan.base + ROWS, m, plan.base + TILE, LINE, plan.base)
+    if is_counted(plan.way):
         round_lines(TILE, m, plan)
 
 
 @outside
-def gather_rows(m, target, style, plan):  # pragma: no cover - compiled
-    """Turn m floats at each of the 64 addresses at ROWS into m lines, rounded to `style`, up to a multiple of 16."""
-    transpose(plan.base + ROWS, m, plan.base + target, LINE, style, plan.table, plan.base + SEEN_OF_ADDENDS)
+def gather_rows(m, target, plan):  # pragma: no cover - compiled
+    """Turn m floats at each of the 64 addresses at ROWS into m lines, up to a multiple of 16, as they are."""
+    transpose(AsIs(plan.way.table, 0, 0), plan.base + ROWS, m, plan.base + target, LINE, plan.base)
 
 
 @outside
@@ -186,37 +228,6 @@ def put(at, first, step, rows, plan):  # pragma: no cover - compiled
     sums, line = view(plan.out, first + (rows - 1) * step + 1, u32), view(plan.base + at, rows, f32)
     for r in range(rows):
         sums[first + r * step] = as_uint32(line[r]) if line[r] == line[r] else u32(0x7FC00000)
-
-
-@outside
-def forget(seen, n):  # pragma: no cover - compiled
-    """Make n blocks of what was seen empty."""
-    words = view(seen, n * SEEN, u32)
-    for j in range(n * SEEN):
-        words[j] = u32(0xFFFFFFFF) if j % SEEN // 16 == 1 else u32(0)
-
-
-@outside
-def is_special(seen, special):  # pragma: no cover - compiled
-    """Whether any magnitude in a block of what was seen is special."""
-    words = view(seen, 16, u32)
-    for j in range(16):  # noqa: SIM110 - numba compiles no generators here
-        if words[j] >= u32(special):
-            return True
-    return False
-
-
-@outside
-def settle_seen(scratch, n, seen):  # pragma: no cover - compiled
-    """Add n roundings and what was seen of them to a scratch."""
-    counts, words = view(scratch, SCRATCH, np.int64), view(seen, SEEN, u32)
-    counts[0] += n
-    for j in range(16):
-        counts[SUBNORMAL] += np.int64(words[32 + j])
-        counts[UNDERFLOW] += np.int64(words[48 + j])
-        if words[j] != u32(0):
-            counts[LARGEST] = max(counts[LARGEST], as_int64(np.float64(as_float32(words[j]))))
-            counts[SMALLEST] = min(counts[SMALLEST], as_int64(np.float64(as_float32(u32(words[16 + j] + u32(1))))))
 
 
 @outside

@@ -1,225 +1,281 @@
-"""Vector operations on lines of 64 float32: add and round, multiply, transpose.
+"""Vector operations on lines of 64 float32 that add, round and multiply. Each is written for one way.
 
-Each takes addresses and steps in bytes. What it saw it merges into SEEN uint32 at `seen`: per lane of 16 the
-largest and the smallest magnitude (as bits; the latter less 1, so that zero is the greatest), the subnormal
-results, and the underflows. Magnitudes are of exact results, rounded toward zero.
+Each takes a way and a tuple of addresses, counts, and steps in bytes, last the address of the notes of a group (see
+note_code), which it adds to what it saw.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
-from normstab.numerics.kernels.cpu.compile import outside
-from normstab.numerics.kernels.cpu.vector.lane_code import (
-    chain_half,
-    chain_half_counted,
-    chain_half_fitting,
-    chain_magic,
-    chain_magic_counted,
-    chain_magic_fitting,
-    chain_plain,
-    chain_plain_counted,
-    copy_half,
-    copy_magic,
-    copy_plain,
-    halve_half,
-    halve_half_counted,
-    halve_magic,
-    halve_magic_counted,
-    halve_plain,
-    halve_plain_counted,
-    join_half,
-    join_half_counted,
-    join_magic,
-    join_magic_counted,
-    join_plain,
-    join_plain_counted,
-    round_half,
-    round_half_counted,
-    round_magic,
-    round_magic_counted,
-    transpose_half,
-    transpose_magic,
-    transpose_plain,
-    word,
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from normstab.numerics.kernels.cpu.vector.lane_moves import taken
+from normstab.numerics.kernels.cpu.vector.note_code import INEXACT, OF_ADDENDS, OF_KAHAN, OF_SUMS, UNDERFLOW, Note
+from normstab.numerics.kernels.cpu.vector.rounding_code import Rounder, operation
+from normstab.numerics.kernels.cpu.vector.vectors import (
+    I64,
+    LINE,
+    PARTS,
+    VECTOR,
+    VECTORS,
+    VF,
+    VI,
+    WIDTH,
+    Code,
+    Held,
+    constant,
+    repeated,
+    scaled,
+    splat,
 )
-from normstab.numerics.kernels.cpu.vector.product_code import (
-    multiply_chain_half,
-    multiply_chain_half_counted,
-    multiply_chain_magic,
-    multiply_chain_magic_counted,
-    multiply_chain_plain,
-    multiply_chain_plain_counted,
-    multiply_half,
-    multiply_half_counted,
-    multiply_magic,
-    multiply_magic_counted,
-    multiply_plain,
-    multiply_plain_counted,
-)
-from normstab.numerics.kernels.cpu.vector.vectors import LANES, SEEN, WIDTH
-from normstab.numerics.kernels.nearest import HALF, PLAIN
+from normstab.numerics.kernels.cpu.vector.ways import FULL, FUSED, KAHAN, UNCOUNTED, WAYS
+from normstab.numerics.kernels.nearest import DRAWN, PLAIN
 
 __all__ = [
-    "LANES",
-    "SEEN",
+    "KEPT_OF_HALVES",
+    "KEPT_OF_KAHAN",
     "chain",
-    "copy_line",
     "halve",
+    "is_compensated",
+    "is_counted",
+    "is_drawn",
+    "is_full",
+    "is_fused",
+    "is_plain",
     "join",
     "multiply",
     "multiply_chain",
     "round_in_place",
-    "transpose",
-    "word",
 ]
 
+# What the type of a way says, to kernels: a branch on it costs nothing.
+is_counted = constant(lambda way: WAYS[way].counts != UNCOUNTED)
+is_full = constant(lambda way: WAYS[way].counts == FULL)
+is_plain = constant(lambda way: WAYS[way].style == PLAIN)
+is_compensated = constant(lambda way: WAYS[way].chain == KAHAN)
+is_fused = constant(lambda way: WAYS[way].chain == FUSED)
+is_drawn = constant(lambda way: WAYS[way].style == DRAWN)
 
-@outside
-def join(a, a_step, x, x_step, y, y_step, n, style, counts, table, seen):  # pragma: no cover - compiled
+# Vectors of magnitudes that are kept of one round of `halve`, and of the corrections of one line of a chain.
+KEPT_OF_HALVES, KEPT_OF_KAHAN = WIDTH - 1, 3 * VECTORS
+
+
+def rounds(rounder: Rounder, n: Any, held: list[Note | Held], body: Callable[[Any], None]) -> None:
+    """Emit a loop of n rounds, each within its turn of the notes; then write back all that is held."""
+
+    def turn(i: Any) -> None:
+        notes = [note for note in held if isinstance(note, Note)]
+        for note in notes:
+            note.begin(i)
+        body(i)
+        for note in notes:
+            note.end()
+
+    repeated(rounder.code, n, turn)
+    for one in held:
+        one.finish()
+
+
+def _join(rounder: Rounder, a, a_step, x, x_step, y, y_step, n, notes):
     """Set a line at y to that at a plus that at x, n times, each address then moving by its step."""
-    arguments = (a, a_step, x, x_step, y, y_step, n, table, seen)
-    if style == PLAIN:
-        if counts:
-            join_plain_counted(arguments)
-        else:
-            join_plain(arguments)
-    elif style == HALF:
-        if counts:
-            join_half_counted(arguments)
-        else:
-            join_half(arguments)
-    elif counts:
-        join_magic_counted(arguments)
-    else:
-        join_magic(arguments)
+    code, sums = rounder.code, Note(rounder.code, notes, OF_SUMS, VECTORS)
+
+    def body(i):
+        for v in PARTS:
+            at_a, at_x, at_y = (scaled(code, i, step, v) for step in (a_step, x_step, y_step))
+            left, right, field = code.load(a, at_a), code.load(x, at_x), field_of(rounder, x, at_x)
+            if rounder.style == DRAWN:  # a sum draws, as a right operand, the bits of its first addend
+                code.store(field_of(rounder, a, at_a), code.b.add(y, rounder.away), at_y)
+            code.store(rounder.added(left, right, sums, field), y, at_y)
+
+    rounds(rounder, n, [sums], body)
 
 
-@outside
-def chain(total, x, x_step, n, style, counts, fits, table, seen):  # pragma: no cover - compiled
-    """Add n lines at x, `x_step` apart, one after the other to the line at `total`.
-
-    With `fits` False, and nothing counted, each addend is rounded first.
-    """
-    arguments = (total, x, x_step, n, table, seen)
-    if style == PLAIN:
-        if counts:
-            chain_plain_counted(arguments)
-        else:
-            chain_plain(arguments)
-    elif style == HALF:
-        if counts:
-            chain_half_counted(arguments)
-        elif fits:
-            chain_half(arguments)
-        else:
-            chain_half_fitting(arguments)
-    elif counts:
-        chain_magic_counted(arguments)
-    elif fits:
-        chain_magic(arguments)
-    else:
-        chain_magic_fitting(arguments)
+def field_of(rounder: Rounder, x: Any, offset: Any, times: int = 1) -> Any:
+    """Return the random bits beside the addends, or (twice as far) the products at x + offset, if any are drawn."""
+    if rounder.style != DRAWN:
+        return None
+    away = rounder.b.mul(rounder.away, ir.Constant(I64, times))
+    return rounder.code.load(rounder.b.add(x, away), offset, VI)
 
 
-@outside
-def multiply(a, x, y, n, style, counts, exact, table, seen):  # pragma: no cover - compiled
-    """Set n lines at y to those at x times one float each at a; `exact`: float32 holds these products."""
-    arguments = (a, x, y, n, exact, table, seen)
-    if style == PLAIN:
-        if counts:
-            multiply_plain_counted(arguments)
-        else:
-            multiply_plain(arguments)
-    elif style == HALF:
-        if counts:
-            multiply_half_counted(arguments)
-        else:
-            multiply_half(arguments)
-    elif counts:
-        multiply_magic_counted(arguments)
-    else:
-        multiply_magic(arguments)
+class Chains:
+    """The sums of a line of chains while addends join them: with their notes, and what each has lost."""
 
+    def __init__(self, rounder: Rounder, total: Any, lost: Any, notes: Any) -> None:
+        code = rounder.code
+        self.rounder, self.sums = rounder, Note(code, notes, OF_SUMS, VECTORS)
+        self.totals = Held(code, total, VECTORS, VF)
+        self.held: list[Note | Held] = [self.sums, self.totals]
+        if rounder.chain == KAHAN:
+            self.corrections, self.lost = Note(code, notes, OF_KAHAN, KEPT_OF_KAHAN), Held(code, lost, VECTORS, VF)
+            self.held += [self.corrections, self.lost]
 
-@outside
-def multiply_chain(total, a, x, n, style, counts, exact, table, seen, seen_of_products):  # pragma: no cover - compiled
-    """Add n lines at x, each times one float at a, one after the other to the line at `total`; `exact` as above."""
-    arguments = (total, a, x, n, exact, table, seen, seen_of_products)
-    if style == PLAIN:
-        if counts:
-            multiply_chain_plain_counted(arguments)
-        else:
-            multiply_chain_plain(arguments)
-    elif style == HALF:
-        if counts:
-            multiply_chain_half_counted(arguments)
-        else:
-            multiply_chain_half(arguments)
-    elif counts:
-        multiply_chain_magic_counted(arguments)
-    else:
-        multiply_chain_magic(arguments)
-
-
-@outside
-def halve(x, y, n, style, counts, table, seen):  # pragma: no cover - compiled
-    """Set each of 16 n floats at y to the tree sum of 16 at x; with nothing counted, addends are rounded first."""
-    arguments = (x, y, n, table, seen)
-    if style == PLAIN:
-        if counts:
-            halve_plain_counted(arguments)
-        else:
-            halve_plain(arguments)
-    elif style == HALF:
-        if counts:
-            halve_half_counted(arguments)
-        else:
-            halve_half(arguments)
-    elif counts:
-        halve_magic_counted(arguments)
-    else:
-        halve_magic(arguments)
-
-
-@outside
-def round_in_place(x, n, style, counts, moved, table, seen):  # pragma: no cover - compiled
-    """Round n times 16 addends at x; of those that moved, `seen` notes what they became, and `moved` how many."""
-    arguments = (x, n, moved, table, seen)
-    if style == HALF:
-        if counts:
-            round_half_counted(arguments)
-        else:
-            round_half(arguments)
-    elif counts:
-        round_magic_counted(arguments)
-    else:
-        round_magic(arguments)
-
-
-@outside
-def transpose(rows, columns, target, target_step, style, table, seen):  # pragma: no cover - compiled
-    """Write `columns` (a multiple of 16) floats of each of 64 rows, by address, to 64 lanes at target.
-
-    They are rounded to the format of `style`, uncounted; PLAIN copies.
-    """
-    for r in range(0, LANES, WIDTH):
-        for c in range(0, columns, WIDTH):
-            arguments = (rows + 8 * r, 4 * c, target + c * target_step + 4 * r, target_step, table, seen)
-            if style == PLAIN:
-                transpose_plain(arguments)
-            elif style == HALF:
-                transpose_half(arguments)
+    def join(self, addend_of: Callable[[int], Any], field_of_part: Callable[[int], Any] = lambda _: None) -> None:
+        """Add to each part of the line the addend of that part, by its random bits."""
+        totals = self.totals.get()
+        lost = self.lost.get() if self.rounder.chain == KAHAN else []
+        for part in range(VECTORS):
+            x = addend_of(part)
+            if self.rounder.chain == KAHAN:
+                totals[part], lost[part] = self.compensated(totals[part], lost[part], x)
             else:
-                transpose_magic(arguments)
+                totals[part] = self.rounder.added(totals[part], x, self.sums, field_of_part(part))
+        self.totals.set(totals)
+        if self.rounder.chain == KAHAN:
+            self.lost.set(lost)
+
+    def compensated(self, total: Any, lost: Any, x: Any) -> tuple[Any, Any]:
+        """Return t = total + y of y = x - lost, and the next lost, (t - total) - y. Source: Kahan 1965."""
+        rounder, negative = self.rounder, self.rounder.code.negative
+        y = rounder.added(x, negative(lost), self.corrections)
+        t = rounder.added(total, y, self.sums)
+        gained = rounder.added(t, negative(total), self.corrections)
+        return t, rounder.added(gained, negative(y), self.corrections)
 
 
-@outside
-def copy_line(source, target, ahead, style, table, seen):  # pragma: no cover - compiled
-    """Copy a line, rounded to the format of `style`, uncounted, and prefetch one `ahead` bytes after the source."""
-    arguments = (source, target, ahead, table, seen)
-    if style == PLAIN:
-        copy_plain(arguments)
-    elif style == HALF:
-        copy_half(arguments)
+def _chain(rounder: Rounder, total, lost, x, n, fits, notes):
+    """Add n dense lines at x, one after the other, to the line at `total`, whose lost parts are in that at `lost`.
+
+    Unless it counts or `fits` says that they are numbers of the format, each addend is rounded first.
+    """
+    code = rounder.code
+
+    def emit(is_fitted):
+        chains = Chains(rounder, total, lost, notes)
+
+        def body(i):
+            def addend(part):
+                loaded = code.load(x, scaled(code, i, LINE, VECTOR * part))
+                return rounder.fitted(loaded, chains.sums) if is_fitted else loaded
+
+            chains.join(addend, lambda part: field_of(rounder, x, scaled(code, i, LINE, VECTOR * part)))
+
+        rounds(rounder, n, chains.held, body)
+
+    if rounder.style == PLAIN or rounder.counts != UNCOUNTED:
+        emit(False)
     else:
-        copy_magic(arguments)
+        either(rounder, fits, lambda: emit(False), lambda: emit(True))
+
+
+def either(rounder: Rounder, flag: Any, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+    """Emit code for both cases of a flag that is known at run time."""
+    with rounder.b.if_else(rounder.b.icmp_signed("!=", flag, ir.Constant(I64, 0))) as (is_set, is_clear):
+        with is_set:
+            then()
+        with is_clear:
+            otherwise()
+
+
+def _halve(rounder: Rounder, x, y, n, notes):
+    """Set each of 16 n floats at y to the tree sum of 16 at x; with nothing counted, addends are rounded first.
+
+    Not for drawn sums, which go through tiles.
+    """
+    if rounder.style == DRAWN:
+        return
+    code, b, sums = rounder.code, rounder.b, Note(rounder.code, notes, OF_SUMS, KEPT_OF_HALVES)
+    even = ir.Constant(VI, list(range(0, 2 * WIDTH, 2)))
+    odd = ir.Constant(VI, list(range(1, 2 * WIDTH, 2)))
+
+    def body(i):
+        row = [taken(rounder, code.load(x, scaled(code, i, VECTOR * WIDTH, VECTOR * v)), sums) for v in range(WIDTH)]
+        while len(row) > 1:
+            pairs = list(zip(row[::2], row[1::2], strict=True))
+            split = [[b.shuffle_vector(left, right, places) for places in (even, odd)] for left, right in pairs]
+            row = [rounder.added(first, second, sums) for first, second in split]
+        code.store(row[0], y, scaled(code, i, VECTOR, 0))
+
+    rounds(rounder, n, [sums], body)
+
+
+def _round_in_place(rounder: Rounder, x, n, notes):
+    """Round n times 16 addends at x; of those that moved, which are inexact, note what they became."""
+    code, b, addends = rounder.code, rounder.b, Note(rounder.code, notes, OF_ADDENDS, 1)
+
+    def body(i):
+        at = scaled(code, i, VECTOR, 0)
+        value = code.load(x, at)
+        if rounder.counts == UNCOUNTED:
+            code.store(rounder.fitted(value, addends), x, at)
+            return
+        result = rounder.rounded(value)
+        code.store(result, x, at)
+        size, after = code.size(value), code.size(result)
+        is_special = b.icmp_unsigned(">=", size, rounder.special)
+        is_moved = b.or_(b.icmp_unsigned("!=", size, after), is_special)
+        if rounder.style == DRAWN:
+            rounder.note_moved(is_moved, addends)
+        rounder.note(code.where(is_moved, size), code.floats(code.where(is_moved, after)), addends)
+        addends.count(UNDERFLOW, b.and_(is_moved, b.icmp_unsigned("==", after, splat(0))))
+        addends.count(INEXACT, is_moved)
+
+    rounds(rounder, n, [addends], body)
+
+
+def _multiply(rounder: Rounder, a, x, y, n, is_exact, notes):
+    """Set n lines at y to those at x times one float each at a; `is_exact`: float32 holds these products."""
+    code, products = rounder.code, Note(rounder.code, notes, OF_ADDENDS, VECTORS)
+
+    def body(i, exact):
+        factor = factor_of(code, a, i)
+        for v in PARTS:
+            at = scaled(code, i, LINE, v)
+            field = field_of(rounder, y, at, 2)
+            code.store(rounder.multiplied(factor, code.load(x, at), products, field, is_exact=exact), y, at)
+
+    repeated_products(rounder, n, is_exact, [products], body)
+
+
+def _multiply_chain(rounder: Rounder, total, lost, a, x, n, is_exact, notes):
+    """Add n lines at x, each times one float at a, one after the other to the line at `total`; `lost` as in chain.
+
+    Not for drawn sums, whose products are lines with random bits beside them.
+    """
+    code = rounder.code
+    if rounder.style == DRAWN:
+        return
+    chains, products = Chains(rounder, total, lost, notes), Note(rounder.code, notes, OF_ADDENDS, VECTORS)
+
+    def body(i, exact):
+        factor = factor_of(code, a, i)
+
+        def product(part):
+            right = code.load(x, scaled(code, i, LINE, VECTOR * part))
+            if rounder.chain == FUSED:  # of products that float32 holds, and which nothing rounds
+                return rounder.b.fmul(factor, right)
+            return rounder.multiplied(factor, right, products, is_exact=exact)
+
+        chains.join(product)
+
+    repeated_products(rounder, n, is_exact, [products, *chains.held], body)
+
+
+def factor_of(code: Code, a: Any, i: Any) -> Any:
+    """Return float i at a, in every lane: a product has one factor for a whole line."""
+    return code.everywhere(code.b.load(code.at(a, scaled(code, i, 4, 0), ir.FloatType())))
+
+
+def repeated_products(rounder: Rounder, n, is_exact, held: list[Note | Held], body: Any) -> None:
+    """Emit a loop of n rounds for products that float32 holds and one for others, of which one runs.
+
+    Drawn and fused ones are exact: others are not computed so.
+    """
+    if rounder.style == DRAWN or rounder.chain == FUSED or (rounder.style == PLAIN and rounder.counts == UNCOUNTED):
+        rounds(rounder, n, held, lambda i: body(i, True))
+        return
+    either(
+        rounder, is_exact,
+        lambda: rounds(rounder, n, held, lambda i: body(i, True)),
+        lambda: rounds(rounder, n, held, lambda i: body(i, False)),
+    )  # fmt: skip
+
+
+# The operations of a way: what each does, and its arguments, are in the docstring of what writes it.
+join, chain, halve = operation(8, _join), operation(6, _chain), operation(4, _halve)
+round_in_place = operation(3, _round_in_place)
+multiply, multiply_chain = operation(6, _multiply), operation(7, _multiply_chain)

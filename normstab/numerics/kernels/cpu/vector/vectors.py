@@ -1,6 +1,7 @@
 """The words that vector code is written in: LLVM instructions on 16 float32 at a time.
 
-Nothing is contracted or reassociated; LLVM fits the vectors to the processor. The operations are in lanes.
+Nothing is contracted or reassociated; LLVM fits the vectors to the processor. How results are rounded and noted is
+in rounding_code, the operations are in lane_code.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -13,35 +14,42 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from normstab.numerics.kernels.nearest import HALF, LEAST_NORMAL, LIFT, LOW, MAGIC, PLAIN, SPECIAL, converts_to_half
-
 __all__ = [
     "I64",
+    "INFINITY",
     "LANES",
     "LINE",
+    "MAGNITUDE",
+    "NOTES",
     "PARTS",
     "SEEN",
+    "SIGN",
+    "VD",
     "VECTOR",
+    "VECTORS",
     "VF",
+    "VH",
     "VI",
     "WIDTH",
     "Code",
     "Held",
-    "operation",
+    "constant",
     "repeated",
     "scaled",
     "splat",
 ]
 
-# Elements of a vector, lanes of a row, bytes of a note; then the LLVM types of what they hold.
-WIDTH, LANES, SEEN = 16, 64, 64
+# Elements of a vector, lanes of a row; vectors of a note, and its elements; then the LLVM types of what they hold.
+WIDTH, LANES, NOTES = 16, 64, 5
+SEEN = NOTES * WIDTH
 F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 VF, VI, VH = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH), ir.VectorType(ir.HalfType(), WIDTH)
 VD = ir.VectorType(F64, WIDTH)
 # Bytes of a vector and of a row of lanes; the offsets of its vectors.
 VECTOR, LINE = 4 * WIDTH, 4 * LANES
 PARTS = range(0, LINE, VECTOR)
-MAGNITUDE, SIGN, INFINITY, TIE = 0x7FFFFFFF, 0x80000000, 0x7F800000, 0x400000
+VECTORS = LANES // WIDTH  # of a row of lanes
+MAGNITUDE, SIGN, INFINITY = 0x7FFFFFFF, 0x80000000, 0x7F800000
 
 
 def splat(value: int) -> Any:
@@ -52,15 +60,8 @@ def splat(value: int) -> Any:
 class Code:
     """An LLVM builder with the words of this file."""
 
-    def __init__(self, builder: Any, table: Any = None) -> None:
+    def __init__(self, builder: Any) -> None:
         self.b = builder
-        if table is None:
-            return
-        self.low, self.lift, self.special, self.least = (
-            self.everywhere(builder.trunc(builder.load(self.at(table, 8 * i, I64)), I32))
-            for i in (LOW, LIFT, SPECIAL, LEAST_NORMAL)
-        )
-        self.lift = builder.add(self.lift, splat(TIE))  # 1.5 2^(e + 24 - p): a negative addend stays in the binade
 
     def at(self, address: Any, offset: Any, kind: Any) -> Any:
         """Return address + offset bytes as a pointer to `kind`."""
@@ -87,13 +88,33 @@ class Code:
         one = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
         return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(VI, [0] * WIDTH))
 
+    def word(self, table: Any, i: int) -> Any:
+        """Return entry i of a table of int64 as a vector of int32."""
+        return self.everywhere(self.b.trunc(self.b.load(self.at(table, 8 * i, I64)), I32))
+
     def bits(self, x: Any) -> Any:
         """Return the bits of floats."""
         return self.b.bitcast(x, VI)
 
+    def floats(self, x: Any) -> Any:
+        """Return the floats of bits."""
+        return self.b.bitcast(x, VF)
+
     def size(self, x: Any) -> Any:
         """Return the magnitude bits of floats."""
         return self.b.and_(self.bits(x), splat(MAGNITUDE))
+
+    def sign(self, x: Any) -> Any:
+        """Return the sign bits of floats."""
+        return self.b.and_(self.bits(x), splat(SIGN))
+
+    def negative(self, x: Any) -> Any:
+        """Return floats with their signs changed."""
+        return self.floats(self.b.xor(self.bits(x), splat(SIGN)))
+
+    def where(self, condition: Any, x: Any) -> Any:
+        """Return integers where a condition holds, else 0."""
+        return self.b.and_(self.b.sext(condition, VI), x)
 
     def greater(self, x: Any, y: Any) -> Any:
         """Return the maximum of unsigned integers."""
@@ -103,98 +124,13 @@ class Code:
         """Return the minimum of unsigned integers."""
         return self.b.select(self.b.icmp_unsigned("<", x, y), x, y)
 
-    def nearest(self, s: Any, style: int) -> Any:
-        """Return floats rounded to nearest even; magnitudes that are special give anything."""
-        b = self.b
-        if style == PLAIN:
-            return s
-        if style == HALF and converts_to_half():  # else never run, and without an instruction it would not link
-            return b.fpext(b.fptrunc(s, VH), VF)
-        x = self.bits(s)
-        c = b.bitcast(b.add(self.greater(b.and_(x, splat(INFINITY)), self.low), self.lift), VF)
-        y = self.bits(b.fsub(b.fadd(s, c), c))
-        return b.bitcast(b.or_(b.and_(y, splat(MAGNITUDE)), b.and_(x, splat(SIGN))), VF)
-
-    def added(self, a: Any, x: Any, style: int, counts: bool, seen: list[Any]) -> Any:
-        """Return a + x rounded, and note it: all of it when counting, else what could be special."""
-        s = self.b.fadd(a, x)
-        y = self.nearest(s, style)
-        if counts:
-            self.seen_of_sum(a, x, s, y, seen)
-        elif style == MAGIC:
-            seen[0] = self.greater(seen[0], self.size(s))
-        return y
-
-    def fitted(self, x: Any, style: int, seen: list[Any]) -> Any:
-        """Return an addend rounded, noting only what could be special."""
-        if style == MAGIC:
-            seen[0] = self.greater(seen[0], self.size(x))
-        return self.nearest(x, style)
-
-    def multiplied(self, a: Any, x: Any, style: int, counts: bool, seen: list[Any], *, is_exact: bool) -> Any:
-        """Return a x rounded, and note it; the fourth of `seen` counts underflows.
-
-        `is_exact`: float32 holds the product. Else it is rounded to odd on the way (Boldo and Melquiond 2008), from
-        which a format of p <= 11 gets what it would from the exact one; to float32 itself the processor rounds.
-        """
-        b = self.b
-        p = b.fmul(a, x)
-        size = self.size(p)
-        if not is_exact:
-            odd, size = self.odd_product(a, x)
-            p = p if style == PLAIN else odd
-        y = self.nearest(p, style)
-        if counts:
-            self.note(size, y, seen)
-            is_gone = b.and_(
-                b.icmp_unsigned("==", self.size(y), splat(0)), b.icmp_unsigned("!=", self.size(p), splat(0))
-            )
-            seen[3] = b.sub(seen[3], b.sext(is_gone, VI))
-        elif style == MAGIC:
-            seen[0] = self.greater(seen[0], self.size(p))
-        return y
-
-    def odd_product(self, a: Any, x: Any) -> tuple[Any, Any]:
-        """Return a x rounded to odd, and its magnitude rounded toward zero, of any float32; float64 holds it."""
-        b = self.b
-        wide = b.fmul(b.fpext(a, VD), b.fpext(x, VD))
-        near = b.fptrunc(wide, VF)
-        back = b.fpext(near, VD)
-        is_off = b.fcmp_unordered("!=", wide, back)
-        size = b.add(self.size(near), b.sext(b.fcmp_ordered("<", self.wide_size(wide), self.wide_size(back)), VI))
-        odd = b.or_(size, b.zext(is_off, VI))
-        return b.bitcast(b.or_(odd, b.and_(self.bits(near), splat(SIGN))), VF), size
-
-    def wide_size(self, x: Any) -> Any:
-        """Return the magnitudes of float64 numbers."""
-        kind = ir.VectorType(I64, WIDTH)
-        return self.b.bitcast(self.b.and_(self.b.bitcast(x, kind), ir.Constant(kind, [2**63 - 1] * WIDTH)), VD)
-
-    def seen_of_sum(self, a: Any, x: Any, s: Any, y: Any, seen: list[Any]) -> None:
-        """Note a sum s of a and x that was rounded to y. Source: Knuth's TwoSum for the sign of the error."""
-        b = self.b
-        x_seen = b.fsub(s, a)
-        error = b.fadd(b.fsub(a, b.fsub(s, x_seen)), b.fsub(x, x_seen))
-        is_off = b.fcmp_unordered("!=", error, ir.Constant(VF, [0.0] * WIDTH))
-        is_apart = b.icmp_signed("<", b.xor(self.bits(error), self.bits(s)), splat(0))
-        size = b.add(self.size(s), b.sext(b.and_(is_off, is_apart), VI))
-        self.note(size, y, seen)
-
-    def note(self, size: Any, y: Any, seen: list[Any]) -> None:
-        """Note exact magnitudes `size` and results y in three vectors of what was seen."""
-        b = self.b
-        is_small = b.icmp_unsigned("<", b.sub(self.size(y), splat(1)), b.sub(self.least, splat(1)))
-        seen[0] = self.greater(seen[0], size)
-        seen[1] = self.less(seen[1], b.sub(size, splat(1)))
-        seen[2] = b.sub(seen[2], b.sext(is_small, VI))
-
 
 class Held:
     """Some vectors in memory, one after the other, in registers while an operation runs."""
 
-    def __init__(self, code: Code, address: Any, n: int = 3, kind: Any = VI) -> None:
+    def __init__(self, code: Code, address: Any, n: int = NOTES, kind: Any = VI) -> None:
         self.code, self.address = code, address
-        self.places = [cgutils.alloca_once_value(code.b, code.load(address, 64 * i, kind)) for i in range(n)]
+        self.places = [cgutils.alloca_once_value(code.b, code.load(address, VECTOR * i, kind)) for i in range(n)]
 
     def get(self) -> list[Any]:
         """Return the vectors."""
@@ -208,7 +144,7 @@ class Held:
     def finish(self) -> None:
         """Write them back."""
         for i, value in enumerate(self.get()):
-            self.code.store(value, self.address, 64 * i)
+            self.code.store(value, self.address, VECTOR * i)
 
 
 def repeated(code: Code, count: Any, body: Callable[[Any], None]) -> None:
@@ -218,19 +154,21 @@ def repeated(code: Code, count: Any, body: Callable[[Any], None]) -> None:
 
 
 def scaled(code: Code, index: Any, stride: Any, offset: int) -> Any:
-    """Return index stride + offset."""
+    """Return index stride + offset; a stride of this code may be an int."""
+    stride = ir.Constant(I64, stride) if isinstance(stride, int) else stride
     return code.b.add(code.b.mul(index, stride), ir.Constant(I64, offset))
 
 
-def operation(n: int, emit: Callable[..., None]) -> Any:
-    """Return the intrinsic of n int64 arguments that `emit` writes."""
+def constant(say: Callable[[Any], bool]) -> Any:
+    """Return the intrinsic that is what `say` says of the type of its argument, and known when compiled."""
 
     @intrinsic
-    def emitted(typing_context, arguments):
-        def generate(context, builder, signature, packed):
-            emit(builder, *(builder.extract_value(packed[0], i) for i in range(n)))
-            return context.get_dummy_value()
+    def said(typing_context, value):
+        answer = say(value.instance_class)
 
-        return types.void(types.UniTuple(types.int64, n)), generate
+        def generate(context, builder, signature, arguments):
+            return ir.Constant(ir.IntType(1), int(answer))
 
-    return emitted
+        return types.boolean(value), generate
+
+    return said

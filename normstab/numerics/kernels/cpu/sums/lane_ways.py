@@ -1,0 +1,78 @@
+"""Which way of rounding and counting in float32 lanes gives the bits and counters of the calls of a sum, if any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normstab.numerics.call import Call
+from normstab.numerics.kernels.cpu.bits import INF64
+from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, SCRATCH, SMALLEST, settle
+from normstab.numerics.kernels.cpu.vector.note_code import NOTES_OF_GROUP
+from normstab.numerics.kernels.cpu.vector.ways import (
+    COUNTED,
+    FULL,
+    FUSED,
+    KAHAN,
+    ONE_BY_ONE,
+    UNCOUNTED,
+    WAY_OF,
+    WAYS,
+    Way,
+)
+from normstab.numerics.kernels.nearest import DRAWN, STYLE, lane_table
+from normstab.numerics.tallies.counter_row import COUNTING
+
+__all__ = ["Tallies", "is_drawn", "way_of"]
+
+
+def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool = False) -> Any | None:
+    """Return the way of these calls, all in the format and mode of `add`, or None.
+
+    `load` is that of addends or products; `is_fused`: the products are added unrounded.
+    """
+    table = lane_table(add.format, add.rounding, is_odd=is_fused)
+    if table is None:
+        return None
+    rows = [(call.row, call.inexact) for call in (add, load, kahan) if call is not None and call.row is not None]
+    has_bins = any(row.histogram is not None for row, _ in rows)
+    is_full = has_bins or any(is_inexact for _, is_inexact in rows)
+    counts = FULL if is_full else COUNTED if rows else UNCOUNTED
+    chain = KAHAN if kahan is not None else FUSED if is_fused else ONE_BY_ONE
+    return WAY_OF[Way(table.item(STYLE), counts, chain)](table.ctypes.data, int(has_bins), 0)
+
+
+def is_drawn(way: Any) -> bool:
+    """Whether it rounds stochastically."""
+    return WAYS[type(way)].style == DRAWN
+
+
+class Tallies:
+    """What the pieces of a kernel's work count: scratches and histograms of sums, of addends and of corrections."""
+
+    def __init__(self, pieces: int, way: Any) -> None:
+        self.scratches = np.zeros((NOTES_OF_GROUP, pieces, SCRATCH), np.int64)
+        self.scratches[:, :, SMALLEST] = INF64
+        shape = (pieces, NOTES_OF_GROUP, HISTOGRAM_BINS)
+        self.bins: NDArray[np.int64] | None = np.zeros(shape, np.int64) if way.bins else None
+        self.apart = 8 * SCRATCH * pieces  # bytes from a scratch of a piece to its next
+
+    def of(self, piece: int) -> tuple[int, int, int]:
+        """Return where a piece counts: the address of its scratches, how far they are apart, that of its histograms."""
+        bins = 0 if self.bins is None else int(self.bins.ctypes.data) + self.bins.strides[0] * piece
+        return int(self.scratches.ctypes.data) + 8 * SCRATCH * piece, self.apart, bins
+
+    def settle(self, calls: Sequence[Call | None]) -> None:
+        """Add all to the rows of the calls of sums, of addends and of corrections."""
+        for i, call in enumerate(calls):
+            if call is None or call.row is None:
+                continue
+            scratches = self.scratches[i]
+            with COUNTING:
+                address = scratches.ctypes.data
+                settle(address, len(scratches), call.row.address, call.stamp, call.step, call.inexact)
+            if self.bins is not None:
+                call.row.add_bins(self.bins[:, i].sum(0))

@@ -1,0 +1,275 @@
+"""How vector code rounds a sum or a product of float32, and notes what happened: LLVM instructions.
+
+A result is formed so that one more rounding is the only one: as it is where twice its digits fit float32, else
+rounded to odd. Then c, 1.5 times the power of two whose float32 quantum is that of the format, is added and taken
+away again. Directed modes step from the nearest number toward their side before c is taken away:
+
+    exact     = a + x, rounded to odd        TwoSum: s = a + x; what s lost says which side of s the sum lies
+    t         = exact + c                    t counts quanta in its last bits
+    t         = t + 1 or t - 1               where `exact` lies beyond t - c on the side of the mode
+    y         = t - c
+
+Stochastic rounding takes t of the number below, and counts what is left in units of 2^-R quanta; where these and the
+random bits reach 2^R, t steps up.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from normstab.numerics.kernels.cpu.vector.note_code import (
+    INEXACT,
+    LARGEST,
+    SMALLEST,
+    SUBNORMAL,
+    UNDERFLOW,
+    Note,
+)
+from normstab.numerics.kernels.cpu.vector.vectors import (
+    I64,
+    INFINITY,
+    MAGNITUDE,
+    SIGN,
+    VD,
+    VF,
+    VH,
+    VI,
+    WIDTH,
+    Code,
+    splat,
+)
+from normstab.numerics.kernels.cpu.vector.ways import FULL, UNCOUNTED, WAYS
+from normstab.numerics.kernels.nearest import (
+    BITS,
+    DOWN_MINUS,
+    DOWN_PLUS,
+    DRAWN,
+    HALF,
+    LEAST_NORMAL,
+    LIFT,
+    LOW,
+    MAGIC,
+    PLAIN,
+    SPECIAL,
+    STEPPED,
+    UP_MINUS,
+    UP_PLUS,
+    ZERO_OF_SUM,
+    ZERO_SIGN,
+    converts_to_half,
+)
+
+__all__ = ["Rounder", "operation"]
+
+TIE, SIGNIFICAND = 0x400000, 23
+ZEROS = ir.Constant(VF, [0.0] * WIDTH)
+# 2^R / quantum = FIRST_FACTOR 2^(R + UNITS - 127) / (the power of two in c), exponents biased.
+FIRST_FACTOR, UNITS = ir.Constant(VF, [2.0**24] * WIDTH), SIGNIFICAND + 2 * 127 - 24
+
+
+class Rounder:
+    """Rounding in one way: its style, what it counts, and the constants of its format."""
+
+    def __init__(self, code: Code, way: Any, table: Any, away: Any) -> None:
+        self.code, self.b, self.away = code, code.b, away
+        self.style, self.counts, self.chain = WAYS[way]
+        self.special, self.least = code.word(table, SPECIAL), code.word(table, LEAST_NORMAL)
+        self.low, lift = code.word(table, LOW), code.word(table, LIFT)
+        self.lift = code.b.add(lift, splat(TIE))  # 1.5 2^(e + 24 - p): a negative addend stays in the binade
+        if self.style in (STEPPED, DRAWN):
+            self.ups = [code.word(table, i) for i in (UP_PLUS, UP_MINUS)]
+            self.downs = [code.word(table, i) for i in (DOWN_PLUS, DOWN_MINUS)]
+            self.zero_sign, self.zero_of_sum = code.word(table, ZERO_SIGN), code.word(table, ZERO_OF_SUM)
+            self.random_bits = code.word(table, BITS)
+
+    def rounded(self, s: Any) -> Any:
+        """Return floats rounded to the format; magnitudes that are special give anything."""
+        b, code = self.b, self.code
+        if self.style == PLAIN:
+            return s
+        if self.style == HALF and converts_to_half():  # else never run, and without an instruction it would not link
+            return b.fpext(b.fptrunc(s, VH), VF)
+        x = code.bits(s)
+        c = code.floats(b.add(code.greater(b.and_(x, splat(INFINITY)), self.low), self.lift))
+        t, sign = b.fadd(s, c), b.and_(x, splat(SIGN))
+        if self.style == STEPPED:
+            t = self.stepped(s, t, b.fsub(t, c))
+        return self.signed(code.size(b.fsub(t, c)), sign)
+
+    def signed(self, y: Any, sign: Any) -> Any:
+        """Return magnitudes with their signs; zero has none in some formats."""
+        b = self.b
+        if self.style in (STEPPED, DRAWN):
+            sign = b.and_(sign, b.select(b.icmp_unsigned("==", y, splat(0)), self.zero_sign, splat(SIGN)))
+        return self.code.floats(b.or_(y, sign))
+
+    def drawn(self, s: Any, error: Any, size: Any, field: Any) -> Any:
+        """Return s + error, whose truncated magnitude is `size`, rounded away from zero where random bits say so.
+
+        N = floor(2^R (rest + error) / quantum): of a float32 s, either 2^R rest / quantum is whole, or `error` is less
+        than what it lacks to the next whole number. The random bits are the topmost R of `field`.
+        """
+        b, code = self.b, self.code
+        sign, one = code.sign(s), splat(1)
+        m, error = code.floats(code.size(s)), code.floats(b.xor(code.bits(error), sign))
+        c_bits = b.add(code.greater(b.and_(size, splat(INFINITY)), self.low), self.lift)
+        c = code.floats(c_bits)
+        t = b.fadd(m, c)
+        rest, is_less = b.fsub(m, b.fsub(t, c)), b.fcmp_ordered("<", error, ZEROS)
+        is_above = b.or_(b.fcmp_ordered("<", rest, ZEROS), b.and_(b.fcmp_ordered("==", rest, ZEROS), is_less))
+        t_bits = b.add(code.bits(t), b.sext(is_above, VI))
+        rest = b.fsub(m, b.fsub(code.floats(t_bits), c))
+        # 2^R / quantum in two factors, of which the first alone is a float32 where quanta are the least.
+        exponent = b.shl(b.add(self.random_bits, splat(UNITS)), splat(SIGNIFICAND))
+        scale = code.floats(b.sub(exponent, b.and_(c_bits, splat(INFINITY))))
+        units = [b.fmul(b.fmul(x, FIRST_FACTOR), scale) for x in (rest, error)]
+        whole, lack = (b.fptosi(x, VI) for x in units)
+        is_whole = b.fcmp_ordered("==", b.sitofp(whole, VF), units[0])
+        is_part = b.or_(b.fcmp_unordered("!=", b.sitofp(lack, VF), units[1]), b.icmp_signed("==", lack, splat(0)))
+        lack = b.add(lack, b.sext(b.and_(is_less, is_part), VI))
+        number = b.add(whole, code.where(is_whole, lack))
+        number = b.add(number, b.lshr(field, b.sub(splat(32), self.random_bits)))
+        t_bits = b.add(t_bits, b.and_(b.lshr(number, self.random_bits), one))
+        return self.signed(code.size(b.fsub(code.floats(t_bits), c)), sign)
+
+    def stepped(self, s: Any, t: Any, nearest: Any) -> Any:
+        """Return t moved by one in its last place where s lies beyond `nearest` and the mode says so."""
+        b, code = self.b, self.code
+        rest, is_minus = b.fsub(s, nearest), b.icmp_signed("<", code.bits(s), splat(0))
+        up = code.where(b.fcmp_ordered(">", rest, ZEROS), b.select(is_minus, self.ups[1], self.ups[0]))
+        down = code.where(b.fcmp_ordered("<", rest, ZEROS), b.select(is_minus, self.downs[1], self.downs[0]))
+        return code.floats(b.sub(b.add(code.bits(t), up), down))
+
+    def added(self, a: Any, x: Any, note: Note, field: Any = None) -> Any:
+        """Return a + x rounded, and note it: all of it when counting, else what could be special.
+
+        `field`: the random bits of stochastic rounding.
+        """
+        s = self.b.fadd(a, x)
+        if self.style not in (STEPPED, DRAWN) and self.counts == UNCOUNTED:
+            return self.noted_special(s, note)
+        error, is_off, size = self.lost_of_sum(a, x, s)
+        exact = self.sum_to_odd(a, x, s, is_off, size) if self.style == STEPPED else s
+        if self.counts == UNCOUNTED and self.style != DRAWN:
+            return self.noted_special(exact, note)
+        y = self.drawn(s, error, size, field) if self.style == DRAWN else self.rounded(exact)
+        self.note(size, y, note)
+        if self.style == STEPPED:  # an addend of a fused product may be less than any number of the format
+            self.note_underflow(exact, y, note)
+        if self.counts == FULL:
+            note.count(INEXACT, self.b.or_(is_off, self.b.fcmp_unordered("!=", exact, y)))
+        return y
+
+    def fitted(self, x: Any, note: Note) -> Any:
+        """Return an addend rounded, noting only what could be special; where bits would be drawn, all that moves is."""
+        y = self.noted_special(x, note)
+        if self.style == DRAWN:
+            self.note_moved(self.b.fcmp_unordered("!=", x, y), note)
+        return y
+
+    def note_moved(self, is_moved: Any, note: Note) -> None:
+        """Note as special what moves."""
+        note.now[LARGEST] = self.code.greater(note.now[LARGEST], self.code.where(is_moved, splat(MAGNITUDE)))
+
+    def multiplied(self, a: Any, x: Any, note: Note, field: Any = None, *, is_exact: bool) -> Any:
+        """Return a x rounded, and note it; `field` as in `added`, of products that are exact.
+
+        `is_exact`: float32 holds the product. Else it is rounded to odd on the way (Boldo and Melquiond 2008), from
+        which a format of fewer digits gets what it would from the exact one; to float32 itself the processor rounds.
+        """
+        b, code = self.b, self.code
+        exact = b.fmul(a, x)
+        is_off, size = None, code.size(exact)
+        if not is_exact:
+            odd, size, is_off = self.product_to_odd(a, x)
+            exact = exact if self.style == PLAIN else odd
+        if self.counts == UNCOUNTED and self.style != DRAWN:
+            return self.noted_special(exact, note)
+        y = self.drawn(exact, ZEROS, size, field) if self.style == DRAWN else self.rounded(exact)
+        self.note(size, y, note)
+        self.note_underflow(exact, y, note)
+        if self.counts == FULL:
+            is_moved = b.fcmp_unordered("!=", exact, y)
+            note.count(INEXACT, is_moved if is_off is None else b.or_(is_off, is_moved))
+        return y
+
+    def lost_of_sum(self, a: Any, x: Any, s: Any) -> tuple[Any, Any, Any]:
+        """Return what s lost of a + x, whether it did, the magnitude rounded toward zero. Source: Knuth's TwoSum."""
+        b, code = self.b, self.code
+        x_seen = b.fsub(s, a)
+        error = b.fadd(b.fsub(a, b.fsub(s, x_seen)), b.fsub(x, x_seen))
+        is_off = b.fcmp_unordered("!=", error, ZEROS)
+        is_apart = b.icmp_signed("<", b.xor(code.bits(error), code.bits(s)), splat(0))
+        return error, is_off, b.add(code.size(s), b.sext(b.and_(is_off, is_apart), VI))
+
+    def sum_to_odd(self, a: Any, x: Any, s: Any, is_off: Any, size: Any) -> Any:
+        """Return a + x rounded to odd; a zero of unlike signs has the sign of the mode."""
+        b, code = self.b, self.code
+        signs = b.and_(b.or_(code.bits(a), code.bits(x)), self.zero_of_sum)
+        sign = b.or_(code.sign(s), code.where(b.icmp_unsigned("==", code.size(s), splat(0)), signs))
+        return code.floats(b.or_(b.or_(size, b.zext(is_off, VI)), sign))
+
+    def product_to_odd(self, a: Any, x: Any) -> tuple[Any, Any, Any]:
+        """Return a x rounded to odd, its magnitude rounded toward zero, and whether it lost something.
+
+        Of any float32: float64 holds their product.
+        """
+        b, code = self.b, self.code
+        wide = b.fmul(b.fpext(a, VD), b.fpext(x, VD))
+        near = b.fptrunc(wide, VF)
+        back = b.fpext(near, VD)
+        is_off = b.fcmp_unordered("!=", wide, back)
+        size = b.add(code.size(near), b.sext(b.fcmp_ordered("<", self.wide_size(wide), self.wide_size(back)), VI))
+        odd = b.or_(size, b.zext(is_off, VI))
+        return code.floats(b.or_(odd, code.sign(near))), size, is_off
+
+    def wide_size(self, x: Any) -> Any:
+        """Return the magnitudes of float64 numbers."""
+        kind = ir.VectorType(I64, WIDTH)
+        return self.b.bitcast(self.b.and_(self.b.bitcast(x, kind), ir.Constant(kind, [2**63 - 1] * WIDTH)), VD)
+
+    def noted_special(self, exact: Any, note: Note) -> Any:
+        """Return floats rounded, noting only what could be special; PLAIN and HALF show it in their results."""
+        if self.style in (MAGIC, STEPPED, DRAWN):
+            note.now[LARGEST] = self.code.greater(note.now[LARGEST], self.code.size(exact))
+        return self.rounded(exact)
+
+    def note(self, size: Any, y: Any, note: Note) -> None:
+        """Note exact magnitudes `size`, which are kept where all is counted, and results y."""
+        b, now = self.b, note.now
+        if self.counts == FULL:
+            note.keep(size)
+        is_small = b.icmp_unsigned("<", b.sub(self.code.size(y), splat(1)), b.sub(self.least, splat(1)))
+        now[LARGEST] = self.code.greater(now[LARGEST], size)
+        now[SMALLEST] = self.code.less(now[SMALLEST], b.sub(size, splat(1)))
+        note.count(SUBNORMAL, is_small)
+
+    def note_underflow(self, exact: Any, y: Any, note: Note) -> None:
+        """Note where a result is zero and the exact one is not."""
+        b, code = self.b, self.code
+        is_gone = b.and_(
+            b.icmp_unsigned("==", code.size(y), splat(0)), b.icmp_unsigned("!=", code.size(exact), splat(0))
+        )
+        note.count(UNDERFLOW, is_gone)
+
+
+def operation(n: int, emit: Callable[..., None]) -> Any:
+    """Return the intrinsic of a way and n int64 arguments that `emit` writes, given a Rounder of that way."""
+
+    @intrinsic
+    def emitted(typing_context, way, arguments):
+        def generate(context, builder, signature, packed):
+            table, away = (builder.extract_value(packed[0], i) for i in (0, 2))
+            rounder = Rounder(Code(builder), way.instance_class, table, away)
+            emit(rounder, *(builder.extract_value(packed[1], i) for i in range(n)))
+            return context.get_dummy_value()
+
+        return types.void(way, types.UniTuple(types.int64, n)), generate
+
+    return emitted
