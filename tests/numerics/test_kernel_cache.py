@@ -44,7 +44,7 @@ def rounds_by(nearest):
 
 
 @pytest.mark.parametrize("kernel", [nearest32, dot_tiles], ids=["cast", "product"])
-@pytest.mark.parametrize("name", ["bits.py", "nearest.py", "lane_code.py", "vectors.py"])
+@pytest.mark.parametrize("name", ["bits.py", "nearest.py", "rounding_code.py", "vectors.py"])
 def test_a_change_in_what_a_kernel_is_made_of_outdates_it(kernel, name, monkeypatch):
     before = compiled._digest_of_sources(kernel.py_func)
     read = Path.read_bytes

@@ -40,7 +40,7 @@ PRODUCTS = (
     "fp16;matmul=e6m12:pairwise",
     "fp16;matmul=fp32:blocked64",
 )
-# Those whose sums float32 carries, so that the kernels in lanes compute them.
+# Those whose sums float32 carries, so that the kernels in lanes compute them; stochastic ones of addends in the format.
 CARRIED_SUMS = (
     "fp16/nearest/fp16",
     "fp16/nearest/q7.8",
@@ -49,7 +49,7 @@ CARRIED_SUMS = (
     "fp16/toward-zero/fp16",
     "fp16/up/fp16:sequential",
     "fp16/stochastic/fp16",
-    "fp16/stochastic/bf16:pairwise",
+    "fp16/stochastic/fp16:pairwise",
     "fp16/nearest/fp16:blocked64+kahan",
     "fp16/nearest/fp32:sequential+kahan",
 )

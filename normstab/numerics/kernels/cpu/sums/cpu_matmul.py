@@ -26,10 +26,10 @@ from normstab.numerics.kernels.cpu.sums.cpu_sums import (
 )
 from normstab.numerics.kernels.cpu.sums.dot_tiles import dot_room, dot_tiles, padded, survey
 from normstab.numerics.kernels.cpu.sums.draws import draws
-from normstab.numerics.kernels.cpu.sums.lane_ways import Tallies, is_drawn, way_of
 from normstab.numerics.kernels.cpu.sums.one_sum import ORDERS
 from normstab.numerics.kernels.cpu.sums.product_lines import dot_lines
 from normstab.numerics.kernels.cpu.threads import run_chunks
+from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, is_drawn, way_of
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.sums.matmul import Shapes
 

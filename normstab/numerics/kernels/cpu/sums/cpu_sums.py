@@ -18,12 +18,12 @@ from normstab.numerics.accumulate import SumCalls
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.sums.draws import draws
 from normstab.numerics.kernels.cpu.sums.geometry import Geometry, geometry
-from normstab.numerics.kernels.cpu.sums.lane_ways import Tallies, is_drawn, way_of
 from normstab.numerics.kernels.cpu.sums.line_sums import sum_lines, welford_lines
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, LANES, ORDERS, PAIRWISE, SEQUENTIAL
 from normstab.numerics.kernels.cpu.sums.steps import contexts, settle_all
 from normstab.numerics.kernels.cpu.sums.sum_tiles import room, sum_tiles
 from normstab.numerics.kernels.cpu.threads import run_chunks
+from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, is_drawn, way_of
 from normstab.numerics.kernels.format_table import contains_dtype
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.tallies.counter_row import COUNTING

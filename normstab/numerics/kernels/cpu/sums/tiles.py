@@ -205,6 +205,10 @@ def fetch(plan, group, rows, p, m, is_side_by_side):  # pragma: no cover - compi
         else:
             addresses[r] = plan.base + ROOM + r * LINE
             copy_positions(plan, group + r, p, m, addresses[r])
+            # Sixteen positions are turned at once: what lies behind the last is rounded too, and must not seem special.
+            behind = view(addresses[r] + 4 * m, -m % 16, f32)
+            for j in range(-m % 16):
+                behind[j] = f32(0.0)
     gather_addends(m, plan)
 
 
