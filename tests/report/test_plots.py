@@ -7,7 +7,9 @@ import pytest
 
 from normstab.assess.verdicts import Verdict
 from normstab.experiment.scenario.document import Claim, Plot
+from normstab.numerics.ledger import Histogram
 from normstab.report.pictures.claim_plots import claim_plot
+from normstab.report.pictures.exponents import drawn_exponents
 from normstab.report.pictures.panels import PAGE, inches, letters, wrapped
 from normstab.report.pictures.plots import gravest_of, loss_plots, panels_of
 from normstab.report.pictures.site_maps import MOST_SITES, STEPS, worst_sites
@@ -116,3 +118,10 @@ def test_a_whisker_ends_where_no_accuracy_can_be(tmp_path):
     svg = claim_plot(Claim("P1", "text", plot=Plot("bars", x="norm")), made_assessment(tmp_path, runs=runs))
     shown = [float(text.replace("−", "-")) for text in re.findall(r">(−?[0-9.]+)</text>", svg)]
     assert min(shown) >= 0 and max(shown) <= 120, "the interval of three such seeds is far wider than 0 .. 100 %"
+
+
+def test_a_picture_of_exponents_leaves_out_the_least_hundredth_and_no_more():
+    tail = Histogram(binades={-600: 50, -300: 50, -20: 4_900, 15: 5_000})
+    assert drawn_exponents(tail) == [-20, 15]  # 100 of 10,000
+    assert drawn_exponents(tail + Histogram(binades={-300: 2})) == [-300, -20, 15]
+    assert drawn_exponents(Histogram()) == []

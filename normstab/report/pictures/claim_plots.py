@@ -21,7 +21,7 @@ from normstab.assess.swept import ACCURATE
 from normstab.experiment.scenario.document import Claim, Plot
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.ledger import Histogram
-from normstab.report.pictures.exponents import mark_limits
+from normstab.report.pictures.exponents import BINADES, drawn_exponents, mark_limits
 from normstab.report.pictures.panels import Frame, Sketch, small_multiples
 from normstab.report.pictures.svg import COLOURS, INK
 
@@ -181,12 +181,12 @@ def paint_histogram(groups: Sequence[Group], plot: Plot, x: str, by: str) -> Pai
 
     def fill(axes: Axes) -> None:
         for index, (name, histogram) in enumerate(sums.items()):
-            exponents = sorted(histogram.binades)
+            exponents = drawn_exponents(histogram)
             shares = [100 * histogram.binades[e] / max(1, histogram.finite_nonzero) for e in exponents]
             axes.plot(exponents, shares, color=COLOURS[index % len(COLOURS)], label=name, lw=1.3)
         mark_limits(axes, {"fp16 least": -24, "fp16 normal": FORMATS["fp16"].emin, "fp16 max": 16})
 
-    return Sketch("", fill), _frame("exponent of the gradients (binade)", "share, %", axis)
+    return Sketch("", fill), _frame(f"exponent of the gradients ({BINADES})", "share, %", axis)
 
 
 def _worded(metric: str, is_share: bool) -> str:

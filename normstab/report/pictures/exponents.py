@@ -20,7 +20,12 @@ from normstab.numerics.ledger import Histogram, Tally
 from normstab.report.pictures.panels import Frame, Sketch, small_multiples
 from normstab.report.pictures.svg import BAND, COLOURS, INK
 
-__all__ = ["exponent_plot", "mark_limits"]
+__all__ = ["BINADES", "LEFT_OUT", "drawn_exponents", "exponent_plot", "mark_limits"]
+
+LEFT_OUT = 0.01
+"""The share of the results, the least ones, that may lie left of a picture: a few reach hundreds of binades down."""
+BINADES = f"binade; the least {100 * LEFT_OUT:g} % left out"
+"""What an axis of exponents says."""
 
 
 def exponent_plot(judged: GroupJudgement) -> str | None:
@@ -44,7 +49,12 @@ def exponent_plot(judged: GroupJudgement) -> str | None:
         is_first = cell.blame is not None and site == cell.blame.site
         return Sketch(f"{site} (first offence)" if is_first else site, paint)
 
-    frame = Frame("exponent (binade)", "share of results, %", columns=len(sites), height=1.6)
+    frame = Frame(
+        f"exponent ({BINADES})",
+        "share of results, %",
+        columns=len(sites),
+        height=1.6,
+    )
     return small_multiples([sketch(site) for site in sites], frame)
 
 
@@ -63,10 +73,20 @@ def _bars(axes: Axes, histogram: Histogram | None, colour: str, label: str, alph
     """Draw a histogram as shares of all its results; zeros, infinities and NaN have no exponent."""
     if histogram is None or not histogram.finite_nonzero:
         return
-    exponents = np.array(sorted(histogram.binades))
+    exponents = np.array(drawn_exponents(histogram))
     total = histogram.finite_nonzero + histogram.zero + histogram.inf + histogram.nan
     shares = np.array([histogram.binades[int(e)] for e in exponents]) / total * 100
     axes.bar(exponents + 0.5, shares, width=0.95, color=colour, alpha=alpha, label=label, lw=0)
+
+
+def drawn_exponents(histogram: Histogram) -> list[int]:
+    """Return the exponents of a histogram in order, but for the least ones that hold no more than LEFT_OUT of it."""
+    exponents, left = sorted(histogram.binades), 0
+    for index, exponent in enumerate(exponents):
+        left += histogram.binades[exponent]
+        if left > LEFT_OUT * histogram.finite_nonzero:
+            return exponents[index:]
+    return []
 
 
 def _limits(limit: AnyFormat | None) -> dict[str, float]:
