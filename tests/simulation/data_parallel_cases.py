@@ -258,16 +258,21 @@ def split_scaled(rank, size):
     return scales, run.step
 
 
-def split_policy(rank, size):
-    """A policy that converts the parameters itself."""
-    model = nn.Linear(5, 4)
-    fully_shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+def refusal(model):
+    """Return what `simulate` says of a model that it refuses."""
     try:
         with ns.simulate(model, "fp16"):
             pass
     except ns.NormstabError as error:
         return str(error)
     return "nothing was raised"
+
+
+def split_policy(rank, size):
+    """A policy that converts the parameters itself."""
+    model = nn.Linear(5, 4)
+    fully_shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    return refusal(model)
 
 
 # ------------------------------------------------------------------------------------------------ other cases
@@ -323,12 +328,7 @@ def own_hook(rank, size):
     """A module with a communication hook of the user's."""
     model = DistributedDataParallel(nn.Linear(3, 2))
     model.register_comm_hook(None, lambda state, bucket: None)
-    try:
-        with ns.simulate(model, "fp16"):
-            pass
-    except ns.NormstabError as error:
-        return str(error)
-    return "nothing was raised"
+    return refusal(model)
 
 
 def left_early(rank, size):
