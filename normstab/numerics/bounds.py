@@ -40,6 +40,8 @@ __all__ = [
 
 NEAREST_MODES = ("nearest", "nearest-away", "half-up", "half-down", "half-toward-zero")
 """The modes whose error is at most half a quantum."""
+LARGEST_EXPONENT = 700.0
+"""From where on a bound exp(x) - 1 is called infinite: a float64 ends at x = 709.78."""
 
 
 def unit_roundoff(format: AnyFormat) -> float:
@@ -122,7 +124,8 @@ def gamma(m: int, unit: float) -> float:
 def worst_bound(steps: Iterable[Step]) -> ErrorBound:
     """Return the deterministic bound of the steps: product of (1 + each) minus 1."""
     found = list(steps)
-    relative = math.expm1(sum(math.log1p(step.worst) for step in found))
+    exponent = sum(math.log1p(step.worst) for step in found)
+    relative = math.expm1(exponent) if exponent < LARGEST_EXPONENT else math.inf
     return ErrorBound(relative, _absolute(found, relative))
 
 
@@ -138,7 +141,7 @@ def likely_bound(steps: Iterable[Step], confidence: float) -> ErrorBound:
         return worst_bound(found)
     drift = sum(step.count * (step.bias + step.unit**2 / (1.0 - step.unit)) for step in found)
     exponent = confidence * spread + drift
-    likely = math.expm1(exponent) if exponent < 700.0 else math.inf
+    likely = math.expm1(exponent) if exponent < LARGEST_EXPONENT else math.inf
     relative = min(likely, worst_bound(found).relative)
     return ErrorBound(relative, _absolute(found, relative))
 

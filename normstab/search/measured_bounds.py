@@ -28,7 +28,7 @@ from normstab.simulation.around.operands import read_operands
 from normstab.simulation.aten.overloads import plan_of
 from normstab.torch_private import TorchDispatchMode, modes_off
 
-__all__ = ["Bounds", "SiteBound", "bounds", "reduction_of"]
+__all__ = ["Bounds", "SiteBound", "bounds", "input_of", "reduction_of"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def bounds(
     with simulate(module, spec, seed=seed, observer=lambda site, result: last.append(site)) as run:
         for name, layer in module.named_modules():
             if isinstance(layer, Normalizing):
-                layer.register_forward_pre_hook(found.seen_by(name, layer, seed))
+                layer.register_forward_pre_hook(found.seen_by(name, layer, seed), with_kwargs=True)
         with _Measuring(found, last, run, seed):
             output = module(*args, **(kwargs or {}))
             value = None if loss is None else loss(output)
@@ -125,17 +125,18 @@ class _Found:
         old = self.sites.get((site, case.operation))
         self.sites[site, case.operation] = new if old is None else _merged(old, new)
 
-    def seen_by(self, name: str, layer: Normalizing, seed: int) -> Callable[[nn.Module, Any], None]:
+    def seen_by(self, name: str, layer: Normalizing, seed: int) -> Callable[[nn.Module, Any, Any], None]:
         """Return the hook that measures a layer written against an Arithmetic, from its input."""
 
-        def measure(module: nn.Module, args: Any) -> None:
-            reduction = reduction_of(layer, args[0])
+        def measure(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+            x = input_of(args, kwargs)
+            reduction = reduction_of(layer, x)
             if reduction is None:
                 return
             eps = float(getattr(layer, "eps", 0.0) or 0.0)
             spec = None if layer.norm == "mean-only" else parse_norm(layer.norm)
             scheme = Scheme(spec, eps=eps, constant_factor=layer.norm_constant, centres=not isinstance(layer, RMSNorm))
-            self.add_norm(Site(name, "norm", "forward"), args[0], scheme, reduction, seed)
+            self.add_norm(Site(name, "norm", "forward"), x, scheme, reduction, seed)
 
         return measure
 
@@ -240,6 +241,12 @@ NORMS: dict[str, Callable[[Any], Described]] = {
     "native_layer_norm": lambda args: (Scheme(L2, eps=args[4]), Reduction.of_layer(args[0].shape, args[1])),
     "native_group_norm": lambda args: (Scheme(L2, eps=args[7]), Reduction.of_group(args[3:6], args[6])),
 }
+
+
+def input_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return what a layer is called with, by position or by name."""
+    x: Tensor = args[0] if args else next(iter(kwargs.values()))
+    return x
 
 
 def reduction_of(layer: Normalizing, x: Tensor) -> Reduction | None:

@@ -150,12 +150,14 @@ def check_stable(
         raise NormstabError("precision 'native' rounds nothing; name a format to test, such as fp16")
     ledger = Ledger(losses=counts_losses_cheaply(narrow))
     expected, reference = _run(module, x, wide, seed, grad=grad, ledger=Ledger())
-    bounds = RunErrors()
+    given = None if rtol is None or atol is None else Tolerance(rtol, atol, "as given")
+    bounds = RunErrors() if given is None else None
     found, trace = _run(module, x, narrow, seed, grad=grad, ledger=ledger, rules=rules, bounds=bounds)
     if [v.shape for v in found.values()] != [v.shape for v in expected.values()]:
         raise NormstabError(f"the outputs in {narrow} and {wide} have different shapes; is the module deterministic?")
-    given = None if rtol is None or atol is None else Tolerance(rtol, atol, "as given")
-    roundings = (bounds.of_outputs(ledger, narrow), bounds.of_gradients(ledger, narrow))
+    roundings: tuple[Sequence[Step], Sequence[Step]] = ((), ())
+    if bounds is not None:
+        roundings = (bounds.of_outputs(ledger, narrow), bounds.of_gradients(ledger, narrow))
     differences, errors = _compared(found, expected, narrow, roundings, given)
     verdict, reason = unless_unsimulated(trace.run, *_verdict(differences, errors, narrow))
     fp32 = Precision.parse("fp32")
@@ -204,7 +206,7 @@ def _compared(
 ) -> tuple[list[Difference], list[SpreadError]]:
     """Return every tensor's difference, and its error as a share of its spread where the tolerance is derived.
 
-    `roundings` are the steps on the way to an output, and to a gradient.
+    `roundings` are the steps on the way to an output, and to a gradient; none are known where a tolerance is given.
     """
     differences, errors, scales = [], [], _scales(expected)
     for name, value in found.items():

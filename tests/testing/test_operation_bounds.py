@@ -1,5 +1,7 @@
 """The tolerance of a test: each operation's own bound, with its n, order and unit roundoff, carried to the output."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,9 +9,10 @@ from torch.nn import functional
 
 import normstab as ns
 from normstab.norms.replace import replace_norms_
-from normstab.numerics.bounds import worst_bound
+from normstab.numerics.bounds import Step, worst_bound
 from normstab.testing.assertions import assert_stable, check_stable
 from normstab.testing.check import check
+from normstab.testing.error_bounds.relative_steps import Quanta
 from normstab.testing.error_bounds.run_errors import RunErrors
 
 
@@ -65,7 +68,8 @@ def run_in(model, x, precision):
     with ns.simulate(model, precision, watcher=bounds.see) as run:
         found = model(x).detach().double()
     # What torch itself computes wide inside 16 bits has but the cast of its result.
-    return found, bounds.steps.get("forward") or bounds.of_outputs(run.ledger, ns.Precision.parse(precision))
+    steps = bounds.steps.get("forward") or bounds.of_outputs(run.ledger, ns.Precision.parse(precision))
+    return found, [s.beside(float(found.abs().max())) if isinstance(s, Quanta) else s for s in steps]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -83,6 +87,93 @@ def test_no_operation_errs_by_more_than_its_own_deterministic_bound(name, precis
         assert steps
         error = float((found - exact).abs().max() / exact.abs().max())
         assert error <= worst_bound(steps).relative * (1 + 2.0**-20)
+
+
+SCALED_ADDENDS = {
+    "addmm": lambda x: torch.addmm(x[:, :32], x, x.T, beta=-2.5, alpha=-0.3),
+    "addbmm": lambda x: torch.addbmm(x[:, :32], *[x.view(32, 3, 32).transpose(0, 1)] * 2, beta=-1.5, alpha=0.7),
+    "baddbmm": lambda x: torch.baddbmm(x[:, :32].expand(3, 32, 32), *[x.view(32, 3, 32).transpose(0, 1)] * 2, alpha=-3),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", SCALED_ADDENDS)
+def test_negative_factors_and_the_sum_over_a_batch_are_in_the_bound(name, precision):
+    """The condition was formed with the factors' signs: alpha = -0.3 made it smaller than the result."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        x = ns.cast(torch.rand(32, 96), ns.Precision.parse(precision).format())
+        found, steps = run_in(Calls(SCALED_ADDENDS[name]), x, precision)
+        exact = SCALED_ADDENDS[name](x.double())
+        error = float((found - exact).abs().max() / exact.abs().max())
+        assert error <= worst_bound(steps).relative * (1 + 2.0**-20)
+
+
+def test_a_bound_beyond_the_largest_number_is_infinite():
+    assert worst_bound([Step(1, 0.9)] * 400).relative == math.inf
+    assert worst_bound([Step(1, 0.9)] * 100).relative < math.inf
+
+
+NOTHING = {
+    "sum": lambda x: x.sum(0),
+    "mean": lambda x: x.mean(0),
+    "product": lambda x: x @ x.T @ x,
+    "convolution": lambda x: functional.conv1d(x[:, None], torch.ones(2, 1, 3, requires_grad=True)),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_operations_on_nothing_have_a_bound(name):
+    assert check_stable(Calls(NOTHING[name]), torch.zeros(0, 7), precision="fp16").verdict == "STABLE"
+
+
+class Named(nn.Module):
+    """Calls a norm by the name of its argument."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        return self.norm(x=x)
+
+
+def test_a_norm_called_by_keyword_is_seen():
+    torch.manual_seed(0)
+    x = torch.randn(32, 16)
+    model = Named(linf_norm(16)[0])
+    assert check_stable(model, x, precision="fp16").differences[0].tolerance == check_stable(
+        linf_norm(16), x, precision="fp16").differences[0].tolerance  # fmt: skip
+    assert any("norm" in site.site for site in ns.search.bounds(model, (x,), precision="fp16").sites)
+
+
+def test_the_quanta_of_a_mean_grow_as_its_deviations_do():
+    """In fixed point the error of a mean is divided by a small s afterwards."""
+    torch.manual_seed(0)
+    x = ns.cast(0.02 * torch.randn(64, 8), "q3.12")
+    found, steps = run_in(nn.BatchNorm1d(8, eps=2.0**-12), x, "q3.12")
+    exact = nn.BatchNorm1d(8, eps=2.0**-12).double()(x.double()).detach()
+    error = float((found - exact).abs().max() / exact.abs().max())
+    assert error <= worst_bound(steps).relative
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nn.BatchNorm1d(16, eps=0.1), lambda: nn.LayerNorm(16, eps=0.1), lambda: nn.GroupNorm(4, 16, eps=0.1),
+    lambda: nn.RMSNorm(16, eps=0.1),
+])  # fmt: skip
+def test_the_gradient_of_a_norm_knows_its_eps(make):
+    """Without it a nearly constant input, whose scale eps decides, was allowed anything."""
+    torch.manual_seed(0)
+    x = 1e-3 * torch.randn(32, 16)
+    wide = x.double().requires_grad_()
+    make().double()(wide).backward(torch.randn(32, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    found = next(d for d in check_stable(make(), x, precision="fp16").differences if d.name == "gradient of input 0")
+    assert found.passed and found.tolerance.atol < 0.05 * float(wide.grad.abs().max())
+
+
+def test_a_given_tolerance_asks_for_no_bounds(monkeypatch):
+    monkeypatch.setattr("normstab.testing.assertions.RunErrors", None)
+    assert_stable(nn.Linear(4, 4), torch.randn(2, 4), precision="fp16", rtol=0.1, atol=0.1)
 
 
 def allowed(model, x, precision, **options):

@@ -30,7 +30,11 @@ Steps = list[Step]
 
 @dataclass(frozen=True)
 class Normed:
-    """One call of a norm: its operands and which values share a scale. `fixed` is the mean of evaluation."""
+    """One call of a norm: its operands and which values share a scale.
+
+    `fixed` is the mean of evaluation, `inverse` 1 / s of each row (any shape of R values) where it is known, as in
+    torch's backward operations.
+    """
 
     x: Tensor
     gamma: Tensor | None
@@ -38,6 +42,7 @@ class Normed:
     scheme: Scheme
     reduction: Reduction
     fixed: Tensor | None = None
+    inverse: Tensor | None = None
 
     def rows(self, x: Tensor) -> Tensor:
         """Return a tensor of the shape of x as rows (R, N) in float64."""
@@ -48,18 +53,22 @@ class Normed:
         viewed = gradient.detach().reshape(self.reduction.view).double()
         return viewed if self.gamma is None else viewed * self.gamma.detach().double().view(self.reduction.parameters)
 
-    def scaled(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the deviations d, the scale s before its root, eps included, and y = d / s, exactly."""
+    def scaled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the deviations d, the scale s before its root, eps included, the factor 1 / s and y = d / s."""
         x_RN = self.rows(self.x)
         d_RN = x_RN - x_RN.mean(1, keepdim=True) if self.scheme.centres else x_RN
         spec = self.scheme.spec
         if spec is None:
-            return d_RN, torch.ones(len(x_RN), dtype=torch.float64), d_RN
+            ones_R = torch.ones(len(x_RN), dtype=torch.float64)
+            return d_RN, ones_R, ones_R, d_RN
         measure = MAGNITUDES.get(spec.kind, MAGNITUDES["linf"])
         factor = 1.0 if spec.kind == "l2" else self.scheme.constant(self.reduction.n)
         s_R = factor * measure(d_RN, spec.k) + self.scheme.eps
-        rooted = s_R.sqrt() if spec.kind == "l2" else s_R
-        return d_RN, s_R, torch.where(rooted > 0, 1.0 / rooted, 0.0).unsqueeze(1) * d_RN
+        rooted_R = s_R.sqrt() if spec.kind == "l2" else s_R
+        inverse_R = torch.where(rooted_R > 0, 1.0 / rooted_R, 0.0)
+        if self.inverse is not None:
+            inverse_R = self.inverse.detach().double().reshape(-1)
+        return d_RN, s_R, inverse_R, inverse_R.unsqueeze(1) * d_RN
 
 
 def norm_steps(normed: Normed, output: Tensor, precision: Precision) -> Steps:
@@ -73,13 +82,15 @@ def norm_steps(normed: Normed, output: Tensor, precision: Precision) -> Steps:
         return _of_evaluation(normed, size, precision)
     inner = FLOAT32 if precision.norm == "wide" else precision
     own, n = roundoff(inner.format(), inner.rounding), normed.reduction.n
-    d_RN, s_R, y_RN = normed.scaled()
+    d_RN, s_R, inverse_R, y_RN = normed.scaled()
+    stretch = largest(inverse_R)  # what the quanta of x's units become in those of y
     steps: Steps = []
     if normed.scheme.centres:
         means_R = normed.rows(normed.x).abs().mean(1)
         ratio_R = torch.where(d_RN.abs().amax(1) > 0, means_R * y_RN.abs().amax(1) / d_RN.abs().amax(1), 0.0)
-        steps += relative_to(mean_steps(n, inner), largest(ratio_R), largest(y_RN))
-        steps += relative_to([Step.of(own)], largest(d_RN), largest(d_RN))
+        of_mean = [step.scaled(stretch) for step in mean_steps(n, inner) or ()]
+        steps += relative_to(of_mean, largest(ratio_R), largest(y_RN))
+        steps += relative_to([Step.of(own).scaled(stretch)], largest(y_RN), largest(y_RN))
     if normed.scheme.spec is not None:
         least = float(s_R[s_R > 0].min()) if bool((s_R > 0).any()) else 0.0
         is_squared = normed.scheme.spec.kind == "l2"
@@ -92,27 +103,38 @@ def norm_steps(normed: Normed, output: Tensor, precision: Precision) -> Steps:
     return [*steps, *_last(precision, own.unit, affine, size)]
 
 
-def norm_backward_steps(normed: Normed, gradient: Tensor, result: Tensor, precision: Precision) -> Steps:
+def norm_backward_steps(normed: Normed, gradient: Tensor, result: Tensor | None, precision: Precision) -> Steps:
     """Return the steps of ((g - mean(g)) - sum(g y) ds/dx) / s with g = gamma grad, or of gamma's and beta's sums.
 
-    All terms are conditioned together: by (|g| + mean |g| + sum |g y| |ds/dx|) / s over the largest result. Whichever
-    of the three gradients has the larger steps stands for the call.
+    Whichever of the three gradients has the larger steps stands for the call; `result` is that of the input, None
+    where it was not asked for.
     """
     inner = FLOAT32 if precision.norm == "wide" else precision
-    own, n, size = roundoff(inner.format(), inner.rounding), normed.reduction.n, largest(result)
-    g_RN = normed.reduction.rows(normed.times_gamma(gradient))
-    _, s_R, y_RN = normed.scaled()
-    spec = normed.scheme.spec
     if normed.fixed is not None:
+        own, size = roundoff(inner.format(), inner.rounding), 0.0 if result is None else largest(result)
         return [*relative_to([Step.of(own, 2)], size, size), *_last(precision, own.unit, 0, size)]
+    _, _, inverse_R, y_RN = normed.scaled()
+    found = [] if result is None else _of_input(normed, gradient, largest(result), precision, (inverse_R, y_RN))
+    return max([found, *_of_parameters(normed, gradient, y_RN, inner)], key=size_of)
+
+
+def _of_input(
+    normed: Normed, gradient: Tensor, size: float, precision: Precision, scaled: tuple[Tensor, Tensor]
+) -> Steps:
+    """Return the steps of the gradient of the input, whose largest magnitude is `size`; `scaled` is 1 / s and y.
+
+    All terms are conditioned together: by (|g| + mean |g| + sum |g y| |ds/dx|) / s over the largest result.
+    """
+    inner = FLOAT32 if precision.norm == "wide" else precision
+    own, n, spec = roundoff(inner.format(), inner.rounding), normed.reduction.n, normed.scheme.spec
+    g_RN, (inverse_R, y_RN) = normed.reduction.rows(normed.times_gamma(gradient)), scaled
     terms_RN = g_RN.abs() + (g_RN.abs().mean(1, keepdim=True) if normed.scheme.centres else 0.0)
     if spec is not None:
         terms_RN = terms_RN + (g_RN * y_RN).abs().sum(1, keepdim=True) * _slope(spec, normed.scheme, y_RN)
-        rooted_R = s_R.sqrt() if spec.kind == "l2" else s_R
-        terms_RN = torch.where(rooted_R > 0, 1.0 / rooted_R, 0.0).unsqueeze(1) * terms_RN
-    steps = [*(mean_steps(n, inner) or ()) * 2, Step.of(own, 7)]
-    found = [*relative_to(steps, largest(terms_RN), size), *_last(precision, own.unit, 0, size)]
-    return max([found, *_of_parameters(normed, gradient, y_RN, inner)], key=size_of)
+        terms_RN = inverse_R.unsqueeze(1) * terms_RN
+    # Quanta of what is divided by s afterwards grow as it does.
+    steps = [step.scaled(max(1.0, largest(inverse_R))) for step in (*(mean_steps(n, inner) or ()) * 2, Step.of(own, 7))]
+    return [*relative_to(steps, largest(terms_RN), size), *_last(precision, own.unit, 0, size)]
 
 
 def _of_parameters(normed: Normed, gradient: Tensor, y_RN: Tensor, precision: Precision) -> list[Steps]:

@@ -52,18 +52,26 @@ def rms_norm(op: Operation, results: Sequence[Tensor]) -> Steps:
 
 
 def norm_backward(op: Operation, results: Sequence[Tensor]) -> Steps:
-    """The gradients of torch's norms: of the input, whose terms are sums over the values that share a scale."""
-    grad, x = (op.args[1], op.args[0]) if op.name == "cudnn_batch_norm_backward" else op.args[:2]
-    fixed = None
+    """The gradients of torch's norms: of the input, whose terms are sums over the values that share a scale.
+
+    Batch norm says eps, the others 1 / s of the forward call.
+    """
+    args, is_cudnn = op.args, op.name.startswith("cudnn")
+    grad, x = (args[1], args[0]) if is_cudnn else args[:2]
+    fixed, inverse, eps = None, None, 0.0
     if "batch_norm" in op.name:
-        reduction, gamma = Reduction.of_batch(x.shape), op.args[2]
-        fixed = None if op.name.startswith("cudnn") or op.args[7] else op.args[3]
+        reduction, gamma, eps = Reduction.of_batch(x.shape), args[2], float(args[7 if is_cudnn else 8])
+        fixed = None if is_cudnn or args[7] else args[3]
     elif "group_norm" in op.name:
-        reduction, gamma = Reduction.of_group(op.args[5:8], op.args[8]), op.args[4]
+        reduction, gamma, inverse = Reduction.of_group(args[5:8], args[8]), args[4], args[3]
+    elif "rms" in op.name:
+        reduction, gamma, inverse = Reduction.of_layer(x.shape, args[2]), args[4], args[3]
     else:
-        reduction, gamma = Reduction.of_layer(x.shape, op.args[2]), op.args[4 if "rms" in op.name else 5]
-    scheme = Scheme(L2, eps=0.0, centres="rms" not in op.name)
-    return norm_backward_steps(Normed(x, gamma, None, scheme, reduction, fixed), grad, results[0], op.ar.precision)
+        reduction, gamma, inverse = Reduction.of_layer(x.shape, args[2]), args[5], args[4]
+    scheme = Scheme(L2, eps=eps, centres="rms" not in op.name)
+    normed = Normed(x, gamma, None, scheme, reduction, fixed, inverse)
+    of_input = results[0] if is_cudnn or args[-1][0] else None
+    return norm_backward_steps(normed, grad, of_input, op.ar.precision)
 
 
 def _own(name: str) -> Own:

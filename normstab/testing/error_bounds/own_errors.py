@@ -28,6 +28,7 @@ from normstab.testing.error_bounds.relative_steps import largest, relative_to, s
 __all__ = ["own_steps"]
 
 FLOAT32 = roundoff(FORMATS["fp32"], NEAREST)
+FACTORS = ("alpha", "beta")  # of a product and of its addend
 Steps = list[Step]
 
 
@@ -71,8 +72,17 @@ def product(op: Operation, results: Sequence[Tensor]) -> Steps:
 
 
 def product_with_addend(op: Operation, results: Sequence[Tensor]) -> Steps:
-    """addmm, baddbmm, addmv, addbmm: the addend is one more number of the sum."""
-    return _of_products(op, results, op.args, op.args[1].shape[-1], has_addend=True)
+    """addmm, baddbmm, addmv, addbmm: beta addend + alpha products. The addend is one more number of the sum.
+
+    addbmm adds the products of its batch up as well. A factor is one rounding of what it multiplies.
+    """
+    steps = _of_products(op, results, op.args, op.args[1].shape[-1], has_addend=True)
+    condition, size = largest(_of_magnitudes(op, op.args)), largest(results[0])
+    if op.name == "addbmm":
+        batch = sum_steps(op.args[1].shape[0], op.ar.precision, op.ar.precision.format("sum"))
+        steps = [*steps, *_of_sum(op, batch, condition, size)]
+    factors = sum(op.kwargs.get(name, 1) != 1 for name in FACTORS)
+    return [*steps, *relative_to([Step.of(roundoff(op.ar.format, op.ar.precision.rounding), factors)], condition, size)]
 
 
 def convolution(op: Operation, results: Sequence[Tensor]) -> Steps:
@@ -87,9 +97,12 @@ def convolution_backward(op: Operation, results: Sequence[Tensor]) -> Steps:
     """Arguments: grad, input, weight, ..., groups, mask: the gradients of input, weight and bias, the worst of them."""
     grad, weight, is_transposed, groups, needs = op.args[0], op.args[2], op.args[7], op.args[9], op.args[10]
     outputs = weight.shape[1] if is_transposed else weight.shape[0] // groups
-    over = grad.shape[0] * math.prod((op.args[1] if is_transposed else grad).shape[2:])
-    counts = [k for k, is_needed in zip((outputs * math.prod(weight.shape[2:]), over, over), needs, strict=True)
-              if is_needed]  # fmt: skip
+    if not grad.numel() or not op.args[1].numel():
+        return []
+    over, area = grad.shape[0], math.prod(grad.shape[2:])
+    of_weight = over * math.prod((op.args[1] if is_transposed else grad).shape[2:])
+    sums = (outputs * math.prod(weight.shape[2:]), of_weight, over * area)
+    counts = [k for k, is_needed in zip(sums, needs, strict=True) if is_needed]
     magnitudes = [x for x in _of_magnitudes(op, op.args) if isinstance(x, Tensor)]
     found = [
         _of_sum(op, product_steps(k, op.ar.precision), largest(condition), largest(result))
@@ -99,7 +112,9 @@ def convolution_backward(op: Operation, results: Sequence[Tensor]) -> Steps:
 
 
 def total(op: Operation, results: Sequence[Tensor]) -> Steps:
-    """Sum."""
+    """Sum; that of nothing is +0."""
+    if not op.args[0].numel():
+        return one_rounding(op, results)
     n = op.args[0].numel() // results[0].numel()
     precision = op.ar.precision
     condition = largest(_of_magnitudes(op, op.args)) if n > 1 else largest(results[0])
@@ -107,7 +122,9 @@ def total(op: Operation, results: Sequence[Tensor]) -> Steps:
 
 
 def mean(op: Operation, results: Sequence[Tensor]) -> Steps:
-    """Mean."""
+    """Mean; that of nothing is NaN."""
+    if not op.args[0].numel():
+        return one_rounding(op, results)
     n = op.args[0].numel() // results[0].numel()
     return _of_sum(op, mean_steps(n, op.ar.precision), largest(_of_magnitudes(op, op.args)), largest(results[0]))
 
@@ -154,7 +171,8 @@ def _of_sum(op: Operation, steps: Sequence[Step] | None, condition: float, size:
 def _of_magnitudes(op: Operation, args: Sequence[Any]) -> Any:
     """Return the operation on the magnitudes of its operands, as torch computes it."""
     absolute = [x.detach().abs() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args]
-    return op.function(*absolute, **op.kwargs)
+    factors = {name: abs(op.kwargs[name]) for name in FACTORS if name in op.kwargs}
+    return op.function(*absolute, **{**op.kwargs, **factors})
 
 
 # Name of torch's operation -> its steps; any other is one rounding.

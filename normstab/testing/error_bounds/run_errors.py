@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,11 @@ from normstab.norms.reduction import Reduction
 from normstab.numerics.bounds import Roundoff, Step, roundoff
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import Precision
-from normstab.search.measured_bounds import reduction_of
+from normstab.search.measured_bounds import input_of, reduction_of
 from normstab.simulation.aten.operation import Operation
 from normstab.testing.error_bounds.norm_errors import Normed, norm_backward_steps, norm_steps
 from normstab.testing.error_bounds.own_errors import own_steps
-from normstab.testing.error_bounds.relative_steps import relative_to
+from normstab.testing.error_bounds.relative_steps import Quanta, relative_to
 from normstab.testing.tolerances import result_format
 from normstab.torch_private import modes_off
 
@@ -43,7 +43,7 @@ class RunErrors:
         self.parameters = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
         for layer in model.modules():
             if isinstance(layer, Normalizing):
-                layer.register_forward_hook(self._see_layer)
+                layer.register_forward_hook(self._see_layer, with_kwargs=True)
 
     def see(self, site: Site, op: Operation, result: Any) -> None:
         """Note the steps of an operation, whose operands are as it had them."""
@@ -55,11 +55,11 @@ class RunErrors:
     def of_outputs(self, ledger: Ledger, precision: Precision) -> list[Step]:
         """Return the steps on the way to an output: the casts of what enters, every forward operation, and one more.
 
-        That is a rounding to the format that was asked for: what lies within it is the same number of that format,
-        however much wider the rules made the operations.
+        That is a rounding to the format that was asked for: what lies within it, or within its quantum, is the same
+        number of that format, however much wider the rules made the operations.
         """
         asked = roundoff(result_format(precision), precision.rounding)
-        entering = [Step(1, asked.unit, asked.bias)]
+        entering = [Step(1, asked.unit, asked.bias), Quanta(1, 1.0, size=asked.quantum)]
         unit = self.coarsest if self.coarsest.unit or self.coarsest.quantum else asked
         for site, tally in ledger.items():
             if site.direction == "forward" and site.operation in (*ENTRIES, *self.parameters):
@@ -84,10 +84,10 @@ class RunErrors:
             self.coarsest, roundoff(format, precision.rounding), key=lambda one: (one.unit, one.quantum)
         )
 
-    def _see_layer(self, layer: nn.Module, args: Any, output: Tensor) -> None:
+    def _see_layer(self, layer: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Tensor) -> None:
         """Note the steps of a layer written against an Arithmetic, and those of its gradient once that is known."""
         assert isinstance(layer, Normalizing)
-        ar, x = layer.arithmetic, args[0]
+        ar, x = layer.arithmetic, input_of(args, kwargs)
         if ar.is_native or not self._is_counted(ar.step):
             return
         reduction, fixed = reduction_of(layer, x), None
