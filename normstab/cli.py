@@ -138,7 +138,7 @@ def run(
         directories = directories_of(scenarios, out, smoke=smoke)
         effort = options.effort_of(remedies)
         if dry_run:
-            context.obj.give(cli_scenarios.outlines(scenarios, as_json=as_json))
+            context.obj.give(cli_scenarios.outlines(scenarios, as_json=as_json, directories=directories))
             return
         ray = on.RayOptions(address, cpus_per_cell, gpus_per_cell, shared_out)
         execution = on.execution_of(executor, ray, jobs=jobs, threads=threads, device=device, fresh=fresh)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,16 +90,20 @@ def show(
     context.obj.give(outlines(scenarios, as_json=as_json))
 
 
-def outlines(scenarios: Sequence[Scenario], *, as_json: bool) -> Any:
-    """Return what the scenarios ask and would run, as text or as plain data."""
+def outlines(scenarios: Sequence[Scenario], *, as_json: bool, directories: Sequence[Path] = ()) -> Any:
+    """Return what the scenarios ask and would run, as text or as plain data.
+
+    Their cost follows from an earlier run: in `directories`, one for each scenario, or where runs go by themselves.
+    """
     from normstab.experiment.scenario.gather import directories_of
     from normstab.experiment.scenario.outline import outline_of
     from normstab.experiment.scenario.planning.run_costs import rates_of
     from normstab.terminal.plain import outline_text
 
     found = []
-    for scenario in scenarios:
-        places = [place for smoke in (False, True) for place in directories_of([scenario], None, smoke=smoke)]
+    for scenario, own in zip_longest(scenarios, directories):
+        usual = [place for smoke in (False, True) for place in directories_of([scenario], None, smoke=smoke)]
+        places = usual if own is None else [own, *usual]
         found.append(outline_of(scenario, rates_of(places)))
     return [asdict(outline) for outline in found] if as_json else "\n\n".join(map(outline_text, found))
 

@@ -18,7 +18,7 @@ from normstab.experiment.network.models import build_model
 from normstab.experiment.records.cell_record import record_document
 from normstab.experiment.records.machine import settled
 from normstab.experiment.records.step_log import read_steps
-from normstab.experiment.scenario.spec import DatasetSpec, ModelSpec, NumericsSpec, OptimizerSpec, TrainSpec
+from normstab.experiment.scenario.spec import DatasetSpec, ModelSpec, NumericsSpec, OptimizerSpec, SweepSpec, TrainSpec
 from normstab.experiment.training.evaluation import weights_sha256
 from normstab.experiment.training.steps.training_session import Session
 from normstab.experiment.training.train_cell import run_cell
@@ -105,6 +105,15 @@ def resumed(rank, size):
     notes = []
     again = run_cell(cell, folder, report=lambda progress: notes.append(progress.note))
     return record_document(whole) == record_document(again), [note for note in notes if note]
+
+
+def swept(rank, size):
+    """Sweep in all processes, of which the first does it; return the record and what lies in the folder."""
+    cell = small_cell(model__name="lenet", model__width=4, cell__sweep=SweepSpec((-1, 1)))
+    folder = shared_folder(rank) / cell.id
+    document = record_document(run_cell(cell, folder))
+    dist.barrier()
+    return document, sorted(path.name for path in folder.iterdir())
 
 
 def too_small(rank, size):

@@ -13,7 +13,7 @@ from normstab.__main__ import main
 from normstab.errors import ScenarioError
 from normstab.experiment.scenario import expand as expanding
 from normstab.experiment.scenario.expand import expand
-from normstab.experiment.scenario.outline import cell_count, outline_of
+from normstab.experiment.scenario.outline import cautions_of, cell_count, outline_of
 from normstab.experiment.scenario.planning.grid_counts import counts_of, has_point
 from normstab.experiment.scenario.planning.run_costs import Rates, rates_of
 from normstab.experiment.scenario.reader import load_scenario, scenario_of_text, scenario_paths
@@ -126,6 +126,34 @@ def test_hours_and_bytes_follow_from_an_earlier_run(tmp_path):
     assert rates.seconds == 2 * 64 / 640 and rates.bytes_of_step == 50
     assert rates.core_hours(36_000) == pytest.approx(2.0)
     assert rates.bytes(3, 1000) == round(3 * rates.bytes_of_record + 50_000)
+
+
+def test_hours_count_every_process_and_leave_forks_out(tmp_path):
+    """What two processes trained took two cores; a fork takes the last steps of a training alone."""
+    write_timed(tmp_path / "x")
+    path = tmp_path / "x" / "records" / "a-0123456789" / "record.json"
+    path.write_text(json.dumps({"steps": 10, "cell": {"train": {"batch": 64, "ranks": 3}}}))
+    assert rates_of([tmp_path / "x"]).seconds == 3 * 2 * 64 / 640
+    path.write_text(json.dumps({"steps": 10, "cell": {"train": {"batch": 64}, "fork": {"step": 9}}}))
+    assert rates_of([tmp_path / "x"]) == Rates()
+
+
+def test_a_dry_run_knows_the_hours_of_the_run_that_it_would_go_on_with(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(f"{HEAD}grid: {{precision: [fp16], seed: [0]}}\n")
+    write_timed(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main(["run", "x.yaml", "--dry-run", "--out", "elsewhere"]) == 0
+    assert "core hours, as 1 cells in elsewhere took" in capsys.readouterr().out
+    assert main(["run", "x.yaml", "--dry-run"]) == 0
+    assert "core hours are known once cells have run here" in capsys.readouterr().out
+
+
+def test_formats_of_variants_and_of_rules_are_told_of_a_large_grid_too():
+    text = large(500, 20).replace("grid: {", 'grid: {"variant": ["a", "b"], ')
+    text += "variants: {a: {numerics.precision: e4m3}, b: {numerics.rules: {fc: e4m3}}}\n"
+    scenario = scenario_of_text(text, "x.yaml")
+    assert any("e4m3" in sentence for sentence in cautions_of(scenario))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"runs": 5}', '{"runs": [{"seconds": {"a": "x"}}]}', '{"runs": [{}]}'])

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from normstab.errors import NormstabError
-from normstab.experiment.execution.executor import run_cells
+from normstab.experiment.execution.executor import check_ranks, run_cells
 from normstab.experiment.execution.torchrun import Launch, _cause
 from normstab.experiment.execution.worker import Message
+from normstab.experiment.scenario.spec import SweepSpec
 from normstab.experiment.training.train_cell import run_cell
 from tests.experiment.cells import small_cell
 from tests.experiment.ranks_cases import PRECISIONS, cell_of, in_one_process
@@ -37,7 +38,7 @@ grid: {precision: ["fp16;collective=fp16:ring", bf16], seed: [0]}
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    names = [*(f"cell_{name}" for name in PRECISIONS), "resumed", "too_small", "overflowing", "exponents"]
+    names = [*(f"cell_{name}" for name in PRECISIONS), "resumed", "swept", "too_small", "overflowing", "exponents"]
     return run_cases(CASES, names, 2, tmp_path_factory.mktemp("two"))
 
 
@@ -67,6 +68,14 @@ def test_a_checkpoint_resumes_every_process_bit_for_bit(two):
     (equal, notes), (equal_too, none) = two["resumed"]
     assert equal and equal_too
     assert [re.sub(r"^.*: ", "", note) for note in notes] == ["resumed after step 4"] and none == []
+
+
+def test_a_sweep_is_made_by_the_first_process_and_known_to_all(two):
+    (record, files), other = two["swept"]
+    assert record["sweep"] and files == ["record.json"] and other == (record, files)
+    check_ranks([small_cell(cell__sweep=SweepSpec((-1, 1))), cell_of("fp16", 2)], 2)
+    with pytest.raises(NormstabError, match=r"train.ranks says that 2 processes .* one is here"):
+        check_ranks([cell_of("fp16", 2)], 1)
 
 
 def test_a_batch_without_a_sample_for_every_process_is_refused(two):

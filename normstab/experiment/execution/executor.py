@@ -93,9 +93,9 @@ def run_cells(
 
 
 def check_ranks(cells: Sequence[Cell], size: int) -> None:
-    """Raise NormstabError for a cell that is trained by another number of processes than there are."""
+    """Raise NormstabError for a cell that is trained by another number of processes than there are; a sweep is not."""
     for cell in cells:
-        if cell.train.ranks != size:
+        if cell.sweep is None and cell.train.ranks != size:
             there = "one is here" if size == 1 else f"torchrun started {size}"
             raise NormstabError(
                 f"{cell.id}: train.ranks says that {cell.train.ranks} processes train the cell together, and {there}; "
@@ -227,11 +227,14 @@ class _Run:
             self._fail(cell, Failure(cell.id, "refused" if is_refused else "crashed", message.text, message.detail))
 
     def _fail(self, cell: Cell, failure: Failure) -> None:
-        """Keep the failure; writing the log raises where a full disk was its cause."""
+        """Keep the failure; writing the log raises where a full disk was its cause.
+
+        Of cells that are blocked there may be thousands at once, behind one failure that was written.
+        """
         self._failures[cell.id] = failure
         self._waiting.note_failure(cell.id)
         self.log.failures.append(failure)
-        self.log.write(at_once=True)
+        self.log.write(at_once=failure.kind != "blocked")
         self._tell("failed", cell, failure=failure)
 
     def _tell(

@@ -204,13 +204,15 @@ def _precisions_of(scenario: Scenario) -> set[str]:
         cells = expand(scenario, hash_data=False)
         return {text for cell in cells for text in (cell.numerics.precision, *cell.numerics.rules.values())}
     cells = first_cells(scenario, 1)
-    values = (
-        (path_of(axis), value)
-        for span in spans_of(scenario.document)
-        for axis in span.axes
-        for value in span.axes[axis]
-    )
-    named = {str(value) for path, value in values if path == "numerics.precision" or path.startswith("numerics.rules.")}
+    spans, variants = spans_of(scenario.document), scenario.document.get("variants") or {}
+    on_axes = [(path_of(axis), value) for span in spans for axis in span.axes for value in span.axes[axis]]
+    of_variants = [setting for variant in variants.values() for setting in variant.items()]
+    named: set[str] = set()
+    for path, value in [*on_axes, *of_variants]:
+        if path == "numerics.rules":
+            named.update(map(str, value.values()))
+        elif path == "numerics.precision" or path.startswith("numerics.rules."):
+            named.add(str(value))
     own = {text for cell in cells for text in (cell.numerics.precision, *cell.numerics.rules.values())}
     return own | {str(Precision.parse(text)) for text in named}
 

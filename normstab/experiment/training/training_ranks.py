@@ -33,12 +33,14 @@ class Ranks:
 
     @staticmethod
     def of(cell: Cell) -> Ranks:
-        """Return the processes that train `cell`.
+        """Return the processes that train `cell`, or of which the first makes its sweep.
 
         Raises NormstabError where there are others than it states, or where a batch is too small for them.
         """
         wanted = cell.train.ranks
         there = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if cell.sweep is not None:
+            return Ranks(dist.get_rank() if there > 1 else 0, there)
         if wanted == 1:
             return Ranks()
         if there != wanted:

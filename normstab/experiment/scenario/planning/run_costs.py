@@ -65,9 +65,11 @@ def _costs_of(place: Path, seconds: float) -> tuple[float, int, int, int, int] |
     """Return core seconds, images, steps, bytes of the log and of the rest; None without a record that reads."""
     try:
         record: Any = read_json(place / "record.json")
-        steps, batch = int(record["steps"]), int(record["cell"]["train"]["batch"])
+        train, is_fork = record["cell"]["train"], record["cell"].get("fork") is not None
+        steps, batch, ranks = int(record["steps"]), int(train["batch"]), int(train.get("ranks", 1))
         sizes = {path.name: path.stat().st_size for path in place.rglob("*") if path.is_file()}
     except (RecordError, KeyError, TypeError, ValueError, OSError):
         return None
     log = sizes.pop("steps.jsonl", 0)
-    return (seconds, steps * batch, steps, log, sum(sizes.values())) if steps else None
+    # A fork began where another training was: its time is not that of its steps.
+    return (seconds * ranks, steps * batch, steps, log, sum(sizes.values())) if steps and not is_fork else None

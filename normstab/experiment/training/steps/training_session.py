@@ -103,6 +103,7 @@ class Session:
         first = self.history.step - len(unread)
         for number, (taken, (loss, norm, _)) in enumerate(zip(unread, found, strict=True), first):
             self._log(Step(number, loss, norm, taken.lr, taken.loss_scale), taken.index)
+        self.start = None
         self.looks.found_nothing()
 
     def take_logged(self) -> Iterator[Step]:
@@ -157,7 +158,7 @@ class Session:
         assert self.start is not None, "steps that nobody looked at began somewhere"
         with self.simulated.paused(), torch.no_grad():
             self.start.go_back(self.scaler, self.simulated)
-        self.history.step = self.start.step
+        self.history.step, self.start = self.start.step, None
         self.looks.found_something()
 
     def _gradients(self, index: Tensor, augmentation: Augmentation | None) -> tuple[Tensor, Tensor, float]:
@@ -175,8 +176,8 @@ class Session:
         return loss, logits, factor
 
     def _counts(self, index: Tensor) -> list[int]:
-        """Return how many predictions each process makes of a batch."""
-        return [self.dataset.predictions(part) for part in self.ranks.parts(index)]
+        """Return how many predictions each process makes of a batch; one process asks nobody."""
+        return [] if self.ranks.size == 1 else [self.dataset.predictions(part) for part in self.ranks.parts(index)]
 
     def _log(self, step: Step, index: Tensor) -> None:
         """Put a step into the history, and where the log is taken from."""
