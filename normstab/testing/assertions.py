@@ -155,9 +155,7 @@ def check_stable(
     found, trace = _run(module, x, narrow, seed, grad=grad, ledger=ledger, rules=rules, bounds=bounds)
     if [v.shape for v in found.values()] != [v.shape for v in expected.values()]:
         raise NormstabError(f"the outputs in {narrow} and {wide} have different shapes; is the module deterministic?")
-    roundings: tuple[Sequence[Step], Sequence[Step]] = ((), ())
-    if bounds is not None:
-        roundings = (bounds.of_outputs(ledger, narrow), bounds.of_gradients(ledger, narrow))
+    roundings = ((), ()) if bounds is None else bounds.of_all(ledger, narrow)
     differences, errors = _compared(found, expected, narrow, roundings, given)
     verdict, reason = unless_unsimulated(trace.run, *_verdict(differences, errors, narrow))
     fp32 = Precision.parse("fp32")

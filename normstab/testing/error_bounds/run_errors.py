@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,10 @@ class RunErrors:
             self._note(op.ar.precision, op.ar.format)
             with torch.no_grad(), modes_off():
                 self._add(site.direction, own_steps(op, result))
+
+    def of_all(self, ledger: Ledger, precision: Precision) -> tuple[Sequence[Step], Sequence[Step]]:
+        """Return the steps on the way to an output, and to a gradient."""
+        return self.of_outputs(ledger, precision), self.of_gradients(ledger, precision)
 
     def of_outputs(self, ledger: Ledger, precision: Precision) -> list[Step]:
         """Return the steps on the way to an output: the casts of what enters, every forward operation, and one more.
