@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -23,7 +23,9 @@ from normstab.simulation.around.session import Session, held_tensors, rounds_its
 from normstab.simulation.around.simulated_machine import Arithmetics, Machine
 from normstab.simulation.aten.parts.expand_fused import WithoutFastPaths
 from normstab.simulation.compiled.compiled_modules import CompiledModules, obstacle
+from normstab.simulation.gradient_sums import GradientSums
 from normstab.simulation.ignored_casts import counted
+from normstab.simulation.ranks.parts import is_split
 from normstab.simulation.ranks.sharded import gathered, sharded_modules, shards_of
 from normstab.simulation.run import Run
 from normstab.torch_private import mode_stack, modes_off
@@ -75,10 +77,23 @@ class Simulation(Session):
         held.come_and_go = bool(self.sharded)
         mode.updated = run.updated = Parameters(shards) if shards else held
         mode.sources = mode.stored.sources = run.sources
-        mode.rules = arithmetics.rules
+        mode.rules = rules = arithmetics.rules
+        are_stored = not self.master_weights
+        if are_stored or (rules is not None and rules.concern_gradient_sums):
+            mode.gradient_sums = GradientSums(dict(self._summed()), rules, are_stored=are_stored)
         mode.places = Places.of(self.places)
         mode.say = run.note
         mode.stored.copies = self.copies if self.copies else None
+
+    def _summed(self) -> Iterator[tuple[Tensor, Place]]:
+        """Yield every parameter that is rounded, and every part of one, with the place where its gradients add up."""
+        yield from ((held.tensor, held.place.backward) for held in self.held if held.is_parameter)
+        for module, place in self.places.items():
+            for parameter in module.parameters(recurse=False):
+                if place.rounds_itself:
+                    yield parameter, self.tracker.outside.backward
+                elif is_split(parameter) and not place.passes:
+                    yield parameter, place.backward
 
     def simulate(self, stack: ExitStack, *, expand: bool, several: bool, observers: Observers | None) -> None:
         """Put everything in place; closing `stack` takes it away. `several` processes may train the network."""

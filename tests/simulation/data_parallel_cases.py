@@ -3,7 +3,7 @@
 import copy
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -313,6 +313,34 @@ def afterwards(rank, size):
         model(torch.randn(2, 5)).square().sum().backward()
         gradients.append(model.module.weight.grad.clone())
     return torch.equal(*gradients)
+
+
+def added_up(wrapped, synchronizes):
+    """Add up the gradients 2048 and 1 and 1 of a layer without master weights, whose ranks meet in the third."""
+    layer = nn.Linear(1, 2, bias=False)
+    model = wrapped(layer)
+    with ns.simulate(model, "half", losses=True) as run:
+        for i, value in enumerate((2048.0, 1.0, 1.0)):
+            with synchronizes(model, i == 2):
+                model(torch.full((1, 1), value)).sum().backward()
+    gradient = layer.weight.grad
+    whole = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+    return whole.flatten().tolist(), sum(tally.absorbed for tally in run.ledger.values())
+
+
+def sums(rank, size):
+    """Gradients add up in each rank's `.grad`, and meet at the end."""
+    return added_up(DistributedDataParallel, lambda model, is_last: nullcontext() if is_last else model.no_sync())
+
+
+def split_sums(rank, size):
+    """Gradients add up in whole and in parts."""
+
+    def whole(model, is_last):
+        model.set_requires_gradient_sync(is_last)
+        return nullcontext()
+
+    return added_up(fully_shard, whole), added_up(fully_shard, lambda model, is_last: nullcontext())
 
 
 def bits(rank, size):

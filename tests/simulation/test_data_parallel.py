@@ -21,7 +21,7 @@ from tests.simulation.processes import run_cases
 
 ROOT = Path(__file__).parents[2]
 CASES = "tests.simulation.data_parallel_cases"
-OTHERS = ["overflow_alone", "continued", "afterwards", "bits", "own_hook", "left_early"]
+OTHERS = ["overflow_alone", "continued", "afterwards", "bits", "own_hook", "sums", "left_early"]
 OF_FOUR = ["sgd_ring"]
 
 
@@ -82,6 +82,11 @@ def test_every_rank_reports_the_overflow_of_one(two):
 def test_a_ledger_that_goes_on_counts_nothing_twice(two):
     for first, second in two["continued"]:
         assert second == 2 * first > 0
+
+
+def test_without_masters_gradients_add_up_in_16_bits_on_every_rank(two):
+    # Each of two ranks absorbs two gradients of two elements.
+    assert two["sums"] == [([2048.0, 2048.0], 8), ([2048.0, 2048.0], 8)]
 
 
 def test_ddp_reduces_as_before_after_a_simulation(two):

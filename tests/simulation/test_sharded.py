@@ -8,14 +8,12 @@ from tests.simulation.data_parallel_cases import SHARDED, in_one_process
 from tests.simulation.processes import run_cases
 
 CASES = "tests.simulation.data_parallel_cases"
-OTHERS = ["split_afterwards", "split_policy", "split_scaled"]
+OTHERS = ["split_afterwards", "split_policy", "split_scaled", "split_sums"]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return run_cases(
-        CASES, [*SHARDED, "split_afterwards", "split_policy", "split_scaled"], 2, tmp_path_factory.mktemp("two")
-    )
+    return run_cases(CASES, [*SHARDED, *OTHERS], 2, tmp_path_factory.mktemp("two"))
 
 
 def joined_sites(ledger):
@@ -75,6 +73,13 @@ def test_a_reduce_scatter_is_counted_at_the_sharded_module(two):
     elements, steps = 16 * 8 + 8, 2
     counts = [seen[f"4.reduce_scatter{part}[backward]"].count for part in (".load", ".div", ".sum", "")]
     assert counts == [2 * elements * steps] * 2 + [elements * steps] * 2
+
+
+def test_without_masters_sharded_gradients_add_up_in_16_bits_in_whole_and_in_parts(two):
+    for in_whole, in_parts in two["split_sums"]:
+        assert in_whole == ([2048.0, 2048.0], 8)  # two ranks absorb two gradients of both elements
+        assert in_parts == ([2048.0, 2048.0], 4)  # each rank those of its own element
+    assert len(two["split_sums"]) == 2
 
 
 def test_fully_shard_reduces_as_before_after_a_simulation(two):

@@ -31,6 +31,7 @@ from normstab.simulation.aten.round_and_attribute import FLOATING
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles
 from normstab.simulation.aten.selections import COMPARED
 from normstab.simulation.aten.stored import in_float32, narrowed, to_dtype
+from normstab.simulation.gradient_sums import GradientSums
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 
 __all__ = ["Emulation"]
@@ -55,6 +56,7 @@ class Emulation(DispatchMode):
         self.expands = False
         self.observers: Observers | None = None
         self.rules: OperationRules | None = None
+        self.gradient_sums: GradientSums | None = None
         self.compiles = False
         # What compiled graphs ask for: the places by name, whom to tell, where ignored casts are counted, how many ran.
         self.places = Places({}, {}, {})
@@ -78,6 +80,10 @@ class Emulation(DispatchMode):
 
     def run_at(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named | None) -> Any:
         """Run one operation, whose plan is known, at a place."""
+        if plan.name == "add" and self.gradient_sums is not None:
+            of_gradient = self.gradient_sums.place_of(plan.name, args)
+            if of_gradient is not None:
+                return self._compute(func, plan, of_gradient, args, kwargs or NOTHING)
         if self.rules is not None and plan.kind in ("exact", "rounded"):
             place = self.rules.place(place, plan.name)
         if plan.kind == "make" and place.shown is not None and not place.passes:
@@ -109,6 +115,10 @@ class Emulation(DispatchMode):
             return result
         if plan.written and (held := self._parameter_written(plan, args, kwargs)) is not None:
             return update(func, plan, place, held, args, kwargs, master_weights=self.master_weights)
+        return self._compute(func, plan, place, args, kwargs)
+
+    def _compute(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
+        """Compute an operation whose numbers live in float32 tensors, round it, and write where it writes."""
         raw = plan.raw
         if plan.cast_inside and place.casts_inside_norms:
             raw = plan.cast_inside

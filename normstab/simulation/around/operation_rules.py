@@ -21,7 +21,7 @@ from normstab.numerics.rules import Rules, plain_operation
 from normstab.simulation.around.places import Place
 from normstab.simulation.aten.operation_table import EXACT, HANDLERS
 
-__all__ = ["NORM_SITES", "OperationRules", "cast_back", "loaded"]
+__all__ = ["GRADIENT_SUM", "NORM_SITES", "OperationRules", "cast_back", "loaded"]
 
 # The operations inside a norm; the parts of a mean's other forms (blockwise, Welford) have names of their own.
 SITES = """beta centre constant dbeta dbeta.sum dgamma dgamma.product dgamma.sum dispersion dispersion.div
@@ -29,6 +29,8 @@ SITES = """beta centre constant dbeta dbeta.sum dgamma dgamma.product dgamma.sum
     project reciprocal root running_mean running_var scale shift slope slope.count slope.div slope.sum sqrt
     square subtract variance output input.grad gamma.grad beta.grad"""
 NORM_SITES = frozenset(SITES.split())
+GRADIENT_SUM = "accumulate_grad"
+"""What a rule calls the sums in `.grad`, by the name of torch's autograd node; in the ledger they are `add`."""
 FLOAT32 = Precision.parse("fp32")
 WIDEST = 24  # bits of a significand of float32: every operand is a number of such a format
 
@@ -49,6 +51,11 @@ class OperationRules:
     def concern_norms(self) -> bool:
         """Whether a rule may be about a site inside a norm."""
         return any(operation in NORM_SITES for operation in self._rules.operations().values())
+
+    @property
+    def concern_gradient_sums(self) -> bool:
+        """Whether a rule is about the sums in `.grad`."""
+        return GRADIENT_SUM in self._rules.operations().values()
 
     def precision_of(self, site: str, operation: str) -> Precision | None:
         """Return the precision of an operation inside a norm, or None; a native one is float32."""
@@ -82,7 +89,7 @@ class OperationRules:
 
 def check_operation(key: str, operation: str) -> None:
     """Raise NormstabError for an operation that is neither torch's nor a norm's."""
-    known = NORM_SITES | {plain_operation(name) for name in (*HANDLERS, *EXACT)}
+    known = NORM_SITES | {GRADIENT_SUM} | {plain_operation(name) for name in (*HANDLERS, *EXACT)}
     if operation not in known:
         raise NormstabError(f"rules: {key!r}: unknown operation {operation!r}{near(operation, sorted(known))}")
 

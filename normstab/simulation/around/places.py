@@ -19,7 +19,7 @@ from normstab.simulation.aten.operation import Operation
 from normstab.simulation.aten.scaled_operands import quantizes
 from normstab.torch_private import autograd_node, next_node_number, node_number
 
-__all__ = ["ModuleTracker", "Observers", "Place", "Places"]
+__all__ = ["ModuleTracker", "Observers", "Place", "Places", "adds_up"]
 
 # An AccumulateGrad node has no sequence number of its own but the greatest there is.
 LARGEST_SEQUENCE = 2**63
@@ -242,6 +242,11 @@ class ModuleTracker:
             last = self._last
             self._mark(place)
             self._last = last
+
+
+def adds_up(node: Any) -> bool:
+    """Whether an autograd node adds a gradient to the `.grad` of its `variable`."""
+    return node_number(node) >= LARGEST_SEQUENCE
 
 
 def _current_node() -> Any:

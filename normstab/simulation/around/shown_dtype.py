@@ -17,7 +17,8 @@ __all__ = ["fits_within", "shown_dtype", "why_not_shown"]
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 # What leaves an operation in a format of its own, and is then stored by the network.
 STORED_ROLES = ("square", "sum", "variance", "reciprocal", "gradient", "parameter")
-MOST_BITS = 11
+# The significands of fp32 and tf32: with float32's exponents, what a network sees as float32 as it is.
+FLOAT32_BITS = (24, 11)
 
 
 def shown_dtype(precision: Precision) -> torch.dtype | None:
@@ -37,13 +38,18 @@ def fits_within(precision: Precision, dtype: torch.dtype | None) -> torch.dtype 
 
 
 def why_not_shown(precision: Precision) -> str:
-    """Return why a format of at most 11 bits is simulated without casts, though they were to be honoured, or ""."""
+    """Return why a narrow floating format is simulated without casts, though they were to be honoured, or ""."""
     if precision.is_native or precision.casts == "ignore" or shown_dtype(precision) is not None:
         return ""
     format = precision.format()
-    if not isinstance(format, Format) or format.precision > MOST_BITS or str(format) == "tf32":
+    if not isinstance(format, Format) or not format.fits_float32 or _is_float32(format):
         return ""
     return f"casts change nothing here: no 16-bit dtype holds every number of {precision}"
+
+
+def _is_float32(format: Format) -> bool:
+    """Whether a format is fp32, or what products make of float32 (tf32), whatever happens at its ends."""
+    return format.precision in FLOAT32_BITS and (format.emin, format.emax) == (-126, 127)
 
 
 def _fits(format: AnyFormat, dtype: torch.dtype) -> bool:
