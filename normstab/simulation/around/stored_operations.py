@@ -27,7 +27,7 @@ from normstab.simulation.aten.overloads import Plan
 from normstab.simulation.aten.parts.complex_parts import COMPLEX, complex_operand
 from normstab.simulation.aten.parts.expand_fused import ATTENTION_STEPS, steps_of
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles, pass_on_roles
-from normstab.simulation.aten.stored import DIRECT, WIDE, stored, survey, widened
+from normstab.simulation.aten.stored import DIRECT, SEQUENCES, WIDE, stored, survey, widened
 from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 from normstab.torch_private import sparse_parts
@@ -59,7 +59,7 @@ class StoredOperations:
             args = tuple(self._copy_of(x) for x in args)
             seen = survey(args, kwargs, dtype)
         found = complex_operand((*args, *kwargs.values())) if seen.has_other else None
-        if found is None and any(isinstance(x, complex) for x in args):
+        if found is None and seen.has_complex:
             found = torch.complex32 if dtype == torch.float16 and not seen.is_wide else torch.complex64
         if found is not None and (plan.kind != "exact" or plan.name in COMPLEX):
             return self._complex(func, plan, place, args, kwargs, found)
@@ -264,7 +264,7 @@ class StoredOperations:
                 if isinstance(x, Tensor):
                     if x.dtype == dtype and (made := self.copies.find(x)) is not None:
                         made.use()
-                elif isinstance(x, list | tuple) and x and isinstance(x[0], Tensor):
+                elif isinstance(x, SEQUENCES) and x and isinstance(x[0], Tensor):
                     self._note_read(tuple(x), dtype)
 
 

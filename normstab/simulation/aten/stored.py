@@ -20,6 +20,7 @@ from normstab.simulation.aten.wide import ATTENTION
 __all__ = ["DIRECT", "Survey", "in_float32", "narrowed", "stored", "survey", "to_dtype", "widened"]
 
 WIDE = (torch.float32, torch.float64)
+SEQUENCES = (list, tuple)  # a union of both would be made anew at every question
 # Their handlers move numbers and write constants: they take the stored tensors.
 DIRECT = frozenset(["clamp", "clamp_min", "clamp_max", "hardtanh", "relu6", "nan_to_num"])
 # What these save beside their first result are statistics for their own backward, in float32 as torch's are.
@@ -29,24 +30,27 @@ STATISTICS = frozenset(name for name in NORM_OPERATIONS if not name.endswith("_b
 class Survey(NamedTuple):
     """What the operands are: whether any is of the network's dtype, any wide, any of another floating dtype.
 
-    `is_wide`: the result is wide by torch's promotion (tensors without axes give way to those with).
+    `is_wide`: the result is wide by torch's promotion (tensors without axes give way to those with). `has_complex`: a
+    complex number, no tensor, is among those given by position.
     """
 
     has_stored: bool
     has_wide: bool
     has_other: bool
     is_wide: bool
+    has_complex: bool
 
 
 def survey(args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype) -> Survey:
     """Return what dtypes the operands have."""
-    counts = [0, 0, 0, 0, 0]  # stored with axes, stored without, wide with axes, wide without, others
+    counts = [0, 0, 0, 0, 0, 0]  # stored with axes, stored without, wide with axes, wide without, others, numbers
     _count(args, dtype, counts)
+    has_complex = counts[5] > 0
     if kwargs:
-        _count(tuple(kwargs.values()), dtype, counts)
-    with_axes, without_axes, wide_with, wide_without, others = counts
+        _count(kwargs.values(), dtype, counts)
+    with_axes, without_axes, wide_with, wide_without, others, _ = counts
     is_wide = wide_with > 0 or (wide_without > 0 and with_axes == 0)
-    return Survey(with_axes + without_axes > 0, wide_with + wide_without > 0, others > 0, is_wide)
+    return Survey(with_axes + without_axes > 0, wide_with + wide_without > 0, others > 0, is_wide, has_complex)
 
 
 def _count(args: Any, dtype: torch.dtype, counts: list[int]) -> None:
@@ -60,7 +64,9 @@ def _count(args: Any, dtype: torch.dtype, counts: list[int]) -> None:
                 counts[2 if x.dim() else 3] += 1
             elif found.is_floating_point or found.is_complex or x.layout != torch.strided:
                 counts[4] += 1
-        elif isinstance(x, list | tuple) and x and isinstance(x[0], Tensor | None):
+        elif isinstance(x, complex):
+            counts[5] += 1
+        elif isinstance(x, SEQUENCES) and x and (x[0] is None or isinstance(x[0], Tensor)):
             _count(x, dtype, counts)
 
 
@@ -69,13 +75,13 @@ def widened(args: tuple[Any, ...], dtype: torch.dtype, widen: Callable[[Tensor],
     if len(args) > 1 and args[0] is args[1] and isinstance(args[0], Tensor) and args[0].dtype == dtype:
         first = widen(args[0])
         return (first, first, *widened(args[2:], dtype, widen))
-    return tuple(_widened(x, dtype, widen) for x in args)
+    return tuple([_widened(x, dtype, widen) for x in args])
 
 
 def _widened(x: Any, dtype: torch.dtype, widen: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(x, Tensor):
         return widen(x) if x.dtype == dtype else x
-    if isinstance(x, list | tuple) and x and isinstance(x[0], Tensor | None):
+    if isinstance(x, SEQUENCES) and x and (x[0] is None or isinstance(x[0], Tensor)):
         return [_widened(element, dtype, widen) for element in x]
     return x
 

@@ -15,6 +15,7 @@ from normstab.numerics.kernels.cpu.counting import OVERFLOW, SCRATCH, settle
 from normstab.numerics.kernels.cpu.cpu_pointwise import CODES, SCALAR, UNSAFE, pointwise_chunk, pointwise_nearest
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
+from normstab.numerics.kernels.cpu.workspace import OWN
 from normstab.numerics.kernels.format_table import LANE64, MAGIC, PLAN, plan
 from normstab.numerics.kernels.strides import Axes, align, flat, is_dense, is_flat, overlaps, result_like
 from normstab.numerics.readable.carriers import WIDEST_FOLDED, are_wide, is_ieee, wraps
@@ -117,8 +118,11 @@ def _run(task: NDArray[np.int64], n: int, call: Call) -> bool:
     table = plan(call.format, call.rounding, LANE64)
     kernel = pointwise_nearest if table.item(STYLE) == MAGIC else pointwise_chunk
     pieces = chunks(n, work=WORK) if row is None or row.histogram is None else [(0, n)]
-    scratch = np.empty(SCRATCH * len(pieces), np.int64)
-    counts = scratch.ctypes.data
+    if len(pieces) == 1:
+        scratch, counts = OWN.counts, OWN.address
+    else:
+        scratch = np.empty(SCRATCH * len(pieces), np.int64)
+        counts = scratch.ctypes.data
 
     def compute(i: int) -> None:
         start, length = pieces[i]

@@ -26,7 +26,8 @@ from normstab.numerics.kernels.cpu.cpu_round import (
     round64_chunk,
 )
 from normstab.numerics.kernels.cpu.layout import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
-from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
+from normstab.numerics.kernels.cpu.threads import SERIAL_BELOW, chunks, run_chunks
+from normstab.numerics.kernels.cpu.workspace import OWN
 from normstab.numerics.kernels.format_table import GENERIC, INTEGER, LANE32, LANE64, MAGIC, PLAN, contains_dtype, plan
 from normstab.numerics.kernels.strides import is_dense
 from normstab.numerics.tallies.counter_row import COUNTING
@@ -86,11 +87,17 @@ def _round_dense(x: Tensor, out: Tensor, source: int, target: int, n: int, call:
     if row.histogram is not None:
         with COUNTING:
             histogram(source, dtype, n, row.histogram.ctypes.data)
-    scratch, pieces = _round_counted(source, 0 if copies else target, n, dtype, table, style, call)
+    target = 0 if copies else target
+    if style in NEAREST_STYLES and 4 * n < SERIAL_BELOW:
+        pieces, counts = 1, OWN.address
+        nearest32_counted(source, target, n, table, counts)
+    else:
+        scratch, pieces = _round_counted(source, target, n, dtype, table, style, call)
+        counts = scratch.ctypes.data
     if copies:
         out.copy_(x)
     with COUNTING:
-        settle(scratch.ctypes.data, pieces, row.address, call.stamp, call.step, call.inexact)
+        settle(counts, pieces, row.address, call.stamp, call.step, call.inexact)
 
 
 def _copy_counted(x: Tensor, out: Tensor, source: int, n: int, table: NDArray[np.int64], call: Call) -> None:
