@@ -77,6 +77,8 @@ def lane_table(format: AnyFormat, rounding: Rounding, *, is_odd: bool = False) -
     is_nearest, lowest, lift, normal, limit = rounding.mode == "nearest", *lifts
     if rounding.is_stochastic and (rounding.is_unbiased or not rounding.bits <= min(MOST_BITS, lowest + lift + 1)):
         return None
+    # Magnitudes are seen truncated: to a side, what lies
+    # just above the maximum looks like it, and may overflow.
     special = _bits(format.max + _last_quantum(format) / 2) if is_nearest else _bits(format.max)
     keeps = not isinstance(format, FixedFormat) and format.has_negative_zero
     down, style = SIGN if rounding.mode == "down" else 0, DRAWN if rounding.is_stochastic else STEPPED

@@ -1,5 +1,8 @@
 """Tensors that broadcast together, as at most three axes and a stride of each operand along each.
 
+    x (N, C, H, W)        sizes      N       C     HW
+    gamma (C, 1, 1)       strides    0       1      0          of x: C HW, HW, 1
+
 Adjacent axes are merged where every operand allows it, so that most broadcasts (per channel, per row) need no
 copy; the rest are copied. Nothing here computes.
 """
@@ -55,6 +58,7 @@ def flat(tensors: list[Tensor], out: Tensor) -> Axes:
 def align(tensors: list[Tensor], out: Tensor) -> Axes | None:
     """Return the axes of a dense result `out` in its storage order; None where more than three are needed."""
     views = [x.expand(out.shape) for x in tensors]
+    # The slowest axis of the result first: its storage order, whatever the order of its axes.
     order = sorted(range(out.dim()), key=lambda axis: out.stride(axis), reverse=True)
     merged: list[list[int]] = []  # per axis: its size, then each operand's stride
     for axis in order:
@@ -62,6 +66,7 @@ def align(tensors: list[Tensor], out: Tensor) -> Axes | None:
         if size == 1:
             continue
         steps = [x.stride(axis) for x in views]
+        # One step along the slower axis is a whole turn of the faster one, in every operand.
         if merged and all(slow == fast * size for slow, fast in zip(merged[-1][1:], steps, strict=True)):
             merged[-1] = [merged[-1][0] * size, *steps]
         else:

@@ -1,5 +1,12 @@
 """Rounding as branch-free integer arithmetic: device functions that every CPU kernel is made of.
 
+A significand is cut where the quantum of the format lies, and what falls off is moved to a place that is the same for
+every number. So a rounding mode is a number that is added there: a carry out of it rounds away from zero.
+
+    m of x          [ k: whole quanta | what falls off ]
+    fraction                          [ what falls off  0 0 0 ]     aligned at 2^62 (lane 64) or 2^32 (lane 32)
+    becomes         k, or k + 1 where fraction + what the mode adds + random bits carries
+
 A `Rule` holds a plan (see format_table.py) in registers. Lane 64 is int64, lane 32 is uint32; a value is the pair
 of its magnitude bits and `negative`, 0 or -1. Integers only: flush-to-zero and the rounding mode of the
 processor change nothing.
@@ -39,6 +46,7 @@ Rule: Any = namedtuple("Rule", PLAN)  # type: ignore[misc]
 u32 = np.uint32
 MAGNITUDE64, SIGN64, INF64 = 2**63 - 1, -(2**63), 2047 << 52
 MAGNITUDE32, SIGN32, INF32 = u32(2**31 - 1), u32(2**31), u32(255 << 23)
+# Where fractions of lane 64 are aligned: below the sign, with one bit above them for the carry.
 ALIGN64, FRACTION64 = 62, 2**62 - 1
 U0, U1, U8, U23, U24, U31, U55 = u32(0), u32(1), u32(8), u32(23), u32(24), u32(31), u32(55)
 
@@ -72,9 +80,11 @@ def magnitude64(a, negative, drawn, rule):
     `a` are the magnitude bits of x, `drawn` the random bits aligned at 2^62. Infinity and NaN come back as
     patterns not below those of infinity.
     """
+    # A subnormal has the exponent of the least normal number, and no implicit bit; of the others m has it.
     biased = max(a >> 52, 1)
     m = a - ((biased - 1) << 52)  # x = m 2^(biased - 1075)
     s = max(rule.shift, rule.base - biased)  # quantum = 2^s units of m
+    # A quantum beyond 2^62 units: m itself goes down first, for its fraction must end below 2^62.
     excess = min(max(s - ALIGN64, 0), 63)
     kept = m >> excess
     m = kept | np.int64((kept << excess) != m)  # sticky: below any bit that decides but "is it zero"
@@ -84,7 +94,9 @@ def magnitude64(a, negative, drawn, rule):
     total = (fraction & rule.fraction_kept) + (drawn & rule.drawn)
     total += rule.add + (rule.add_odd if k & 1 else 0) + (rule.add_negative & negative)
     k += total >> ALIGN64
+    # k has the implicit bit, so that a carry into the next binade raises the exponent by itself.
     r = ((biased - 1) << 52) + (k << min(t, 53))
+    # Beyond 53 places k is 0 or 1, and the exponent of x says nothing of the result's.
     r = rule.least if s > 53 else r
     r = 0 if k == 0 else r
     return 0 if r < rule.flushed_below else r
@@ -94,6 +106,7 @@ def magnitude64(a, negative, drawn, rule):
 def finish64(r, a, negative, rule):
     """Return the bits of cast(x) from its unbounded magnitude `r`: overflow policy, signs, infinity and NaN."""
     sign = negative & SIGN64
+    # The order matters: of an infinity or a NaN r is beyond the limit, and only then becomes what it becomes.
     y = r | sign
     y = sign & rule.zero_sign if r == 0 else y
     limit = rule.limit_negative if negative else rule.limit_positive
@@ -108,9 +121,12 @@ def wrapped64(r, negative, rule):
     biased = max(r >> 52, 1)
     m = r - ((biased - 1) << 52)
     up = biased - 1075 + rule.fraction_bits
+    # The shift to the right is exact, r being whole quanta; one to the left may lose bits above the span.
     k = m << min(up, 62) if up >= 0 else m >> min(-up, 63)
+    # The span is 2^32 at most: a multiple of 2^54 is 0 modulo it.
     k = 0 if up >= 54 else k
     span = 1 << rule.wrap_bits
+    # Two's complement: modulo the span, then its upper half stands for the negative numbers.
     k = (-k if negative else k) & (span - 1)
     k = k - span if k >= (span >> 1) else k
     return as_int64(np.float64(k) * as_float64((1023 - rule.fraction_bits) << 52))
@@ -133,12 +149,16 @@ def magnitude32(a, negative, drawn, rule):
     biased = max(right32(a, U23), U1)
     m = u32(a - left32(u32(biased - U1), U23))
     s = u32(max(np.int32(rule.shift), np.int32(rule.base - np.int32(biased))))
+    # m has 24 bits: what lies beyond is a matter of the fraction alone.
     low = min(s, U24)
     excess = min(u32(max(s, U24) - U24), U31)
     k = right32(m, low)
+    # In two shifts: where nothing falls off it is one by 32 places, which does not exist.
     whole = left32(left32(m, u32(U24 - low)), U8)
     fraction = right32(whole, excess)
     fraction = U0 if s > U55 else fraction  # beyond the reach of a shift; `excess` is at most 31
+    # What fell out below says only that there is a rest.
+    # Random bits are not compared with it: with 32 of them its place is one of theirs.
     sticky = U1 if left32(fraction, excess) != whole else U0
     fraction = u32(u32(fraction | u32(sticky & u32(~rule.drawn))) & rule.fraction_kept)
     addend = u32(u32(rule.add + (rule.add_odd if k & U1 else U0)) + u32(rule.add_negative & negative))

@@ -1,7 +1,12 @@
 """Blocks of numbers inside the CPU kernels: read, round and count, write. Device functions only.
 
-A block is at most BLOCK long, so that its buffers stay in the first-level cache. Counts are reductions over
-lanes; the rare infinite and NaN values are looked at afterwards, one by one.
+    x    [ x0 x1 x2 ... ]            at most BLOCK numbers, which stay in the first-level cache
+    y    [ y0 y1 y2 ... ]            rounded in one loop without branches, so that a compiler takes many at a time
+    counted on the way:              over, zeros, small, moved, nans    sums of 0 and 1
+                                     top, bottom                        the extremes of the magnitudes
+
+Counts are reductions over lanes, each a whole number, so that their order does not matter. What is infinite or NaN
+is rare: the loop only sees that there is one (by `top`), and a second loop counts those values one by one.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,assignment"
@@ -68,18 +73,25 @@ def round_block32(x, drawn, y, n, rule, counts):
         a, negative = u32(x[i] & MAGNITUDE32), u32(-i32(right32(x[i], U31)))
         r = magnitude32(a, negative, drawn[i], rule)
         y[i] = finish32(r, a, negative, rule)
+        # Of an infinity r is beyond the limit too: it is no overflow, and is counted afterwards.
         is_over = (r > (rule.limit_negative if negative else rule.limit_positive)) & (a < INF32)
         over = u32(over + u32(is_over))
         zeros = u32(zeros + u32(r == U0))
         zeros_in = u32(zeros_in + u32(a == U0))
         small = u32(small + u32(r < rule.least_normal))
+        # An overflow is inexact even where rounding to a quantum changed nothing.
         moved = u32(moved + u32(is_over | ((r != a) & (a < INF32))))
         nans = u32(nans + u32((u32(y[i] & MAGNITUDE32) > INF32) & (a < INF32)))
         top = max(top, a)
+        # The smallest but zero: less 1, a zero wraps to the greatest.
         bottom = min(bottom, u32(a - U1))
+    # Zeros lie below the least normal number, but are not
+    # subnormal; in fixed point (0) nothing lies below it.
     zeros_small = zeros if rule.least_normal != U0 else U0
     add_block(counts, n, over, u32(zeros - zeros_in), u32(small - zeros_small), moved, nans, rule.saturates)
     add_extremes32(x, y, n, rule, counts, top, bottom)
+    # Wrapped numbers are computed again, for the first loop has only what an overflow saturates to.
+    # One may wrap to 0.
     if rule.wrap_bits != U0:
         for i in range(n):
             a, negative = u32(x[i] & MAGNITUDE32), u32(-i32(right32(x[i], U31)))
@@ -92,6 +104,9 @@ def round_block32(x, drawn, y, n, rule, counts):
 @device
 def nearest_magnitude64(a, rule):
     """Return magnitude64 of nearest-even by the shortcut MAGIC."""
+    # From c on, and up to 2 c, the last bit of float64 is the
+    # format's quantum at x: the addition itself rounds, to even.
+    # Below emin the quantum stays; above emax it must only not make c infinite.
     c = as_float64(min(max(a & INF64, rule.magic_low), rule.magic_high) + rule.magic_lift)
     return as_int64((as_float64(a) + c) - c)
 
@@ -124,9 +139,11 @@ def nearest_block64(x, y, n, rule, counts):
         zeros += np.int64(r == 0)
         zeros_in += np.int64(a == 0)
         small += np.int64(r < rule.least_normal)
+        # An overflow is inexact even where rounding to a quantum changed nothing.
         moved += np.int64(is_over | ((r != a) & (a < INF64)))
         top = max(top, a)
         bottom = min(bottom, (a - 1) & MAGNITUDE64)  # zero wraps to the greatest
+    # A finite number becomes NaN by an overflow alone, where that is the policy.
     nans = over if rule.over_positive > INF64 else 0
     add_block(counts, n, over, zeros - zeros_in, small - zeros, moved, nans, rule.saturates)
     return add_extremes64(x, n, counts, top, bottom)
@@ -152,8 +169,10 @@ def round_block64(x, drawn, y, n, rule, counts):
         nans += np.int64(((y[i] & MAGNITUDE64) > INF64) & (a < INF64))
         top = max(top, a)
         bottom = min(bottom, (a - 1) & MAGNITUDE64)  # zero wraps to the greatest
+    # Zeros are not subnormal; in fixed point (least_normal 0) nothing is.
     zeros_small = zeros if rule.least_normal != 0 else 0
     add_block(counts, n, over, zeros - zeros_in, small - zeros_small, moved, nans, rule.saturates)
+    # Wrapped numbers are computed again; one of them may wrap to 0.
     if rule.wrap_bits != 0:
         for i in range(n):
             a, negative = x[i] & MAGNITUDE64, x[i] >> 63
@@ -213,6 +232,9 @@ def add_extremes32(x, y, n, rule, counts, top, bottom):
 @device
 def widened32(a):
     """Return the float64 bits of a float32 magnitude, by integers: flush-to-zero does not act."""
+    # A subnormal is a whole number of 2^-149, both normal in float64.
+    # An exponent of all ones is to stay one: it is raised twice, 255 + 2 * 896 = 2047.
+    # Both are computed and one chosen, which has no branch.
     small = as_int64(np.float64(a) * LEAST32)
     wide = (np.int64(a) << 29) + (REBIAS32 if a < INF32 else 2 * REBIAS32)
     return small if a < u32(0x00800000) else wide

@@ -1,7 +1,10 @@
 """How kernels are compiled: serial, without the interpreter lock, cached on disk where that is possible.
 
-`kernel` is called from Python with raw addresses, `device` only from kernels. Fast-math is never on: every
-float operation is the IEEE one, and none is contracted into another.
+    kernel      called from Python with raw addresses: machine code of its own, cached
+      outside   a part of which a kernel has one copy, from however many places it is called
+      device    a part that is inlined wherever it is called
+
+Fast-math is never on: every float operation is the IEEE one, and none is contracted into another.
 """
 
 from __future__ import annotations
@@ -212,6 +215,7 @@ def _short_digest(value: object) -> str:
 
 def _digest_of_sources(py_func: Callable[..., Any]) -> str:
     """Return a hash of the sources of every module of ours that `py_func` can reach: a constant is compiled in, too."""
+    # Through imports of imports: an inlined part has parts of its own.
     found: dict[str, bytes] = {}
     pending = [py_func.__module__]
     while pending:

@@ -23,6 +23,7 @@ from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["pointwise"]
 
+# Codes of dtypes in the kernel; an operand that an operation does not have; how much work one element is.
 KINDS = {torch.float32: FLOAT32, torch.float64: FLOAT64}
 MOST_OPERANDS, NO_OPERAND = 3, [0, SCALAR, 0, 0, 0]
 STYLE = PLAN.index("style")
@@ -70,6 +71,9 @@ def _aligned(
 ) -> bool:
     """Compute where operands broadcast or are strided, or `result` is not a dense place of its own."""
     target, axes = result, None
+    # The kernel writes a dense result in the order of its storage.
+    # It may not write over what it still has to read, and random bits go by
+    # the row-major index, which storage follows only where it is contiguous.
     is_own = is_fresh or (is_dense(result) and not any(overlaps(x, result) for x in tensors))
     if result.dtype == dtype and is_own and (result.is_contiguous() or not call.rounding.is_stochastic):
         axes = align(tensors, result)
@@ -117,6 +121,7 @@ def _run(task: NDArray[np.int64], n: int, call: Call) -> bool:
     row = call.row
     table = plan(call.format, call.rounding, LANE64)
     kernel = pointwise_nearest if table.item(STYLE) == MAGIC else pointwise_chunk
+    # A histogram has no copy for each thread.
     pieces = chunks(n, work=WORK) if row is None or row.histogram is None else [(0, n)]
     if len(pieces) == 1:
         scratch, counts = OWN.counts, OWN.address
@@ -132,6 +137,7 @@ def _run(task: NDArray[np.int64], n: int, call: Call) -> bool:
         run_chunks(compute, len(pieces))
         return _holds(task, scratch, call)
     with COUNTING if row.histogram is not None else nullcontext():
+        # Bins are filled as the kernel goes: where its result does not hold, they are put back.
         kept = None if row.histogram is None else row.histogram.copy()
         run_chunks(compute, len(pieces))
         if not _holds(task, scratch, call):
@@ -145,6 +151,7 @@ def _run(task: NDArray[np.int64], n: int, call: Call) -> bool:
 
 def _holds(task: NDArray[np.int64], scratch: NDArray[np.int64], call: Call) -> bool:
     """Whether every carrier was exact enough for its rounding."""
+    # Only the kernel sees this, element by element, and leaves the mark in the task.
     if task[UNSAFE]:
         return False
     return not wraps(call.format) or not scratch.reshape(-1, SCRATCH)[:, OVERFLOW].any()

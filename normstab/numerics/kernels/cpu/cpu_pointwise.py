@@ -1,7 +1,12 @@
 """The pointwise kernel of the CPU: compute in float64, round once, count, block by block, in one pass.
 
-Operands are float32 or float64 with any three strides, or scalars; the result is dense. A task is a row of
-int64 (see `TASK`), so that a call has few arguments. The definition is numerics section 8, Operations.
+    operands, any strides --read--> a, b, c --compute--> value --round--> bits --write--> the dense result
+                                    float64, a block of each, in the first-level cache
+
+A block goes through all steps before the next is read, so that memory is walked once. The float64 `value` is such that
+rounding it is the only rounding: correctly rounded, or rounded to odd (see to_odd). Operands are float32 or float64
+with any three strides, or scalars. A task is a row of int64 (see `TASK`), so that a call has few arguments. The
+definition is numerics section 8, Operations.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -37,6 +42,8 @@ CODE, TARGET, IS_WIDE, FOLDS, ROUNDS_DOWN, WORD, STEP, FIRST, BINS, IS_COUNTED, 
 OPERANDS, PER_OPERAND = len(TASK), 5
 # Stride that marks a Python scalar.
 SCALAR = -1
+# The least normal float32 in float64 bits, and what makes a subnormal one a whole number.
+# The bounds are those of readable.wide_operands: beyond, an error may not be exact.
 MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
 LEAST, LARGEST_FACTOR, LARGEST_RESULT = 2.0**-960, 1.1e300, 2.0**1020
 WORDS = BLOCK + 8
@@ -52,6 +59,7 @@ def pointwise_chunk(task, table, scratch, start, n):  # pragma: no cover - compi
     value = np.empty(BLOCK, np.float64)
     x, y = value.view(np.int64), np.empty(BLOCK, np.int64)
     fields, words = np.zeros(BLOCK, u32), np.empty(WORDS, u32)
+    # Buffers are made once: a block overwrites those of the one before.
     for at in range(start, start + n, BLOCK):
         m = min(BLOCK, start + n - at)
         carry(value, a, b, c, task, at, m)
@@ -121,6 +129,7 @@ def read_operand(values, task, operand, start, n):
     rows, columns = task[ROWS], task[COLUMNS]
     done = 0
     while done < n:
+        # One run along the fastest axis at a time: within it a single stride leads from element to element.
         row, column = (start + done) // columns, (start + done) % columns
         run = min(columns - column, n - done)
         stride = task[base + 4]
@@ -134,6 +143,7 @@ def read_run(values, address, dtype, offset, stride, n):
     """Read `n` elements at one stride; float32 is widened by integers."""
     if dtype == FLOAT32:
         x = view(address + 4 * offset, (n - 1) * stride + 1, u32)
+        # Said apart, for a stride that is known to be 1 is read in lanes.
         if stride == 1:
             for i in range(n):
                 values[i] = widen(x[i])
@@ -155,6 +165,8 @@ def widen(x):
 @outside
 def compute(value, a, b, c, task, n):
     """Fill `value` with the exact result in the float64 carrier: correctly rounded, or rounded to odd."""
+    # A loop for each operation: a branch within a loop would keep it from lanes.
+    # Products of 24-bit operands are exact.
     code, folds, rounds_down = task[CODE], task[FOLDS] != 0, task[ROUNDS_DOWN] != 0
     if task[ARE_WIDE] != 0:
         compute_wide(value, a, b, c, task, n)
@@ -193,6 +205,7 @@ def compute_wide(value, a, b, c, task, n):
         elif code == DIV:
             s = x / y
             p = s * y
+            # The remainder x - s y, exactly: what the quotient lost has its sign, turned over where y is negative.
             rest = (x - p) - product_error(s, y, p)
             value[i] = folded(s, -rest if y < 0 else rest)
         elif code == SQRT:
@@ -205,6 +218,7 @@ def compute_wide(value, a, b, c, task, n):
             value[i] = sum_to_odd(x, -y, True, rounds_down)
         else:
             value[i] = fma_to_odd(x, y, z, rounds_down)
+        # Infinities and NaN have no error to get wrong.
         is_finite = (abs(x) < np.inf) & (abs(y) < np.inf) & (abs(z) < np.inf)
         is_safe &= (not is_finite) | (value[i] != value[i]) | is_exact_error(code, x, y, z, value[i])
     if not is_safe:
@@ -235,6 +249,7 @@ def count_specials(x, y, a, b, c, task, n, rule, counts):
         exact = x[i] & MAGNITUDE64
         if exact < INF64:
             continue
+        # Buffers of operands that an operation lacks hold zeros, which are neither.
         result, infinity = y[i] & MAGNITUDE64, np.inf
         has_nan = (a[i] != a[i]) | (b[i] != b[i]) | (c[i] != c[i])
         has_inf = (abs(a[i]) == infinity) | (abs(b[i]) == infinity) | (abs(c[i]) == infinity)
@@ -252,6 +267,8 @@ def write_block(y, task, start, n):
     out = view(task[TARGET] + 4 * start, n, u32)
     for i in range(n):
         a = y[i] & MAGNITUDE64
+        # A conversion would flush a subnormal under flush-to-zero: those go by a whole number of 2^-149.
+        # One of both is kept.
         normal = as_uint32(np.float32(as_float64(y[i])))
         small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(y[i] >> 32) & u32(2**31)))
         out[i] = small if a < MIN_NORMAL else normal

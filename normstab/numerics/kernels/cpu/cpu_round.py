@@ -1,5 +1,10 @@
 """The rounding kernels of the CPU: one pass over a chunk of memory, block by block.
 
+    source   [ block ][ block ][ block ] ...
+                |  copied or widened into x, which stays in the first-level cache
+                v
+             x --round and count--> target, which may be the source: x still knows what was there
+
 Each takes raw addresses, the table of a plan and the address of a scratch for counters. Lanes are uint32 for
 float32 and what widens to it, int64 for float64. They split no work and know no tensors.
 """
@@ -60,6 +65,8 @@ def nearest32(source, target, n, table):  # pragma: no cover - compiled
     rule = rule32(table)
     x, out = view(source, n, u32), view(target, n, u32)
     if rule.style == MAGIC:
+        # One view in place: with two, the loop would find that
+        # they overlap and give up its lanes (nine times slower).
         if source == target:
             for i in range(n):
                 out[i] = nearest_bits32(out[i], MAGIC, rule)
@@ -80,6 +87,7 @@ def nearest32_counted(source, target, n, table, scratch):  # pragma: no cover - 
     x = np.empty(BLOCK, u32)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
+        # Infinite and NaN values are looked at after the block was written, perhaps over them.
         copy_block(view(source + 4 * start, m, u32), x, m)
         out = view(target + 4 * start, m, u32)
         if rule.style == MAGIC:
@@ -159,6 +167,7 @@ def copied32_counted(source, n, table, scratch, bins):  # pragma: no cover - com
         m = min(BLOCK, n - start)
         x = view(source + 4 * start, m, u32)
         top, bottom, small = survey(x, m, rule.least_normal)
+        # Rounding changes nothing here, but what infinities and NaN count as is known there.
         if top >= INF32:
             round_block32(x, fields, y, m, rule, counts)
         else:
@@ -178,6 +187,8 @@ def survey(x, n, least_normal):  # pragma: no cover - compiled
     for i in range(n):
         a = u32(x[i] & MAGNITUDE32)
         top, bottom = max(top, a), min(bottom, u32(a - U1))
+        # 0 < a < least_normal in one comparison: zero wraps to the greatest.
+        # In fixed point, 0, nothing is below.
         small = u32(small + u32(u32(a - U1) < u32(max(least_normal, U1) - U1)))
     return top, bottom, small
 
@@ -193,6 +204,8 @@ def add_extremes(top, bottom, counts):  # pragma: no cover - compiled
 @outside
 def count_exponents(x, n, top, exponents, bins):  # pragma: no cover - compiled
     """Count a block of float32 by their biased exponent; where some are special or subnormal, by their bin."""
+    # The rare kinds are only noticed here: a block without any,
+    # as nearly all are, counts exponents and nothing else.
     odd = u32(top >= INF32)
     for i in range(n):
         a = u32(x[i] & MAGNITUDE32)

@@ -55,8 +55,10 @@ def round_into(x: Tensor, out: Tensor, call: Call) -> bool:
         x, out = x.detach(), out.detach()
     address, target = x.data_ptr(), out.data_ptr()
     is_plain = x.is_contiguous() and out.is_contiguous() and not x.is_neg()
+    # Elements may be taken in any order that both share, unless random bits go by their row-major index.
     if not is_plain and not call.rounding.is_stochastic and not x.is_neg():
         is_plain = x.stride() == out.stride() and is_dense(x)
+    # Memory that overlaps but for a shift would be written before it is read.
     if not is_plain or (address != target and abs(address - target) < n * x.element_size()):
         dense = x.resolve_neg().contiguous()
         rounded = torch.empty_like(dense)
@@ -72,6 +74,7 @@ def _round_dense(x: Tensor, out: Tensor, source: int, target: int, n: int, call:
     dtype, _, lane, name = DTYPES[x.dtype]
     row, copies = call.row, contains_dtype(call.format, name)
     table = plan(call.format, call.rounding, lane, copies=copies)
+    # The kernels of shortcuts read float32 where it lies; what is narrower is widened by the general one.
     style = table.item(STYLE) if dtype == FLOAT32 else GENERIC
     if row is None:
         if copies:
@@ -84,6 +87,7 @@ def _round_dense(x: Tensor, out: Tensor, source: int, target: int, n: int, call:
     if copies and dtype == FLOAT32:
         _copy_counted(x, out, source, n, table, call)
         return
+    # The histogram first, for the rounding may write over `x`; under the lock, for threads share it.
     if row.histogram is not None:
         with COUNTING:
             histogram(source, dtype, n, row.histogram.ctypes.data)

@@ -1,6 +1,10 @@
 """Float16, bfloat16 and float32 in memory, read into and written from blocks of float32 bits.
 
-Integer operations only, so that flush-to-zero does not act. Device functions of the CPU kernels.
+    float16    s eeeee    ffffffffff                   bias 15: exponents are raised by 112
+    bfloat16   s eeeeeeee fffffff                      the upper half of a float32
+    float32    s eeeeeeee fffffffffffffffffffffff      bias 127
+
+Bits are moved by integer operations, so that flush-to-zero does not act. Device functions of the CPU kernels.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -34,6 +38,8 @@ def widen_block(source, dtype, x, n):
         for i in range(n):
             h = u32(halves[i])
             a = u32(h & MAGNITUDE16)
+            # An exponent of all ones is raised twice, 31 + 2 * 112 = 255, and stays one.
+            # A subnormal is a whole number of 2^-24, both normal in float32, and so is their product.
             wide = u32(u32(a << u32(13)) + REBIAS16)
             wide = u32(wide + REBIAS16) if a >= INF16 else wide
             small = as_uint32(np.float32(np.float32(i32(a)) * LEAST16))
@@ -55,6 +61,8 @@ def narrow_block(y, target, dtype, n):
             a = u32(y[i] & MAGNITUDE32)
             normal = u32(u32(min(a, u32(143 << 23)) - REBIAS16) >> u32(13))  # infinity is 2^16 before rebiasing
             normal = u32(0x7E00) if a > INF32 else normal
+            # Below 2^-14 the significand, implicit bit and all, is
+            # shifted to whole numbers of 2^-24; 31 places leave nothing.
             below = min(u32(u32(126) - min(u32(a >> u32(23)), u32(126))), U31)
             small = u32(u32(u32(a & u32(0x7FFFFF)) | u32(0x800000)) >> below)
             h = small if a < u32(113 << 23) else normal

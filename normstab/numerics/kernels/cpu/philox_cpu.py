@@ -1,5 +1,11 @@
 """Philox 4x32-10 for the CPU kernels: the random field of one element, or of a run of them.
 
+    block b   [  word 0  ][  word 1  ][  word 2  ][  word 3  ]      a function of key, step and b alone
+    w = 32         0           1           2           3            which element of the block has which bits;
+    w = 16       1   0       3   2       5   4       7   6          the first has the lowest bits of a word
+    w = 8      3 2 1 0     7 6 5 4   11 10 9 8  15 14 13 12
+
+No generator goes from one number to the next: any element's bits can be computed first, by any thread.
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011, and Random123. Which field an
 element takes is the layout of numerics section 8: element i, fields of w bits, 128/w of them in a block.
 """
@@ -14,6 +20,7 @@ from normstab.numerics.kernels.cpu.compile import device, outside
 __all__ = ["draw_fields", "field_of", "philox_block"]
 
 u32, u64 = np.uint32, np.uint64
+# Constants of Random123's philox.h: multipliers, what keys grow by in a round, rounds.
 MULTIPLIER_0, MULTIPLIER_1 = u64(0xD2511F53), u64(0xCD9E8D57)
 WEYL_0, WEYL_1 = u64(0x9E3779B9), u64(0xBB67AE85)
 ROUNDS = 10
@@ -30,6 +37,7 @@ def philox_block(key, step, block):
     c0, c1 = u64(block), u64(block) >> HALF
     c2, c3 = u64(step), u64(step) >> HALF
     for _ in range(ROUNDS):
+        # Only factors are cut to 32 bits: what else lies in a high half is cut when it becomes one.
         p0, p1 = (c0 & LOW) * MULTIPLIER_0, (c2 & LOW) * MULTIPLIER_1
         c0, c2 = (p1 >> HALF) ^ c1 ^ k0, (p0 >> HALF) ^ c3 ^ k1
         c1, c3 = p1, p0
@@ -50,7 +58,9 @@ def field_of(key, step, index, width):
     place = index % per_block
     word = place // (32 // width)
     c0, c1, c2, c3 = philox_block(key, step, index // per_block)
+    # Comparisons, not an index: the four words stay in registers.
     chosen = u32((c0 if word == 0 else c1) if word < 2 else (c2 if word == 2 else c3))
+    # To the top of the word, where the lanes' masks of random bits lie.
     low = (place % (32 // width)) * width
     return u32(u32(chosen >> u32(low)) << u32(32 - width))
 

@@ -1,5 +1,8 @@
 """Threads that run one compiled kernel on chunks of a tensor: torch's own where they can be had, else a few of ours.
 
+    n elements    [ chunk 0 ][ chunk 1 ][ chunk 2 ]     beginning at multiples of 1024
+    threads          caller     another    another      each runs the kernel, without the interpreter lock
+
 torch says how many. A chunk's results do not depend on how many chunks there are; the calling thread
 computes one itself. Small work is not split.
 """
@@ -78,6 +81,7 @@ class _Batch:
         """Compute chunk `i`."""
         try:
             self.work(i)
+        # Whatever it was belongs to the caller; a thread that died here would leave it waiting.
         except BaseException as error:
             self.error = error
         with self.lock:

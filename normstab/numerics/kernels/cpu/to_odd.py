@@ -1,5 +1,11 @@
 """Results of float64 rounded to odd, by their exact errors: one more rounding to fewer bits is then a single one.
 
+Rounding twice goes wrong where the first result is a tie of the second, and the exact number was not. An inexact
+result whose last bit is set is never a tie of a format with two bits less: that bit says "there is more".
+
+    float64, last bit    even         odd         even           the exact result anywhere between two even ones
+    exact result           |---- x ----|---- x ----|             becomes the odd one; an even one only if it is exact
+
 Source: Boldo and Melquiond 2008. The readable form, and where it holds, is readable.wide_operands.
 """
 
@@ -21,6 +27,7 @@ SPLIT = 2.0**27 + 1
 @device
 def product_error(a, b, p):
     """Return a b - p, exactly. Source: Dekker 1971; Veltkamp's splitting."""
+    # Halves so short that their products are exact; taken from the greatest on, so are the differences.
     lifted_a, lifted_b = SPLIT * a, SPLIT * b
     a_high, b_high = lifted_a - (lifted_a - a), lifted_b - (lifted_b - b)
     a_low, b_low = a - a_high, b - b_high
@@ -31,7 +38,10 @@ def product_error(a, b, p):
 def folded(s, error):
     """Return s rounded to odd, given its exact error."""
     bits = as_int64(s)
+    # Where the last bit is odd nothing moves: the neighbour would be even.
+    # An error that is NaN is no error.
     is_off = ((error > 0) | (error < 0)) & ((bits & MAGNITUDE64) < INF64) & ((bits & 1) == 0)
+    # Bits order as magnitudes: 1 more is farther from zero, which is up for a positive number.
     away = 1 if (error > 0) == (bits >= 0) else -1
     return as_float64(bits + away if is_off else bits)
 
@@ -41,8 +51,11 @@ def fma_to_odd(a, b, c, rounds_down):
     """Return a b + c rounded to odd. Source: Boldo and Melquiond 2008."""
     p = a * b
     error = product_error(a, b, p)
+    # A product that is exact leaves an ordinary sum; infinite or NaN, no errors are to be had.
     if not (((error > 0) | (error < 0)) & (abs(error) < np.inf) & (abs(c) < np.inf)):
         return sum_to_odd(p, c, True, rounds_down)
+    # a b + c is p + (error + c): two exact sums leave v, and
+    # what both lost is rounded to odd before it joins v.
     t = c + error
     error_seen = t - c
     t_error = (c - (t - error_seen)) + (error - error_seen)

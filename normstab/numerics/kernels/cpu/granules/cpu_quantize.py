@@ -1,5 +1,9 @@
 """Scaled formats on the CPU as tensors see them: splits the granules over threads, settles the counts.
 
+    x, rows of the axis   [ granule 0 | granule 1 | a shorter last ]     values and codes lie the same way
+    scales                [    s0     |    s1     |       s2       ]     one float32 a granule
+
+A tensor with one scale is cut into pieces that are rounded as granules are, by a scale that is found before.
 What it refuses (None) the readable reference computes. The arithmetic is in quantize_kernel.
 """
 
@@ -49,6 +53,7 @@ NUMBERS = ("largest", "least", "tensor_scale", "fixed_scale")
 # How a tensor with one scale is split: pieces that stay in the cache.
 PIECE = 4096
 WORK = 16  # of an element, in roundings to nearest
+# The least subnormal, which a processor that flushes makes zero; the bits of infinity.
 LEAST = np.float32(1e-45)
 INFINITE = np.uint32(0x7F800000)
 COUNTED, MEASURED = 7, 4  # int64 and float64 numbers that a thread counts into
@@ -59,6 +64,8 @@ def quantize_rows(x: Tensor, scaled: Scaled, axis: int, call: Call) -> tuple[Ten
     """Return values, scales and codes of `x`, counted as `call` says; None where the reference serves."""
     if not _is_covered(x, scaled, call):
         return None
+    # Granules are to be neighbours in memory.
+    # Every float16 and bfloat16 is a float32.
     moved = x.movedim(axis, -1).to(torch.float32).contiguous()
     job = _Job(moved, scaled, call)
     job.run()
@@ -101,6 +108,7 @@ class _Job:
         tensors = (self.x, self.values, self.scales, self.codes)
         addresses = np.array([each.data_ptr() for each in tensors], np.int64)
         found = np.zeros((len(self.pieces), COUNTED + MEASURED), np.int64)
+        # The same memory twice: whole numbers, and behind them what begins a maximum and a minimum.
         found.view(np.float64)[:, COUNTED:] = (0.0, math.inf, 0.0, math.inf)
 
         def work(i: int) -> None:
@@ -158,10 +166,12 @@ class _Job:
             self.broken_scales = of_tensor.saturated
         elif isinstance(scaled.scale, Format):
             amax = self._amax(table)
+            # A granule with an infinity or a NaN is lost as a whole, and does not spoil the scale of the others.
             largest = float(amax[amax < INFINITE].max(initial=0).view(np.float32))
             tensor_scale = float(np.float32(largest / (scaled.largest * scaled.scale.max)))
             number["tensor_scale"] = tensor_scale or 1.0
             of_scales[:] = (scaled.scale.precision, scaled.scale.emin, scaled.scale.max)
+        # The kernel reads these bits as float64.
         table.view(np.float64)[len(FIELDS) :] = [number[name] for name in NUMBERS]
 
     def _amax(self, table: NDArray[np.int64]) -> NDArray[np.uint32]:

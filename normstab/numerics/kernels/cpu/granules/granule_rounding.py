@@ -1,7 +1,11 @@
 """The numbers of a granule rounded once, quotients by its scale, with their codes.
 
-In float32 lanes where no quotient is near a tie, else in float64 ones, where a quotient of two float32 numbers, kept
-to 40 bits, is on the right side of every tie.
+    x  --/ scale-->  quotient  --to a multiple of the quantum-->  q  --bits of q, shifted-->  code
+                                                                  q  --scale q-->  value
+
+A division takes long, so that x is multiplied by the reciprocal of the scale, which is off by a little. In float32
+lanes that is noticed where it could matter, near a tie, and float64 ones do it again: kept to 40 bits, a quotient of
+two float32 numbers is on the right side of every tie.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -60,6 +64,8 @@ def exponent_of(x):  # pragma: no cover - compiled
 @device
 def multiple(x, quantum):  # pragma: no cover - compiled
     """Return x rounded to a multiple of 2^quantum, ties to even; the sign of zero is lost."""
+    # 1.5 2^(quantum + 52), whose last bit is 2^quantum: the addition rounds.
+    # The half keeps a negative sum in its binade.
     shifter = as_float64(((quantum + np.int64(1075)) << 52) | HALF_BIT)
     return (x + shifter) - shifter
 
@@ -67,6 +73,9 @@ def multiple(x, quantum):  # pragma: no cover - compiled
 @device
 def quotient_of(value, reciprocal):  # pragma: no cover - compiled
     """Return value times reciprocal to 40 bits: exact where the quotient is a tie, and on its side elsewhere."""
+    # x and (tie times scale) are whole numbers of one unit, the latter
+    # below 2^34: where they differ, it is by more than 2^-34 of them.
+    # Two roundings of 53 bits err by far less, and 40 bits do not show it.
     y = np.float64(value) * reciprocal
     c = y * SPLIT
     return c - (c - y)
@@ -75,6 +84,7 @@ def quotient_of(value, reciprocal):  # pragma: no cover - compiled
 @device
 def round_floats(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
     """Write values and codes of `m` float32 whose scale is `scale`, in a floating-point element."""
+    # Places in `whole` and `number` are those of cpu_quantize.FIELDS and NUMBERS.
     p, emin, has_negative_zero = whole[3], whole[4], whole[6] != 0
     largest, sign_bit = number[0], np.int64(1) << (whole[8] - 1)
     reciprocal = FLUSHING if scale == 0 else 1.0 / scale
@@ -83,11 +93,13 @@ def round_floats(x, scale, out, codes, m, whole, number):  # pragma: no cover - 
     for i in range(m):
         bits = as_int64(quotient_of(x[i], reciprocal))
         a = as_float64(bits & ABSOLUTE)
+        # Below emin the quantum stays.
         q = multiple(a, max(exponent_of(a), emin) - p + 1)
         q = largest if q > largest else q
         # Adding the least normal number makes the bits below it those of a subnormal pattern.
         is_small = q < least_normal
         pattern = as_int64(q + least_normal if is_small else q) >> drop
+        # A code is the exponent, 1 at emin, and the digits behind it; a subnormal has exponent 0.
         code = pattern - base + (np.int64(0) if is_small else normal)
         sign = bits & SIGN if has_negative_zero or q != 0 else np.int64(0)
         codes[i] = np.uint8(code | (sign_bit if sign != 0 else np.int64(0)))
@@ -101,6 +113,7 @@ def round_narrow(x, shared, out, codes, m, whole, number):  # pragma: no cover -
     `shared` has the reciprocal and the scale of each element, so that one loop runs over many granules. Where the
     scale is a power of two the quotient is exact, or so small that it vanishes either way.
     """
+    # Exponents are biased as in float32.
     p, emin = u32(whole[3]), u32(whole[4] + 127)
     largest, reciprocal, scale = np.float32(number[0]), shared[0], shared[1]
     drop, base, normal = u32(24 - whole[3]), u32((whole[4] + 127) << (whole[3] - 1)), u32(1 << (whole[3] - 1))
@@ -116,12 +129,14 @@ def round_narrow(x, shared, out, codes, m, whole, number):  # pragma: no cover -
         quantum = u32(e - p + U1)
         shifter = as_float32(u32(left32(u32(quantum + U23), U23) | HALF_BIT32))
         q = np.float32(np.float32(a + shifter) - shifter)
+        # How far the quotient is from half a quantum off q, which would be a tie.
         from_tie = np.float32(abs(np.float32(a - q)) - as_float32(left32(u32(quantum - U1), U23)))
         doubtful = u32(doubtful | u32(abs(from_tie) <= np.float32(a * DOUBT)))
         q = largest if q > largest else q
         is_small = q < least_normal
         pattern = right32(as_uint32(np.float32(q + least_normal) if is_small else q), drop)
         code = u32(pattern - base + (u32(0) if is_small else normal))
+        # A zero has a sign only where the format has one.
         sign = u32(u32(bits & SIGN32) & (FULL if q != np.float32(0) else keeps_sign))
         codes[i] = np.uint8(u32(code | right32(sign, sign_down)))
         out[i] = np.float32(scale[i] * as_float32(u32(as_uint32(q) | sign)))
@@ -138,6 +153,8 @@ def round_in_parts(x, scale, out, codes, m, whole, number):  # pragma: no cover 
         n = min(PART, m - start)
         of_x, of_out, of_codes = x[start : start + n], out[start : start + n], codes[start : start + n]
         is_doubtful = True
+        # Within these neither the reciprocal nor a quotient that matters leaves float32's normal range.
+        # By a power of two no quotient is off.
         if LEAST_SCALE <= scale <= 1.0 / LEAST_SCALE:
             is_doubtful = round_narrow(of_x, shared, of_out, of_codes, n, whole, number) and not is_power_of_two
         if is_doubtful:
@@ -151,8 +168,10 @@ def round_whole(x, scale, out, codes, m, whole, number):  # pragma: no cover - c
     reciprocal = FLUSHING if scale == 0 else 1.0 / scale
     up = as_float64((whole[7] + 1023) << 52)
     for i in range(m):
+        # Fixed point has no -0, and -0 + 0 is +0.
         q = multiple(quotient_of(x[i], reciprocal), quantum) + 0.0
         q = largest if q > largest else q
         q = least if q < least else q
+        # The last bits of the sum are the whole number itself, in two's complement.
         codes[i] = np.uint8(as_int64(q * up + SHIFTER) & 0xFF)
         out[i] = np.float32(scale * q)

@@ -1,7 +1,11 @@
 """Scaled formats on the CPU: granule after granule, its largest magnitude, its scale, its numbers and codes.
 
-A granule is K neighbours in memory (the last of a row may be shorter); it stays in the cache between the search for
-its largest magnitude and its rounding, which is `granule_rounding`'s.
+    a row    [ x x x x | x x x x | x x ]       granules are K neighbours, the last of a row may be shorter
+                  |
+                  +-> 1. largest magnitude -> scale      the granule stays in the cache in between
+                  +-> 2. x / scale, rounded -> value and code (granule_rounding)
+
+Short granules that nobody counts are rounded many at a time, in one loop.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -35,7 +39,11 @@ from normstab.numerics.kernels.cpu.granules.granule_rounding import (
 
 __all__ = ["RULES", "granule_amax", "quantize_granules"]
 
-# A table has the whole numbers and the float64 numbers that cpu_quantize lists, in its order.
+# A table has the whole numbers and the float64 numbers that cpu_quantize lists, in its order. Whole:
+#   0 row_length      3 precision            6 has_negative_zero    9 nan_code   12 least_exponent
+#   1 width           4 emin                 7 fraction_bits       10 rule       13 greatest_exponent
+#   2 granules        5 is_float             8 code_bits           11 emax       14 is_counted
+# Numbers: 0 largest, 1 least, 2 tensor_scale, 3 fixed_scale.
 # How the scale follows; `fixed`: it is given, that of the whole tensor.
 RULES = {"max": 0, "floor": 1, "ceil": 2, "even": 3, "rceil": 4, "two scales": 5, "fixed": 6}
 RULE_MAX, RULE_FLOOR, RULE_CEIL, RULE_EVEN, RULE_RCEIL, RULE_TWO_SCALES, RULE_FIXED = range(7)
@@ -61,6 +69,8 @@ def scale_of(amax, whole, number, of_scales):  # pragma: no cover - compiled
         return np.float64(np.float32(amax / largest)), 0
     if rule == RULE_TWO_SCALES:
         s = np.float64(np.float32(amax / np.float64(np.float32(largest * number[2]))))
+        # The scale of a granule is itself a number of a narrow
+        # format: precision, emin and maximum are in `of_scales`.
         s = multiple(s, max(exponent_of(s), np.int64(of_scales[1])) - np.int64(of_scales[0]) + 1)
         clipped = s > of_scales[2]
         return np.float64(np.float32(number[2] * min(s, of_scales[2]))), np.int64(clipped)
@@ -68,6 +78,7 @@ def scale_of(amax, whole, number, of_scales):  # pragma: no cover - compiled
         amax = multiple(amax, exponent_of(amax) - whole[3] + 1)
     e = exponent_of(amax) - whole[11]
     if rule == RULE_CEIL:
+        # The least e with largest 2^e >= amax, by the bits: a logarithm would err next to powers of two.
         e = exponent_of(amax) - exponent_of(largest)
         if as_int64(amax) & FRACTION > as_int64(largest) & FRACTION:
             e += 1
@@ -89,6 +100,7 @@ def count_granule(x, scale, m, whole, number, counts, extremes):  # pragma: no c
     kept = 0
     least_normal = as_float64((emin + 1023) << 52)
     for i in range(m):
+        # Counted is what the quotient is, not what a product with the reciprocal made of it.
         y = np.float64(x[i]) / divisor
         if y == 0:
             continue
@@ -131,6 +143,7 @@ def quick_batch(g, memory, start, n, shared, whole, number, of_scales):  # pragm
         if top >= INFINITE or not LEAST_SCALE <= scale <= 1.0 / LEAST_SCALE:
             return False
         is_power_of_two = is_power_of_two and as_int64(scale) & FRACTION == 0
+        # Written even if a later granule ends this: then all of them are quantized again, one by one.
         scales[g + begin // width] = np.float32(scale)
         reciprocal, narrow = np.float32(1.0 / scale), np.float32(scale)
         for i in range(begin, begin + m):
@@ -150,6 +163,7 @@ def quantize_granule(g, memory, whole, number, of_scales, counts, extremes):  # 
     out, codes = view(memory[1] + 4 * start, m, np.float32), view(memory[3] + start, m, np.uint8)
     scales = view(memory[2], g + 1, np.float32)
     top = largest_bits(bits, m)
+    # An infinity or a NaN has no scale: the whole granule is NaN.
     if top >= INFINITE or (whole[10] == RULE_FIXED and number[3] != number[3]):
         scales[g] = np.nan
         counts[4] += m
@@ -191,10 +205,12 @@ def quantize_granules(addresses, table, first, last, found, of_scales):  # pragm
     counts, extremes = view(found, 7, np.int64), view(found + 8 * 7, 4, np.float64)
     length, width, granules = whole[0], whole[1], whole[2]
     shared = np.empty((2, PART), np.float32)
+    # Events belong to their granule, so that counting takes one at a time.
     at_once = PART // width if whole[5] and not whole[14] else 1
     g = first
     while g < last:
         place = g % granules
+        # Never beyond the end of a row, where a granule may be shorter.
         several = max(min(at_once, granules - place, last - g), 1)
         start = g // granules * length + place * width
         n = min(several * width, length - place * width)

@@ -28,12 +28,14 @@ from normstab.numerics.sums.matmul import Shapes
 
 __all__ = ["products", "sums"]
 
+# Work below which a thread is not worth waking.
 ADDENDS_A_THREAD = 1 << 14
 
 
 def sums(x: Tensor, reduced: Sequence[int], *, to_odd: bool, rounds_down: bool) -> Carried | None:
     """Return the exact sums (K,) of `x` over the axes `reduced`, or None."""
     where = geometry(x, reduced)
+    # More addends than a limb has room for carries.
     if x.dtype not in CARRIERS or where.n >= MOST_ADDENDS:
         return None
 

@@ -75,10 +75,12 @@ def matmul(
     if way is not None:
         values = _surveyed(left, right, shapes)
         needs_exact = accumulation.fused or is_drawn(way)
+        # Fused and drawn ways know only products that float32 holds.
         if values.are_normal and (values.are_exact or not needs_exact):
             left_out = _fast(way, left, right, out, shapes, accumulation, calls, are_exact=values.are_exact)
             if not left_out.any():
                 return out.flatten()
+    # Of the turned product the columns are the many: the general kernel takes many columns at once.
     if left_out is None and shapes.n < shapes.m:
         turned = Shapes(shapes.batch, shapes.n, shapes.m, shapes.k, shapes.result)
         _general(right, a.mT, out, turned, accumulation, calls, None, is_turned=True)
@@ -150,6 +152,7 @@ def _surveyed(a: Factor, b: Factor, shapes: Shapes) -> Values:
         survey(factor.values.data_ptr(), at, len(factor.offsets), shapes.k, factor.step, found.ctypes.data)
     (most_a, least_a), (most_b, least_b) = seen[:, 1:].view(np.float32).astype(np.float64)
     are_normal = least_a == 0 or least_b == 0 or least_a * least_b >= 2.0**-126  # zero: one has no other number
+    # Two significands of 11 bits multiply to 22, which float32 holds if the exponent fits.
     is_narrow = not ((seen[0, 0] | seen[1, 0]) & LOW_BITS_OF_P11)
     return Values(bool(is_narrow and most_a * most_b < 2.0**127), bool(are_normal))
 

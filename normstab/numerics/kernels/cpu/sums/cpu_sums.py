@@ -35,6 +35,8 @@ CARRIERS = {torch.float32: 4, torch.float64: 8}
 # Waking a thread costs about as much as this many additions of the general kernel, and of the fast one.
 ADDITIONS_A_THREAD, FAST_ADDITIONS_A_THREAD = 1 << 11, 1 << 16
 ROWS_AT_ONCE = 64
+# Lane sums lie in the buffers of a thread, 256 bytes each: a megabyte at most.
+# What tells whether subnormals are flushed; what buffers are aligned to.
 MOST_LANES = 4096
 FLUSH_PROBE = 2.0**-100
 CACHE_LINE = 64
@@ -61,6 +63,7 @@ def accumulate(x: Tensor, reduced: Sequence[int], accumulation: Accumulation, at
         return out
     sums = x.new_empty(where.rows, parts.rows // max(where.rows, 1))
     _fast(way, x, sums, parts, part_order, width, at)
+    # Sums of parts are in the format already, so that nothing is loaded again.
     last_order = SEQUENTIAL if order == BLOCKED else PAIRWISE
     _fast(way, sums, out, geometry(sums, (1,)), last_order, width, at._replace(load=None))
     return out
@@ -125,6 +128,7 @@ class Lines(NamedTuple):
 def _lined(x: Tensor, reduced: Sequence[int]) -> Lines:
     """Return `x` in lines; copied unless its kept axes are the inner ones."""
     kept, places = geometry(x, reduced).leaves
+    # One line for each addend: neighbours in a line are different sums, which vectors can add.
     order = (*reduced, *(axis for axis in range(x.dim()) if axis not in reduced))
     return Lines(x.detach().permute(order).reshape(len(places), len(kept)).contiguous(), kept, places)
 
@@ -194,6 +198,9 @@ def _cut(where: Geometry, order: int, width: int) -> tuple[Geometry | None, int]
     rows, n = where.rows, where.n
     if rows >= ROWS_AT_ONCE or order not in (PAIRWISE, BLOCKED):
         return None, order
+    # Blocks are rows of their own, in which addends follow one another.
+    # A part of a pairwise sum must be a whole subtree: a
+    # power of two, doubled as long as 128 of them are left.
     if order == BLOCKED:
         return (where.in_chunks(width) if width >= 8 else None), SEQUENTIAL
     chunk = ROWS_AT_ONCE
@@ -210,6 +217,7 @@ def _fast(way: Any, x: Tensor, out: Tensor, where: Geometry, order: int, width: 
     kernel_width = n if order == SEQUENTIAL else width
     groups = -(-rows // ROWS_AT_ONCE)
     pieces = max(1, min(torch.get_num_threads(), groups, rows * n // FAST_ADDITIONS_A_THREAD))
+    # Bytes of a thread's buffers; twice as many where random bits lie beside all of them.
     size, table = room(order, width, n), None
     if is_drawn(way):
         table = draws(at.add, None, where.inner_index, is_side_by_side=_is_side_by_side(where))

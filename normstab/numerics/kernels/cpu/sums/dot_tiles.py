@@ -1,5 +1,9 @@
 """Products of matrices to nearest, 64 columns at a time: the fast kernel of emulated accumulators.
 
+    panel, k lines     [ b_00 .. b_0,63 ]     64 columns of b side by side, laid so once for all rows of a batch
+                       [ b_10 .. b_1,63 ]
+    a row of a         a_0, a_1, ...          each times its line of the panel, added to 64 open sums
+
 Products that float32 holds exactly, as of operands of p <= 11, are one instruction; others are rounded to odd on the
 way (`survey` tells which). A row of 64 columns that saw anything special is marked as failed and has counted nothing:
 `dot_lines` does it again.
@@ -63,6 +67,7 @@ u32 = np.uint32
 def survey(x, rows, n_rows, n, step, found):  # pragma: no cover - compiled
     """Set three uint32 at `found`: all bits that occur, the largest and the smallest nonzero magnitude (bits)."""
     result = view(found, 3, u32)
+    # All that decides between the ways: how many bits there are, and how large and small products can be.
     any_bits, top, bottom = u32(0), u32(0), u32(0xFFFFFFFF)
     for r in range(n_rows):
         values = view(x + 4 * word(rows + 8 * r), (n - 1) * step + 1, u32)
@@ -83,6 +88,7 @@ def pack(b, columns, b_step, found, panel, plan):  # pragma: no cover - compiled
         for t in range(k):
             source, target = b + 4 * (word(columns) + t * b_step), panel + t * LINE
             if found < LANES:
+                # Idle lanes multiply zeros.
                 copy_floats(base + ZEROS, 1, target, LANES)
             copy_floats(source, 1, target, found)
         return
@@ -128,6 +134,7 @@ def dot_line(plan, a, panel, element, found):  # pragma: no cover - compiled
     The first of the `found` columns is number `element` of the result.
     """
     depth, is_chain = 0, plan.order in (SEQUENTIAL, BLOCKED)
+    # Products of a chain are added as they are made, in registers.
     if is_chain and not is_drawn(plan.way):
         for start in range(0, plan.n, plan.width):
             run, line = min(plan.width, plan.n - start), panel + start * LINE
@@ -141,6 +148,7 @@ def dot_line(plan, a, panel, element, found):  # pragma: no cover - compiled
             else:
                 chain_lines(TOTAL, LOST_OF_TOTAL, plan.base + BLOCK, 1, True, plan)
         return
+    # Else they are a tile, as addends are.
     for p in range(0, plan.n, POSITIONS):
         m = min(POSITIONS, plan.n - p)
         if is_drawn(plan.way):

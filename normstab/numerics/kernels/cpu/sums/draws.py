@@ -1,7 +1,12 @@
 """The random bits of stochastic sums in lanes.
 
-Beside each line of addends lie the bits of their additions, twice as far those of their products. A sum, or a line
-that is moved, carries the bits of its first addend along (see lanes).
+    tile                 [ x0 line ][ x1 line ] ...      addends or products, 64 sums side by side
+    `away` bytes on      [ bits    ][ bits    ] ...      of the addition that takes in each of them
+    twice `away` on      [ bits    ][ bits    ] ...      of the product that made each of them
+
+Bits are drawn ahead, for a run of neighbouring indices, as a Philox block serves several; vector code then finds them
+at one fixed distance from what they belong to. A sum, or a line that is moved, carries the bits of its first addend
+along (see lanes).
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -61,12 +66,14 @@ def turn_fields(m, target, rows):  # pragma: no cover - compiled
 def draw_addends(plan, group, rows, p, m):  # pragma: no cover - compiled
     """Draw for positions p .. p + m - 1 of a group of rows, which are in the tile."""
     table, away = view(plan.draws, SITES, np.int64), TILE + plan.way.away
+    # Kept positions are neighbours in the index: the bits of a line are one run.
     if table[IS_SIDE_BY_SIDE] != 0:
         for t in range(m):
             o, i = (p + t) // plan.n_inner, (p + t) % plan.n_inner
             first = word(plan.kept + 16 * group + 8) + word(plan.outer + 16 * o + 8) + i * table[INNER]
             draw_run(OF_SUMS, first, rows, away + t * LINE, plan)
         return
+    # Else the positions of a row are: its bits are one run, which is then turned into lanes.
     for r in range(rows):
         done = 0
         while done < m:
@@ -83,5 +90,6 @@ def draw_products(plan, element, p, m, found):  # pragma: no cover - compiled
     """Draw for products p .. p + m - 1 of `found` neighbouring elements of the result, and for their additions."""
     for which in (OF_SUMS, OF_ADDENDS):
         for j in range(found):
+            # Product k of element e has number e K + k in the virtual tensor of all products.
             draw_run(which, (element + j) * plan.n + p, m, ROOM + j * LINE, plan)
         turn_fields(m, TILE + (1 + which) * plan.way.away, plan)

@@ -18,6 +18,7 @@ from normstab.numerics.kernels.cpu.sums.steps import read
 
 __all__ = ["FLAGS", "HAS_INF", "HAS_NAN", "MOST_ADDENDS", "exact_products", "exact_rows"]
 
+# From 2^-1074 to 2^1024 there are 2098 bits, and 30 for carries of 2^30 addends: 67 limbs would do.
 LIMBS, LIMB_BITS, LIMB_MASK = 72, 32, 2**32 - 1
 # Of one sum: each adds twice to a limb.
 MOST_ADDENDS = 1 << 30
@@ -34,6 +35,7 @@ def put_number(limbs, value):
     m = (bits & (2**52 - 1)) | (np.int64(biased != 0) << 52)
     position = max(biased, 1) - 1
     limb, places = position >> 5, position & 31
+    # Two shifts: 53 bits moved by up to 31 places do not fit in one int64.
     low, high = (m & LIMB_MASK) << places, (m >> LIMB_BITS) << places
     # The sign goes with each piece: limbs are signed until the end.
     sign = 1 - 2 * np.int64(bits < 0)
@@ -73,6 +75,8 @@ def rounded_number(limbs, to_odd):  # pragma: no cover - compiled
         length += 1
     excess = max(length - DIGITS, 0)
     kept, half, below = np.int64(0), np.int64(0), np.int64(0)
+    # Bits above the cut are kept; below it, the first is half
+    # a unit, and of the others it matters whether any is set.
     for i in range(top + 1):
         at = LIMB_BITS * i - excess  # where the limb's lowest bit stands among those that are kept
         if at >= 0:

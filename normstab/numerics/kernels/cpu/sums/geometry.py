@@ -1,6 +1,10 @@
 """Where the addends of a sum lie: memory offsets and row-major indices of kept and reduced positions.
 
-No numba here. Offsets count elements from the tensor's first.
+    x (N, C, H, W) summed over N, H, W:   one sum for each c; n_inner = H W neighbours; one outer position for each n
+    addend p of sum c lies at             kept[c] + outer[p // n_inner] + (p % n_inner) inner_memory
+
+So a few positions, and not a table of all, say where every addend is. The same three parts, in their second columns,
+say its index, by which random bits are drawn. No numba here. Offsets count elements from the tensor's first.
 """
 
 from __future__ import annotations
@@ -76,6 +80,8 @@ def _geometry(shape: tuple[int, ...], strides: tuple[int, ...], reduced: tuple[i
     axes = [(shape[axis], strides[axis], index_strides[axis]) for axis in range(len(shape))]
     kept = _offsets([axes[axis] for axis in range(len(shape)) if axis not in reduced])
     inner, rest = (1, 0, 0), [axes[axis] for axis in reduced if shape[axis] != 1]
+    # From the innermost reduced axis outwards, as long as
+    # one step of an axis is a whole turn of those within it.
     while rest:
         size, memory, index = rest[-1]
         if inner[0] > 1 and (memory, index) != (inner[0] * inner[1], inner[0] * inner[2]):
@@ -91,5 +97,6 @@ def _offsets(axes: Sequence[tuple[int, int, int]]) -> NDArray[np.int64]:
     for size, *steps in axes:
         step = np.arange(size, dtype=np.int64)[:, None] * np.array(steps, np.int64)
         offsets = (offsets[:, None] + step[None]).reshape(-1, 2)
+    # They are cached, and handed out again.
     offsets.flags.writeable = False
     return offsets

@@ -28,6 +28,8 @@ from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, write
 
 __all__ = ["Source", "bench", "columns_at_once", "shape_of", "sum_columns", "sum_lines", "welford_lines"]
 
+# So many columns at once that the partial sums of all groups
+# stay in a cache; of a tree all addends are partial sums.
 COLUMNS_OF_GROUPS, NUMBERS_OF_A_TREE, LEAST_COLUMNS = 256, 1 << 16, 16
 
 # Lines of `width` numbers at address x (`dtype`), n of them; for products the factor of each line. The leaf of an
@@ -111,6 +113,7 @@ def chains(source, first, m, shape, partial, contexts, at):  # pragma: no cover 
     """Fill `partial` (groups, m) with the sums of each group; `shape` is (groups, group_step, steps, step)."""
     groups, group_step, steps, step = shape
     load, add, kahan = contexts
+    # Groups are added side by side, so that few columns still fill a block.
     together = BLOCK // m
     for g in range(0, groups, together):
         count = min(together, groups - g)
@@ -123,6 +126,7 @@ def chains(source, first, m, shape, partial, contexts, at):  # pragma: no cover 
                 fma_line(at.factor, at.raw, total, at.leaves, n, add, at.desk)
                 continue
             round_addends(source, n, load, at)
+            # A chain begins with its first addend, and has lost nothing.
             if i == 0:
                 copy_numbers(at.x, total, n)
                 for j in range(n):
@@ -162,6 +166,7 @@ def tree_of_groups(source, first, m, groups, partial, add, at):  # pragma: no co
                 pair, column = (start + done) // m, (start + done) % m
                 run = min(m - column, n - done)
                 left, right = 2 * pair * m + column, (2 * pair + 1) * m + column
+                # An addition draws by the first leaf of its right operand.
                 place = source.places[(2 * pair + 1) * span]
                 for j in range(run):
                     at.raw[done + j], at.x[done + j] = partial[left + j], partial[right + j]
@@ -169,6 +174,7 @@ def tree_of_groups(source, first, m, groups, partial, add, at):  # pragma: no co
                 done += run
             add_line(at.raw, at.x, at.y, at.leaves, n, add, at.desk)
             copy_numbers(at.y, partial[start:], n)
+        # An odd last one moves up unchanged.
         if groups % 2:
             copy_numbers(partial[(groups - 1) * m :], partial[groups // 2 * m :], m)
         groups, span = (groups + 1) // 2, 2 * span

@@ -1,6 +1,10 @@
 """What the fast kernels saw of a group of sums, until it is known that nothing in it was special: then it is counted.
 
-The notes lie at the beginning of the buffers of `tiles`; after them, how many of the magnitudes have each exponent.
+    base  [ notes of sums, addends, Kahan's | magnitudes of each | counters of their exponents | tile ... ]
+
+An infinity, a NaN or an overflow counts by its operands, which vectors no longer have. So they count nothing while
+they add: they note, and a group that saw such a thing is thrown away and summed again by the general kernel. The notes
+lie at the beginning of the buffers of `tiles`.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -41,6 +45,7 @@ def begin_group(plan):  # pragma: no cover - compiled
     """Make all notes, and the magnitudes counted, empty."""
     words = view(plan.base, NOTES_OF_GROUP * SEEN, u32)
     for j in range(NOTES_OF_GROUP * SEEN):
+        # The second vector of a note is the smallest less 1, so that none yet is the greatest.
         words[j] = u32(0xFFFFFFFF) if j % SEEN // WIDTH == 1 else u32(0)
     if is_full(plan.way) and plan.way.bins != 0:
         exponents = view(plan.base + EXPONENTS_AT, NOTES_OF_GROUP * EXPONENTS, u32)
@@ -52,6 +57,7 @@ def begin_group(plan):  # pragma: no cover - compiled
 def has_special(plan, special):  # pragma: no cover - compiled
     """Whether any magnitude of the group is special, or is counted in a histogram and subnormal in float32."""
     words = view(plan.base, NOTES_OF_GROUP * SEEN, u32)
+    # Bins are counted by the exponent of float32, which subnormals share.
     least = LEAST_NORMAL32 - u32(1) if is_full(plan.way) and plan.way.bins != 0 else u32(0)
     for note in range(0, NOTES_OF_GROUP * SEEN, SEEN):
         for j in range(WIDTH):
@@ -89,6 +95,7 @@ def settle_group(plan, which, n, counts, apart, bins):  # pragma: no cover - com
         scratch[SUBNORMAL] += np.int64(words[2 * WIDTH + j])
         scratch[UNDERFLOW] += np.int64(words[3 * WIDTH + j])
         scratch[INEXACT] += np.int64(words[NOTE_OF_INEXACT * WIDTH + j])
+        # A lane that saw nothing but zeros has no extremes.
         if words[j] != u32(0):
             scratch[LARGEST] = max(scratch[LARGEST], as_int64(np.float64(as_float32(words[j]))))
             least = as_int64(np.float64(as_float32(u32(words[WIDTH + j] + u32(1)))))
@@ -101,6 +108,7 @@ def settle_group(plan, which, n, counts, apart, bins):  # pragma: no cover - com
 def settle_exponents(exponents_at, n, bins):  # pragma: no cover - compiled
     """Add n magnitudes to a histogram: those that are not zero by their exponents, whatever lies in idle lanes."""
     exponents, found = view(exponents_at, EXPONENTS, u32), view(bins, HISTOGRAM_BINS, np.int64)
+    # Zeros, and what idle lanes hold, have exponent 0: zeros are what the others leave of n.
     rest = n
     for e in range(1, EXPONENTS // 4):
         number = np.int64(exponents[4 * e] + exponents[4 * e + 1] + exponents[4 * e + 2] + exponents[4 * e + 3])

@@ -1,6 +1,12 @@
 """The orders of a sum, and one sum that takes its addends one after another: what the kernels of norms are made of.
 
-Whole tensors are summed by `line_sums` and `sum_tiles`, with the same bits and counters.
+    sequential   partial [ total | its lost part ]
+    blocked      partial [ total | lost | block | lost ]     a full block is added to the total
+    lanes        partial [ lane 0 | lane 1 | ... ]           addend p joins lane p % width; lanes are joined at the end
+    pairwise     partial [ 8 addends | 4 | 1 ]               of 13: a stack of subtrees, each less than the one before
+
+So a sum in any order needs a few numbers, not its addends. Whole tensors are summed by `line_sums` and `sum_tiles`,
+with the same bits and counters.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -36,6 +42,8 @@ def chain_step(partial, slot, x, leaf, add, kahan):  # pragma: no cover - compil
     if len(kahan) == 0:
         partial[slot] = add_step(total, x, leaf, add)
         return
+    # Kahan: y is x and what was lost before; (t - total) - y is what t lost of it.
+    # Never simplified, each is rounded.
     y = add_step(x, -partial[slot + 1], leaf, kahan)
     t = add_step(total, y, leaf, add)
     partial[slot] = t
@@ -47,6 +55,7 @@ def fold_lanes(partial, leaves, k, add):  # pragma: no cover - compiled
     """Add partial[:k] pairwise, level by level, into partial[0]."""
     while k > 1:
         for i in range(k // 2):
+            # A sum draws by the first leaf of its right operand, and is known further up by that of its left one.
             partial[i] = add_step(partial[2 * i], partial[2 * i + 1], leaves[2 * i + 1], add)
             leaves[i] = leaves[2 * i]
         if k % 2:
@@ -58,6 +67,7 @@ def fold_lanes(partial, leaves, k, add):  # pragma: no cover - compiled
 def push(partial, leaves, depth, p, x, leaf, add):
     """Push addend number p on the stack of a pairwise tree, joining what is complete; return the depth."""
     partial[depth], leaves[depth] = x, leaf
+    # As a binary counter carries: addend p completes as many subtrees as p has ones at its end.
     while p & 1:
         partial[depth - 1] = add_step(partial[depth - 1], partial[depth], leaves[depth], add)
         depth, p = depth - 1, p >> 1
@@ -81,6 +91,8 @@ def take(order, width, p, n, x, leaf, partial, leaves, state, add, kahan):  # pr
         else:
             chain_step(partial, 0, x, leaf, add, kahan)
     else:
+        # The first addend of a block is taken as it is: nothing
+        # is added to zero, for that would count as an addition.
         if p % width == 0:
             partial[2], partial[3], state[1] = x, 0.0, leaf
         else:
@@ -100,6 +112,7 @@ def finish(order, width, n, partial, leaves, state, add):
     if order == LANES:
         fold_lanes(partial, leaves, min(width, n), add)
     elif order == PAIRWISE:
+        # What is left of a tree that is not full: from the least subtree on, as odd last elements move up.
         for depth in range(state[0] - 1, 0, -1):
             partial[depth - 1] = add_step(partial[depth - 1], partial[depth], leaves[depth], add)
     return partial[0]

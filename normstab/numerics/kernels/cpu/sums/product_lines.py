@@ -67,6 +67,7 @@ def dot_lines(
         start = 0
         while start < n:
             if mask != 0 and wanted[row * panels + start // PANEL] == 0:
+                # The fast kernel has done this panel.
                 start += PANEL
                 continue
             length = min(most, n - start)

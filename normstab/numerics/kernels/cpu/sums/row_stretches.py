@@ -55,6 +55,7 @@ HALVED = 256  # addends that four levels of a tree turn into 16
 def gather(at, step, rows, m, target, plan):  # pragma: no cover - compiled
     """Turn m floats of each row, `step` bytes apart in the buffers, into m lines, and up to a multiple of 16."""
     addresses = view(plan.base + ROWS, LANES, np.int64)
+    # Rows that there are not are zeros.
     for r in range(LANES):
         addresses[r] = plan.base + (at + r * step if r < rows else ZEROS)
     gather_rows(m, target, plan)
@@ -69,10 +70,12 @@ def sum_lanes_of_rows(plan, group, rows):  # pragma: no cover - compiled
             source, lines, done = element(plan, group + r, p), plan.n_inner // LANES, 0
             while done < lines:
                 m, at = min(POSITIONS, lines - done), source + done * LINE
+                # Addends that move are counted, so that they are rounded in a copy, before they are added.
                 if is_counted(plan.way) and not is_plain(plan.way):
                     copy_floats(at, 1, plan.base + TILE, m * LANES)
                     round_lines(TILE, m, plan)
                     at = plan.base + TILE
+                # The first 64 are what the lanes begin with.
                 if p == 0 and done == 0:
                     copy_floats(at, 1, plan.base + line, LANES)
                     if not is_counted(plan.way):
@@ -101,6 +104,7 @@ def sum_halves_of_rows(plan, group, rows):  # pragma: no cover - compiled
                     copy_floats(at, 1, plan.base + TILE, length)
                     round_lines(TILE, length // LANES, plan)
                     at = plan.base + TILE
+                # Four levels over 256 neighbours leave 16 sums: what is left of a row is a sixteenth, in its order.
                 turns = length // HALVED
                 halve(plan.way, (at, target + (p + done) // 4, turns, plan.base))
                 tally(plan, OF_SUMS, turns * KEPT_OF_HALVES)
@@ -125,6 +129,8 @@ def sum_blocks_of_rows(plan, group, rows):  # pragma: no cover - compiled
             addresses[j] = plan.base + ZEROS
             if row < group + rows:
                 addresses[j] = plan.x + 4 * (word(plan.kept + 16 * row) + word(plan.outer + 16 * o) + i)
+            # Blocks of a row follow one another, and the next row begins
+            # where one ends: 64 at a time, whatever rows they are of.
             i += plan.width
             if i == plan.n_inner:
                 o, i = o + 1, 0

@@ -1,7 +1,9 @@
 """One counted rounding after another: the scalar steps that the kernels of sums and products are chains of.
 
-A context is one row of int64: a plan of lane 64, where random bits come from,
-what to count, and a scratch (see counting.py). One context per site and chunk of work.
+    context   [ plan of lane 64 | key, step | folds, down, counts | histogram | scratch of 12 ]     int64 all
+
+A context is all that a rounding at one site needs: its format and mode, where random bits come from, what to count,
+and where (see counting.py). There is one for each site and chunk of work, so that no two threads share one.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -69,7 +71,10 @@ def _context(format: AnyFormat, rounding: Rounding, counts: bool) -> NDArray[np.
     """Return the context of a call without random bits or a histogram; do not write to it."""
     made = np.zeros(CONTEXT, np.int64)
     made[:KEY] = plan(format, rounding, LANE64)
+    # Up to 51 bits a sum rounded to odd is rounded once more to
+    # what the exact one is; wider formats take float64's own.
     made[FOLDS], made[DOWN], made[COUNTS] = format.precision <= 51, rounding.mode == "down", counts
+    # The smallest magnitude so far: none.
     made[SCRATCH_AT + SCRATCH - 1] = INF64
     made.flags.writeable = False
     return made
@@ -112,6 +117,7 @@ def read(address, itemsize, offset):
     if biased == 0:
         value = np.float64(fraction) * as_float64((1023 - 149) << 52)
         return -value if bits >> 31 else value
+    # An exponent of all ones stays one.
     exponent = 2047 if biased == 255 else biased + 896
     return as_float64(((bits >> 31) << 63) | (exponent << 52) | (fraction << 29))
 
@@ -175,6 +181,7 @@ def sum_folded(a, b):
 def add_step(a, b, leaf, context):
     """Return a + b, rounded once and counted."""
     s = sum_folded(a, b) if context[FOLDS] != 0 else a + b
+    # IEEE 754, 6.3: downwards the sum of unlike numbers that cancel is -0.
     if s == 0.0 and context[DOWN] != 0 and (as_int64(a) ^ as_int64(b)) < 0:
         s = -0.0
     return round_step(s, leaf, a != a or b != b, abs(a) == np.inf or abs(b) == np.inf, context)
@@ -186,6 +193,7 @@ def load_step(x, leaf, context):
     drawn = np.int64(0)
     if context[FIELD_WIDTH] != 0:
         drawn = np.int64(field_of(context[KEY], context[STEP], leaf, context[FIELD_WIDTH])) << 30
+    # Rounded silently first: nearly every addend fits, which is no event.
     y = plain_step(x, drawn, context)
     if y != x and x == x and context[COUNTS] != 0:
         return round_step(x, leaf, False, abs(x) == np.inf, context)

@@ -1,5 +1,9 @@
 """Sums to nearest, 64 rows at a time: the fast kernel of sums, tile by tile within the first-level cache.
 
+    rows of x        lanes 0 .. 63, a group
+    positions        [ tile: 0 .. 63 ][ 64 .. 127 ][ ... ]     fetched, added to TOTAL, BLOCK or STACK, and forgotten
+
+The additions of a sum depend on one another and cannot be hurried, but those of 64 sums do not: so lanes are rows.
 A group of rows that saw anything special is marked as failed and has counted nothing: `sum_lines` does it again.
 Orders and their codes are those of one_sum.
 """
@@ -60,6 +64,7 @@ def add_to_lanes(p, m, plan):  # pragma: no cover - compiled
         run = min(m - t, plan.width - lane)
         at = STACK + lane * LINE
         if p + t < plan.width:
+            # The first addends of the lanes are taken as they are.
             move_lines(TILE + t * LINE, at, run, plan)
         else:
             add_lines(at, 1, TILE + t * LINE, 1, at, 1, run, plan)
@@ -79,6 +84,7 @@ def add_to_chains(p, m, group, rows, plan):  # pragma: no cover - compiled
         run = min(m - t, plan.width - q)
         chain_lines(BLOCK, LOST, plan.base + TILE + t * LINE, run, True, plan)
         t += run
+        # A block ends here, though perhaps not the tile: what is open in BLOCK goes on in the next.
         if (p + t) % plan.width == 0 or p + t == plan.n:
             if plan.order == BLOCKS_ONLY:
                 blocks = (plan.n + plan.width - 1) // plan.width
@@ -150,6 +156,8 @@ def sum_tiles(
     special = view(way.table, SPECIAL + 1, np.int64)[SPECIAL]
     for which in range(NOTES_OF_GROUP):
         clear(view(counts + which * apart, SCRATCH, np.int64))
+    # Asked of the thread that adds, for flush-to-zero is a mode of each.
+    # `least` comes from outside: LLVM would multiply two constants itself.
     flushes = as_uint32(np.float32(np.float32(least) * np.float32(2.0**-40))) == np.uint32(0)
     zeros = view(base + ZEROS, LANES, np.float32)
     for j in range(LANES):

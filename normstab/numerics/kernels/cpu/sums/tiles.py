@@ -1,7 +1,12 @@
 """Tiles: 64 rows of a tensor side by side in lanes, and what the fast kernels keep beside them.
 
-A tile has positions outermost: a line of 64 lanes for each. All of it lies in one stretch of memory, the
-buffers, at the offsets (bytes) below. What is added here is whole lines, and the trees of them.
+    base  [ notes | TILE: 64 lines | TOTAL | BLOCK | what each lost | ROOM: 64 rows | ZEROS | ROWS | WORDS | STACK ... ]
+
+    line p of TILE   [ x_0p x_1p x_2p ... x_63p ]     position p of 64 rows; below it position p + 1
+
+A tile has positions outermost, so that one vector addition is one step of many sums, each in its own order. All of it
+lies in one stretch of memory, the buffers, at the offsets (bytes) below. What is added here is whole lines, and the
+trees of them.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -190,15 +195,19 @@ def fetch(plan, group, rows, p, m, is_side_by_side):  # pragma: no cover - compi
                 copy_floats(source, 1, target, rows)
                 source = target
             copy_line(plan.way, (source, target, POSITIONS * 4 * plan.step, plan.base))
+        # Where nobody counts, the copy has rounded already.
         if is_counted(plan.way):
             round_lines(TILE, m, plan)
         return
     o, i = p // plan.n_inner, p % plan.n_inner
+    # The turning reads sixteen floats at a time: from memory
+    # itself only where that ends within the row's own.
     is_direct = plan.step == 1 and i + m <= plan.n_inner and m % 16 == 0
     start = plan.x + 4 * (word(plan.outer + 16 * o) + i * plan.step)
     addresses = view(plan.base + ROWS, LANES, np.int64)
     for r in range(LANES):
         if r >= rows:
+            # Lanes without a row add zeros, which are nothing special, and are not counted.
             addresses[r] = plan.base + ZEROS
         elif is_direct:
             addresses[r] = start + 4 * word(plan.kept + 16 * (group + r))
@@ -240,6 +249,7 @@ def push_tree(p, m, depth, plan):  # pragma: no cover - compiled
     tree(TILE, m, plan)
     move_lines(TILE, STACK + depth * LINE, 1, plan)
     number = p // POSITIONS
+    # Full tiles are whole subtrees: they are joined as a binary counter carries, the older one on the left.
     while number & 1:
         top = STACK + depth * LINE
         add_lines(top - LINE, 0, top, 0, top - LINE, 0, 1, plan)

@@ -1,6 +1,10 @@
 """Vector operations that bring addends to their lanes, rounded on the way where nothing counts what moves.
 
-Arguments are as in lanes.
+    row 0    [ x00 x01 x02 ... ]                  line 0   [ x00 x10 x20 ... ]
+    row 1    [ x10 x11 x12 ... ]   transposed     line 1   [ x01 x11 x21 ... ]
+    row 2    [ x20 x21 x22 ... ]                  line 2   [ x02 x12 x22 ... ]
+
+A row is a sum, and lies along memory; a line has one addend of every sum. Arguments are as in lanes.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -37,6 +41,8 @@ def _transpose(rounder: Rounder, rows, offset, target, target_step, notes):
         address = b.load(code.at(rows, 8 * i, I64))
         lines.append(taken(rounder, code.load(address, offset), addends))
         code.prefetch(b.add(address, offset), 2 * VECTOR)
+    # Pairs of lines s apart exchange blocks of s numbers:
+    # after four rounds row and column have changed places.
     for s in (1, 2, 4, 8):
         low = ir.Constant(VI, [j if not j & s else WIDTH + j - s for j in range(WIDTH)])
         high = ir.Constant(VI, [j + s if not j & s else WIDTH + j for j in range(WIDTH)])

@@ -1,4 +1,10 @@
-"""Which way of rounding and counting in float32 lanes gives the bits and counters of the calls of a sum, if any."""
+"""Which way of rounding and counting in float32 lanes gives the bits and counters of the calls of a sum, if any.
+
+    scratches   [ sums: piece 0, piece 1 ... ][ addends: piece 0 ... ][ Kahan's: piece 0 ... ]     12 int64 each
+    bins        [ piece 0: sums, addends, Kahan's ][ piece 1: ... ]                                 if one is asked for
+
+Each piece of a kernel's work counts into its own, and all are added up when the last has ended.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
 """Vector operations on lines of 64 float32 that add, round and multiply. Each is written for one way.
 
+    join     [ a0 .. a63 ] + [ x0 .. x63 ]  ->  [ y0 .. y63 ]                     a rounding for each lane
+    chain    [ s0 .. s63 ] + line, + line, + line ...                             sums stay in registers
+    halve    256 neighbours of a row  ->  128 -> 64 -> 32 -> 16                   along a row, as a tree
+
 Each takes a way and a tuple of addresses, counts, and steps in bytes, last the address of the notes of a group (see
 note_code), which it adds to what it saw.
 """
@@ -186,6 +190,7 @@ def _halve(rounder: Rounder, x, y, n, notes):
         row = [taken(rounder, code.load(x, scaled(code, i, VECTOR * WIDTH, VECTOR * v)), sums) for v in range(WIDTH)]
         while len(row) > 1:
             pairs = list(zip(row[::2], row[1::2], strict=True))
+            # Neighbours are added: those of even and of odd place side by side, over both vectors.
             split = [[b.shuffle_vector(left, right, places) for places in (even, odd)] for left, right in pairs]
             row = [rounder.added(first, second, sums) for first, second in split]
         code.store(row[0], y, scaled(code, i, VECTOR, 0))
@@ -206,6 +211,7 @@ def _round_in_place(rounder: Rounder, x, n, notes):
         result = rounder.rounded(value)
         code.store(result, x, at)
         size, after = code.size(value), code.size(result)
+        # A special addend is noted though it may not move, so that the group is done again.
         is_special = b.icmp_unsigned(">=", size, rounder.special)
         is_moved = b.or_(b.icmp_unsigned("!=", size, after), is_special)
         if rounder.style == DRAWN:

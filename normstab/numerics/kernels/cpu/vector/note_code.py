@@ -1,7 +1,10 @@
 """Notes of what vector code saw: where they lie, and how they are held while an operation runs.
 
-A group of sums has three, of sums, of addends (or products) and of Kahan's corrections. They lie at one address, one
-after the other; then, for each, the magnitudes of exact results that a histogram counts.
+    [ sums | addends | Kahan's ]        a note each: largest, smallest, subnormal, underflow, inexact, 16 lanes each
+    [ sums | addends | Kahan's ]        for each: magnitudes of exact results, which a histogram is to count
+
+What an infinity or a NaN counts as depends on its operands, which a note does not know: a group whose notes show
+anything special is done again by the general kernels. Of all others the notes are what is counted.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -67,6 +70,7 @@ class Note:
 
     def count(self, what: int, happened: Any) -> None:
         """Count one more in the lanes where something happened."""
+        # True is all bits set, -1 as an integer: taken away, it adds one.
         self.now[what] = self.code.b.sub(self.now[what], self.code.b.sext(happened, VI))
 
     def end(self) -> None:

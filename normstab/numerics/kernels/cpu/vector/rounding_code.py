@@ -96,6 +96,7 @@ class Rounder:
         if self.style == HALF and converts_to_half():  # else never run, and without an instruction it would not link
             return b.fpext(b.fptrunc(s, VH), VF)
         x = code.bits(s)
+        # The exponent of x, of emin at least, lifted: below emin the quantum stays.
         c = code.floats(b.add(code.greater(b.and_(x, splat(INFINITY)), self.low), self.lift))
         t, sign = b.fadd(s, c), b.and_(x, splat(SIGN))
         if self.style == STEPPED:
@@ -121,6 +122,7 @@ class Rounder:
         c_bits = b.add(code.greater(b.and_(size, splat(INFINITY)), self.low), self.lift)
         c = code.floats(c_bits)
         t = b.fadd(m, c)
+        # t was rounded to nearest: where it lies above m + error, the number below is one less in its last bit.
         rest, is_less = b.fsub(m, b.fsub(t, c)), b.fcmp_ordered("<", error, ZEROS)
         is_above = b.or_(b.fcmp_ordered("<", rest, ZEROS), b.and_(b.fcmp_ordered("==", rest, ZEROS), is_less))
         t_bits = b.add(code.bits(t), b.sext(is_above, VI))
@@ -154,6 +156,7 @@ class Rounder:
         s = self.b.fadd(a, x)
         if self.style not in (STEPPED, DRAWN) and self.counts == UNCOUNTED:
             return self.noted_special(s, note)
+        # Counted is the exact sum: its magnitude toward zero, and whether s lost something of it.
         error, is_off, size = self.lost_of_sum(a, x, s)
         exact = self.sum_to_odd(a, x, s, is_off, size) if self.style == STEPPED else s
         if self.counts == UNCOUNTED and self.style != DRAWN:
@@ -206,6 +209,7 @@ class Rounder:
         error = b.fadd(b.fsub(a, b.fsub(s, x_seen)), b.fsub(x, x_seen))
         is_off = b.fcmp_unordered("!=", error, ZEROS)
         is_apart = b.icmp_signed("<", b.xor(code.bits(error), code.bits(s)), splat(0))
+        # Where the error points back to zero, the exact sum lies below s, and above its neighbour.
         return error, is_off, b.add(code.size(s), b.sext(b.and_(is_off, is_apart), VI))
 
     def sum_to_odd(self, a: Any, x: Any, s: Any, is_off: Any, size: Any) -> Any:
@@ -226,6 +230,7 @@ class Rounder:
         back = b.fpext(near, VD)
         is_off = b.fcmp_unordered("!=", wide, back)
         size = b.add(code.size(near), b.sext(b.fcmp_ordered("<", self.wide_size(wide), self.wide_size(back)), VI))
+        # Truncated, with the last bit set where anything was lost: rounded to odd.
         odd = b.or_(size, b.zext(is_off, VI))
         return code.floats(b.or_(odd, code.sign(near))), size, is_off
 
@@ -245,6 +250,7 @@ class Rounder:
         b, now = self.b, note.now
         if self.counts == FULL:
             note.keep(size)
+        # 0 < y < the least normal number in one comparison: zero wraps to the greatest.
         is_small = b.icmp_unsigned("<", b.sub(self.code.size(y), splat(1)), b.sub(self.least, splat(1)))
         now[LARGEST] = self.code.greater(now[LARGEST], size)
         now[SMALLEST] = self.code.less(now[SMALLEST], b.sub(size, splat(1)))

@@ -1,7 +1,10 @@
 """The words that vector code is written in: LLVM instructions on 16 float32 at a time.
 
-Nothing is contracted or reassociated; LLVM fits the vectors to the processor. How results are rounded and noted is
-in rounding_code, the operations are in lane_code.
+    a line     [ vector 0 | vector 1 | vector 2 | vector 3 ]     64 lanes, 256 bytes; lane i belongs to sum i
+    a vector   [ 0 1 2 ... 15 ]                                  LLVM cuts it to what the processor has
+
+Nothing is contracted or reassociated. How results are rounded and noted is in rounding_code, the operations are in
+lanes.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -70,6 +73,8 @@ class Code:
 
     def load(self, address: Any, offset: Any, kind: Any = VF) -> Any:
         """Return the vector at an address, which need not be aligned."""
+        # 4: what float32 is aligned to.
+        # An instruction for aligned vectors would fail elsewhere.
         return self.b.load(self.at(address, offset, kind), align=4)
 
     def store(self, value: Any, address: Any, offset: Any) -> None:
@@ -130,6 +135,7 @@ class Held:
 
     def __init__(self, code: Code, address: Any, n: int = NOTES, kind: Any = VI) -> None:
         self.code, self.address = code, address
+        # Variables on the stack, which LLVM keeps in registers: a loop may change them, other than LLVM's values.
         self.places = [cgutils.alloca_once_value(code.b, code.load(address, VECTOR * i, kind)) for i in range(n)]
 
     def get(self) -> list[Any]:
