@@ -28,6 +28,7 @@ from normstab.torch_private import modes_off
 
 __all__ = ["ask", "keep", "keep_specials"]
 
+# Elements that a program takes at a time; programs for each multiprocessor.
 BLOCK, RESIDENT = 1024, 4
 # The bits of an infinity, by dtype, and of a magnitude.
 INFINITIES = {
@@ -61,6 +62,7 @@ def any_kernel(
     INF: tl.constexpr, MAGNITUDE: tl.constexpr, IS_RESULT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Answer 1 where an operand has a NaN, and where an infinity; IS_RESULT: count them as what arrived, unasked."""
+    # The launch is unconditional, its work is not: the host never waits to learn whether anything broke.
     if IS_RESULT or number_of(counts) > 0:
         nans, infs = tl.full([], 0, tl.int64), tl.full([], 0, tl.int64)
         n = n.to(tl.int64)
@@ -75,6 +77,7 @@ def any_kernel(
             tl.atomic_add(counts + NANS, nans, mask=nans > 0, sem="relaxed")
             tl.atomic_add(counts + INFS, infs, mask=infs > 0, sem="relaxed")
         else:
+            # An answer is yes or no, however many operands say it.
             tl.atomic_max(counts + NAN_ANSWER, nans * 0 + 1, mask=nans > 0, sem="relaxed")
             tl.atomic_max(counts + INF_ANSWER, infs * 0 + 1, mask=infs > 0, sem="relaxed")
 

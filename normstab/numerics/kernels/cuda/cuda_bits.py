@@ -1,7 +1,13 @@
 """Rounding as integer arithmetic in Triton: device functions that every CUDA kernel is made of.
 
+    m of x       [ k: whole quanta | what falls off ]       as in bits.py of the CPU, a number for each thread
+    fraction                       [ what falls off 0 0 ]   aligned at 2^62: the mode adds to it, a carry raises k
+
+    events of a number    [ overflow | saturated | underflow | subnormal | NaN ]    fields of 12 bits in one int64
+    summed over a block   [       how often each happened, side by side       ]     one reduction for five counters
+
 Values are the int64 bits of float64; whatever is narrower is widened and narrowed by integers, so that
-flush-to-zero cannot act. `table` points at the plan (see plan.py) of lane 64. Importing this needs Triton.
+flush-to-zero cannot act. `table` points at the plan (see format_table.py) of lane 64. Importing this needs Triton.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -87,6 +93,7 @@ def widened(bits, DIGITS: tl.constexpr, BIAS: tl.constexpr):
     wide = bits.to(tl.int64)
     if DIGITS < 52:
         a = wide & (((2 * BIAS + 2) << DIGITS) - 1)
+        # An exponent of all ones is raised twice, and stays one.
         rebias = tl.full([], (1023 - BIAS) << 52, tl.int64)
         normal = (a << (52 - DIGITS)) + rebias
         normal = tl.where(a >= ((2 * BIAS + 1) << DIGITS), normal + rebias, normal)
@@ -103,6 +110,8 @@ def narrowed(y, DIGITS: tl.constexpr, BIAS: tl.constexpr):
     narrow = y
     if DIGITS < 52:
         a = y & MAGNITUDE64
+        # How far x lies below the dtype's normal numbers: so many
+        # places more go, and nothing is left beyond all digits.
         below = tl.minimum(tl.maximum((1024 - BIAS) - (a >> 52), 0), DIGITS + 1)
         small = ((a & (2**52 - 1)) + 2**52) >> (below + (52 - DIGITS))
         normal = (a >> (52 - DIGITS)) - ((1023 - BIAS) << DIGITS)
@@ -121,6 +130,7 @@ def unbounded(a, negative, drawn, table):
     """
     biased = tl.maximum(a >> 52, 1)
     m = a - ((biased - 1) << 52)  # x = m 2^(biased - 1075)
+    # Below emin the quantum stays, and the shift grows as the number falls.
     s = tl.maximum(tl.load(table + BASE) - biased, tl.load(table + SHIFT))  # quantum = 2^s units of m
     excess = tl.minimum(tl.maximum(s - ALIGN, 0), 63)
     kept = m >> excess
@@ -132,6 +142,7 @@ def unbounded(a, negative, drawn, table):
     total += tl.load(table + ADD) + (tl.load(table + ADD_ODD) & -(k & 1)) + (tl.load(table + ADD_NEGATIVE) & negative)
     k += total >> ALIGN
     r = ((biased - 1) << 52) + (k << tl.minimum(t, 53))
+    # There k is 0 or 1, and the exponent of x says nothing of the result's.
     r = tl.where(s > 53, tl.load(table + LEAST), r)
     r = tl.where(k == 0, 0, r)
     return tl.where(r < tl.load(table + FLUSHED_BELOW), 0, r)
@@ -147,6 +158,8 @@ def wrapped(r, negative, table):
     k = tl.where(up >= 0, m << tl.minimum(tl.maximum(up, 0), 62), m >> tl.minimum(tl.maximum(-up, 0), 63))
     k = tl.where(up >= 54, 0, k)
     span = tl.full([], 1, tl.int64) << tl.load(table + WRAP_BITS)
+    # Two's complement: -k where negative is all ones, modulo
+    # the span; its upper half are the negative numbers.
     k = ((k ^ negative) - negative) & (span - 1)
     k = tl.where(k >= (span >> 1), k - span, k)
     return as_int64(k.to(tl.float64) * as_float64((1023 - places) << 52))
@@ -182,6 +195,8 @@ def drawn_fields(word, step, block, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     low = blocks.to(tl.uint32)
     step_low, step_high = low * 0 + step.to(tl.uint32), low * 0 + (step >> 32).to(tl.uint32)
     c0, c1, c2, c3 = tl.philox(word, low, (blocks >> 32).to(tl.uint32), step_low, step_high)
+    # Two interleavings put words 0, 1, 2, 3 of each block
+    # in turn; further ones split words, low fields first.
     fields = tl.interleave(tl.interleave(c0, c2), tl.interleave(c1, c3))
     if WIDTH <= 16:
         fields = tl.interleave(fields << 16, fields & 0xFFFF0000)
@@ -222,6 +237,7 @@ def events(x, y, is_beyond, has_nan, has_inf, by_zero, inside, table):
     second |= by_zero.to(tl.int64) << (2 * FIELD)
     second |= (is_nonzero & (y != x)).to(tl.int64) << (3 * FIELD)
     seen = inside & is_nonzero
+    # Both are maxima over memory that begins with zeros: the smallest is kept as its distance from infinity.
     largest, below_inf = tl.where(seen, a, 0), tl.where(seen, -a + INF64, 0)
     return tl.where(inside, first, 0), tl.where(inside, second, 0), largest, below_inf
 
@@ -236,6 +252,7 @@ def count_events(counts, x, y, is_beyond, has_nan, has_inf, by_zero, inside, tab
     first, second = tl.sum(first, axis=0), tl.sum(second, axis=0)
     place = tl.arange(0, 16)
     packed = tl.where(place < FIELDS_OF_FIRST, first >> (place * FIELD), second >> ((place - FIELDS_OF_FIRST) * FIELD))
+    # One addition to memory for each event that happened, none for the others.
     often = tl.where(place < NUMBER_OF_EVENTS, packed & (2**FIELD - 1), 0)
     tl.atomic_add(counts + OVERFLOW + place, often, mask=often > 0, sem="relaxed")
     largest, below_inf = tl.max(largest, axis=0), tl.max(below_inf, axis=0)

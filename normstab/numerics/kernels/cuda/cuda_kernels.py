@@ -1,7 +1,11 @@
 """The two Triton kernels: round a tensor; compute one of six operations in float64, round it once. Both count.
 
-Tensors come as int16, int32 or int64 views of their bits. What a format and a rounding are is in the table
-of a plan, so that one compilation serves all. They know no tensors; cuda.py does.
+    elements        ..][ program 0 ][ program 1 ][ program 2 ][..      BLOCK each, one pass over memory
+    Philox blocks     [            ][            ][            ]       whole ones for each program
+
+With random bits the first program begins at the first element of a Philox block (`begin` <= 0), so that no two share
+one. Tensors come as int16, int32 or int64 views of their bits. What a format and a rounding are is in the table
+of a plan, so that one compilation serves all. They know no tensors; cuda_tensors does.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -77,6 +81,7 @@ def round_kernel(
     x = widened(bits, DIGITS, BIAS)
     drawn = drawn_from(word, step, philox_block, x, WIDTH, BLOCK)
     y, is_beyond = rounded(x, drawn, table)
+    # The bits as they came, since a NaN keeps its payload.
     if COPIES:
         tl.store(target + offsets, bits, mask=inside)
     else:
@@ -134,6 +139,7 @@ def computed(a, b, c, OPERATION: tl.constexpr, FOLDS: tl.constexpr, ROUNDS_DOWN:
     elif OPERATION == SQRT:
         bits = as_int64(tl.sqrt(first))
     else:
+        # The product of two 24-bit numbers is exact, so that its sum with c is the only one rounded.
         bits = sum_to_odd(first * second, as_float64(c), FOLDS, ROUNDS_DOWN)
     return bits
 
@@ -143,6 +149,7 @@ def classes(a, b, c, OPERATION: tl.constexpr):
     """Return where an operand, given by its magnitude bits, is NaN; where one is infinite; where x / 0 is."""
     has_nan = (a > INF64) | (b > INF64) | (c > INF64)
     has_inf = (a == INF64) | (b == INF64) | (c == INF64)
+    # Nowhere: magnitudes are not negative.
     by_zero = a < 0
     if OPERATION == DIV:
         by_zero = (b == 0) & (a != 0) & (a < INF64)

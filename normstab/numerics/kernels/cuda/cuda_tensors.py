@@ -98,6 +98,7 @@ def pointwise(
     result = result_like(tensors, dtype) if out is None else out.detach()
     target, axes = result, None
     if result.dtype == dtype and (out is None or (is_dense(out) and not any(overlaps(x, out) for x in tensors))):
+        # Random bits go by the row-major index, which storage follows only where it is contiguous.
         is_ordered = not call.rounding.is_stochastic or result.is_contiguous()
         axes = align(tensors, result) if is_ordered else None
     if axes is None:
@@ -119,6 +120,7 @@ def _as_tensor(x: Operand, device: torch.device) -> Tensor:
     """Return an operand as a tensor; a Python scalar is a float64, or a float32 where that is the same number."""
     if isinstance(x, Tensor):
         return x.detach().resolve_neg()
+    # A float32 is served by the faster kernels.
     is_narrow = abs(x) <= LARGEST_FLOAT32 and float(np.float32(x)) == x
     return torch.full((), x, dtype=torch.float32 if is_narrow else torch.float64, device=device)
 

@@ -64,6 +64,7 @@ class Stretch:
     def send(self) -> None:
         """Begin to copy the cells to the host, behind what the device still has to do."""
         if self.memory.is_cuda:
+            # Pinned memory, or the copy would wait for all that the device has to do.
             self.arriving = torch.empty(self.memory.shape, dtype=torch.int64, device="cpu", pin_memory=True)
             self.arriving.copy_(self.memory, non_blocking=True)
             self.arrival = torch.cuda.Event()
@@ -99,6 +100,7 @@ class DeviceLog:
     def borrow(self, n: int = 1) -> Cells:
         """Return cells of zeros for a launch to write to."""
         with COUNTING, modes_off():
+            # Cells of one launch lie in one stretch.
             if not self._stretches or self._stretches[-1].borrowed + n > LAUNCHES:
                 self._open()
             stretch = self._stretches[-1]

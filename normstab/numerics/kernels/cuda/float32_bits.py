@@ -1,5 +1,9 @@
 """Rounding float32 in registers of 32 bits: the CUDA kernels' fast path, with the bits of cuda_bits.
 
+    float32    s eeeeeeee fffffffffffffffffffffff
+    float16    s eeeee    ffffffffff                   widened: 112 is added to the exponent
+    bfloat16   s eeeeeeee fffffff                      widened: zeros are put behind
+
 A value is its int32 bits. What a format and a mode are is in a plan of lane 32, which a kernel loads once, before its
 loop; only the shortcut (`style`, see format_table.py) is compiled in, so that one kernel serves every eXmY. Integers
 alone, but for MAGIC and SPREAD, whose additions and products of float32 are exact or rounded to nearest as they mean.
@@ -96,6 +100,7 @@ def widened32(bits, DIGITS: tl.constexpr):
     if DIGITS == 10:
         a = wide & 0x7FFF
         normal = (a << 13) + (112 << 23)
+        # An exponent of all ones is raised twice, 31 + 2 * 112 = 255, and stays one.
         normal = tl.where(a >= (31 << 10), normal + (112 << 23), normal)
         # A subnormal is a whole number of 2^-24, both of them normal in float32.
         least = tl.full([], 103 << 23, tl.int32)
@@ -152,11 +157,14 @@ def unbounded32(x, drawn, rule, STYLE: tl.constexpr):
         c = as_float32(lifted)
         r = as_int32((as_float32(a) + c) - c)
     elif STYLE == INTEGER:
+        # Half a quantum less 1, and 1 where the last bit that stays is odd: ties to even.
+        # A carry may raise the exponent.
         ulp = tl.full([], 1, tl.int32) << rule[SHIFT]
         odd = (a >> rule[SHIFT]) & 1
         r = (a + ((ulp >> 1) - 1) + odd) & -ulp
     elif STYLE == GRID:
         ulp = tl.full([], 1, tl.int32) << rule[SHIFT]
+        # What the mode adds to the bits that go, in units of the last of them.
         odd = rule[GRID_ODD] & -((a >> rule[SHIFT]) & 1)
         noise = as_int32((drawn & unsigned(rule[DRAWN])) >> unsigned(rule[GRID_DOWN]))
         r = (a + (rule[GRID_ADD] + odd + (rule[GRID_NEGATIVE] & (x >> 31)) + noise)) & -ulp
@@ -189,6 +197,7 @@ def aligned32(a, negative, drawn, rule):
     s = tl.maximum(rule[BASE] - biased, rule[SHIFT])  # quantum = 2^s units of m
     low, excess = tl.minimum(s, 24), tl.minimum(tl.maximum(s - 24, 0), 31)
     k = m >> low
+    # In two shifts: where nothing falls off it is one by 32 places, which does not exist.
     whole = (unsigned(m) << unsigned(24 - low)) << 8
     fraction = tl.where(s > 55, 0, whole >> unsigned(excess)).to(tl.uint32)
     # Sticky: what fell out below decides only whether the rest is zero, and never a comparison with random bits.
@@ -211,6 +220,8 @@ def finished32(x, r, is_forced, rule):
     The overflow policy, signs, infinity and NaN, as `rounded` of cuda_bits.
     """
     a, sign, is_negative = x & MAGNITUDE32, x & SIGN32, x < 0
+    # The order matters: of an infinity or a NaN r is anything,
+    # and only the last two lines say what they become.
     y = tl.where(r == 0, sign & rule[ZERO_SIGN], r | sign)
     limit = tl.where(is_negative, rule[LIMIT_NEGATIVE], rule[LIMIT_POSITIVE])
     is_beyond = ((r > limit) & (a < INF32)) | is_forced

@@ -39,6 +39,7 @@ def events32(x, seen, y, is_beyond, has_nan, has_inf, by_zero, inside, rule):
     overflow = is_beyond | (is_inf & ((has_nan | has_inf | by_zero) == 0))
     saturated = (is_beyond | is_inf) & (rule[SATURATES] != 0)
     subnormal = (result > 0) & (result < rule[LEAST_NORMAL])
+    # Three events a word, ten bits each, so that a sum of words is three sums.
     one = overflow.to(tl.int32) | (saturated.to(tl.int32) << FIELD)
     one |= (is_nonzero & (result == 0)).to(tl.int32) << (2 * FIELD)
     two = subnormal.to(tl.int32) | (((result > INF32) & (has_nan == 0)).to(tl.int32) << FIELD)
@@ -76,6 +77,7 @@ def settled_cells(cells, counts):
     first, second, third, largest, below_inf = cells
     one, two, three = tl.sum(spread(first)), tl.sum(spread(second)), tl.sum(spread(third))
     place = tl.arange(0, 16)
+    # Place i of COUNTERS from overflow on is field i % 3 of word i // 3.
     word = tl.where(place < 3, one, tl.where(place < 6, two, three))
     often = (word >> ((place % 3) * WIDE)) & (2**21 - 1)
     often = tl.where(place < NUMBER, often, 0)

@@ -1,9 +1,13 @@
 """add, sub, mul, div and sqrt of float32 without float64: the exact result as its first 24 bits and "is there more".
 
+    exact result   [ 1 ........ 23 bits ][ the rest: all zero, or not ]
+    seen           [ 1 ........ 23 bits ]                                 cut off: rounded toward zero
+    x              [ 1 ...... last bit 1]                                 where the rest is not zero: rounded to odd
+
 A result is (x, seen, is_forced): `seen` the magnitude rounded to float32 toward zero; x the same with the last bit set
-where anything fell out, with its sign, which is rounding to odd; `is_forced` where the magnitude is 2^128 or more.
-Rounded again to at most 22 bits, x gives what the exact result gives, in every deterministic mode (Boldo and
-Melquiond 2008: two bits more than the target suffice), so no operand need be in the format.
+where anything fell out, with its sign; `is_forced` where the magnitude is 2^128 or more. Rounded again to at most 22
+bits, x gives what the exact result gives, in every deterministic mode (Boldo and Melquiond 2008: two bits more than
+the target suffice), so no operand need be in the format.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -54,12 +58,14 @@ def classes32(a, b, OPERATION: tl.constexpr):
 def sum32(a, b, ROUNDS_DOWN: tl.constexpr):
     """Return a + b: Dekker's Fast2Sum gives the error exactly, whose sign says on which side the exact sum is."""
     p, q = a & MAGNITUDE32, b & MAGNITUDE32
+    # Fast2Sum needs the greater operand first.
     big, small = as_float32(tl.where(p >= q, a, b)), as_float32(tl.where(p >= q, b, a))
     s = big + small
     bits = as_int32(s)
     r = bits & MAGNITUDE32
     error = as_int32(small - (s - big))
     is_off = (error & MAGNITUDE32) != 0
+    # An error that points back to zero: the exact sum lies below s, and above its neighbour.
     seen = r - (is_off & ((error ^ bits) < 0)).to(tl.int32)
     # Beyond float32: whether the exact sum is below 2^128 is seen of its half, which is exact there.
     half = tl.full([], HALF, tl.int32)
@@ -70,6 +76,8 @@ def sum32(a, b, ROUNDS_DOWN: tl.constexpr):
     is_special = (p >= INF32) | (q >= INF32)
     is_over = (r >= INF32) & (is_special == 0)
     is_forced = is_over & ((h & MAGNITUDE32) - below >= TOP_HALF)
+    # Truncated, what overflows is the largest finite number;
+    # as it is not exact, its last bit is set in any case.
     seen = tl.where(is_over, LARGEST_FINITE, seen)
     x = (seen | (is_off | is_over).to(tl.int32)) | (bits & SIGN32)
     x = tl.where(is_special, bits, x)
@@ -93,6 +101,7 @@ def parts32(a):
 @triton.jit
 def assembled32(m, is_off, e, sign):
     """Return (x, seen, is_forced) of m 2^(e - 150) and more where `is_off`, m having 24 bits."""
+    # Below the normal range the significand is shifted to whole numbers of 2^-149.
     lost = tl.minimum(tl.maximum(1 - e, 0), 31)
     kept = m >> lost
     is_off = is_off | ((kept << lost) != m)
@@ -124,6 +133,8 @@ def product_and_rest32(a, b):
     first, second = m.to(tl.uint32, bitcast=True), n.to(tl.uint32, bitcast=True)
     high, low = tl.umulhi(first << 8, second << 8), first * second  # the product over 2^16, and modulo 2^32
     top = high >> 31
+    # The bits of the product below the upper 24: of `high`
+    # the lowest 7 or 8, of `low` those that `high` has not.
     rest = (high & ((tl.full([], 128, tl.uint32) << top) - 1)) | (low & 0xFFFF)
     significand = (high >> (top + 7)).to(tl.int32, bitcast=True)
     exponent = e + f - 127 + top.to(tl.int32, bitcast=True)
@@ -145,9 +156,12 @@ def quotient32(a, b):
     m, e = parts32(p)
     n, f = parts32(q)
     is_special = (p >= INF32) | (q >= INF32) | (p == 0) | (q == 0)
+    # Both between 1 and 2, so that the division neither
+    # overflows nor meets a subnormal, which may be flushed.
     above = as_float32(tl.where(is_special, a, (m & FRACTION) | ONE))
     below = as_float32(tl.where(is_special, b, (n & FRACTION) | ONE))
     bits = as_int32(tl.div_rn(above, below))
+    # 23 places, or 24 where the quotient is below 1: it is then twice as fine.
     places = tl.minimum(tl.maximum(150 - (bits >> DIGITS), 0), 31)
     rest = (m << places) - ((bits & FRACTION) | HIDDEN) * n
     seen = bits - (rest < 0).to(tl.int32)
@@ -165,6 +179,7 @@ def root32(a):
     under = tl.where(is_special, a, (m & FRACTION) + ONE + (odd << DIGITS))
     bits = as_int32(tl.sqrt_rn(as_float32(under)))
     s = (bits & FRACTION) | HIDDEN
+    # Modulo 2^32, as of a division: the remainder of a nearest root is at most the root.
     rest = (m << (odd + 23)) - s * s
     seen = bits - (rest < 0).to(tl.int32)
     half = (e - 127 - odd) >> 1

@@ -46,6 +46,7 @@ def round32_kernel(
 
     COPIES: every number is in the format and moves with all its bits. WIDTH: that of the random fields, or 0.
     """
+    # Before the loop, for all tiles of this program.
     rule = rule32(table)
     nothing = tl.zeros([BLOCK // CELL], tl.int32)
     first, second, third, largest, below_inf = nothing, nothing, nothing, nothing, nothing

@@ -73,6 +73,8 @@ def computes_sums32(dtype: torch.dtype, call: Call) -> bool:
     if isinstance(format, FixedFormat):
         return format.precision <= WIDEST_TARGET and -format.fraction_bits >= LEAST_QUANTUM
     if (format.precision, format.emin, format.has_subnormals) == (WHOLE_DIGITS, WHOLE_EMIN, True):
+        # With float32's own 24 bits no odd result can be rounded
+        # on: the processor's sum is the rounding, to nearest.
         return call.rounding.mode == "nearest"
     return format.precision <= WIDEST_TARGET and format.emin - format.precision + 1 >= LEAST_QUANTUM
 
@@ -110,6 +112,7 @@ def launch_pointwise32(
     """Compute an operation into `target`, which is dense; `axes` are those of the operands."""
     n, tile = target.numel(), tile_of(operation)
     table, style = table32(call.format, call.rounding, False, target.device)
+    # Nothing is drawn here, so that the kernel has no width of fields.
     options = {name: option for name, option in launch.options.items() if name != "WIDTH"}
     pointwise32_kernel[programs32(n, target.device, tile=tile)](
         target.view(torch.int32),

@@ -21,6 +21,8 @@ from normstab.numerics.tallies.tally import COUNTERS
 
 __all__ = ["Launch", "add_found", "give_back", "prepared", "settle", "signed"]
 
+# Bits: of infinity; of the least normal float32, as
+# float64; what biases differ by; of the largest float32.
 INF64, MIN_NORMAL32, REBIAS32, LARGEST32 = 2047 << 52, 897 << 52, 896 << 23, 0x7F7FFFFF
 INF32 = 255 << 23
 
@@ -69,6 +71,7 @@ def settle(launch: Launch, n: int, call: Call, result: Tensor) -> None:
         call = call._replace(operands=call.operands._replace(tensors=()))  # which nobody holds until someone looks
 
     def take(found: NDArray[np.int64]) -> None:
+        # How many results there are is known here: the kernel need not count them.
         found[0, 0] = n
         add_found(call, found[0])
 
@@ -85,9 +88,12 @@ def add_found(call: Call, found: NDArray[np.int64]) -> None:
     counts, magnitudes = found[:n], [int(word) for word in found[n:ANSWERS_AT]]
     if call.operands is not None:
         give_back(counts, found[ANSWERS_AT:], call.operands)
+    # Kernels always count inexact results; unless asked for, they are left out.
     if not call.inexact:
         counts[-1] = 0
     largest, below_inf = _towards_zero32(magnitudes[0]), magnitudes[1]
+    # Kept as a distance from infinity, so that cells of zeros say: none seen.
+    # Of both pairs one was written.
     smallest = _towards_zero32(INF64 - below_inf) if below_inf else np.inf
     largest = max(largest, _value32(magnitudes[2]))
     smallest = min(smallest, _value32(INF32 - magnitudes[3]))

@@ -83,6 +83,7 @@ def settle_sums(cells, counts, NARROW: tl.constexpr):
         settled_cells(cells, counts)
     else:
         first, second, largest, below_inf = cells
+        # Nine events of 12 bits, five and four a word, laid out as three words of 21: sums of all cells fit.
         one = tl.sum(moved(first, 0, 0) | moved(first, 1, 1) | moved(first, 2, 2))
         two = tl.sum(moved(first, 3, 0) | moved(first, 4, 1) | moved(second, 0, 2))
         three = tl.sum(moved(second, 1, 0) | moved(second, 2, 1) | moved(second, 3, 2))

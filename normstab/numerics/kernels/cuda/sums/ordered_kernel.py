@@ -93,6 +93,7 @@ def write_at(target, at, total, inside, HOW: tl.constexpr):
 @triton.jit
 def leaf_of(row_index, position, leaf_step, reduced, HOW: tl.constexpr):
     """Return the row-major index of the addend that a position stands for; anything where nothing is drawn."""
+    # An addition draws by the first addend of its right operand.
     index = row_index
     if (HOW & WIDTH) > 0:
         index = row_index + place_of(position.to(tl.int64) * leaf_step, reduced[0], reduced[1])
@@ -102,6 +103,7 @@ def leaf_of(row_index, position, leaf_step, reduced, HOW: tl.constexpr):
 @triton.jit
 def kahan_step(total, x, lost, index, joins, added, mended, to_add, bins, HOW: tl.constexpr):
     """Return (t, c, cells of t, cells of the rest) of y = x - c; t = total + y; c = (t - total) - y."""
+    # Subtracted is by the bit of the sign: Triton's minus is 0 - x, which loses that of a zero.
     SIGN: tl.constexpr = SIGN32 if is_narrow(HOW) else SIGN64
     mending = bins + 2 * BINS
     y, mended = add_step(x, lost ^ SIGN, index, joins, mended, to_add, mending, HOW)
@@ -159,6 +161,7 @@ def own_rows(rows, chunks, BY_ROWS: tl.constexpr, ROWS: tl.constexpr):
     number = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_row = number < tl.full([], 1, tl.int64) * rows * chunks
     row, chunk = number // chunks, number % chunks
+    # Numbered so that neighbouring threads have neighbours in memory: rows first, or chunks.
     if BY_ROWS:
         row, chunk = number % rows, number // rows
     return row, chunk, is_row

@@ -3,7 +3,7 @@
     NARROW      open sums are int32 bits of float32, added exactly as 24 bits and "is there more", rounded by integers
     otherwise   open sums are int64 bits of float64, added with round-to-odd, rounded by integers; every format and mode
 
-Which of the two serves a sum says cuda_sums; both have the bits and the counters of the reference. `told` is what
+Which of the two serves a sum says sum_launches; both have the bits and the counters of the reference. `told` is what
 every step reads: the plan of the format (a tuple in registers, or its address), and the words of Philox.
 """
 
@@ -81,6 +81,8 @@ def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
     rule = told[0]
     if (HOW & NARROW) > 0:
         x, seen, is_forced = sum32(a, b, (HOW & DOWN) > 0)
+        # The format has float32's own 24 bits: an odd result
+        # cannot be rounded on, but float32's sum is the rounding.
         if (HOW & WHOLE) > 0:
             x, r = whole32(a, b, x, seen)
             y, is_beyond = finished32(x, r, x != x, rule)
@@ -170,6 +172,7 @@ def load_step(x, index, inside, cells, told, bins, HOW: tl.constexpr):
         r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)
         y, is_beyond = finished32(x, r, x != x, rule)
         if (HOW & COUNTS) > 0:
+            # Another number, not a zero of another sign, and no NaN: only these are events.
             changes = inside & (y != x) & (((y | x) & MAGNITUDE32) != 0) & (a <= INF32)
             cells = grown(cells, events32(x, a, y, is_beyond, a < 0, a == INF32, changes, changes, rule), True)
     else:

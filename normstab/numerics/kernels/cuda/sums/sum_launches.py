@@ -1,6 +1,11 @@
 """The launches of the kernels of ordered sums: which arithmetic serves, the passes, the counting after them.
 
-The passes of a sum share a Job: calls, counters, and what is compiled in. Importing it needs Triton.
+    pass 1   x (rows, n)          -> partial sums (rows, chunks)
+    pass 2   partial sums         -> fewer of them
+    ...                           -> (rows, 1)
+
+The passes of a sum share a Job: calls, counters, and what is compiled in. Each walks what the one before it wrote.
+Importing it needs Triton.
 """
 
 from __future__ import annotations
@@ -60,6 +65,8 @@ def run_passes(sources: list[Tensor], walks: list[Walk], passes: list[Pass], job
     """Return the sums (rows, chunks of the last pass) of a tensor, or of the products of two, each with its walk."""
     rows, by_rows = walks[0].rows, False
     for i, own in enumerate(passes):
+        # Neighbouring rows are neighbours in memory: then a warp
+        # reads them together, and so do the passes after it.
         by_rows = rows > 1 and walks[-1].kept.strides[0] == 1
         found = _run(sources, walks, own, job, by_rows=by_rows)
         steps = (1, rows) if by_rows else (own.chunks, 1)
@@ -96,6 +103,7 @@ def job_of(x: Tensor, at: SumCalls, *, more: int = 0) -> Job:
     how |= more | sum(flag for flag, is_set in flags.items() if is_set) | style * 2**How.STYLE_AT
     sites = len(SITES)
     cells = log_of(x.device).borrow(sites) if rows else None
+    # A kernel takes an address in any case; where nothing counts it is not written to.
     counts = torch.empty(1, dtype=torch.int64, device=x.device) if cells is None else cells.counts
     bins = torch.zeros(sites * HISTOGRAM_BINS if has_histogram else 1, dtype=torch.int64, device=x.device)
     return Job(calls, table, counts, cells, bins, how, _drawn(calls), dtype)
@@ -169,6 +177,7 @@ def settle_job(job: Job, known: dict[str, int]) -> None:
 
     def take(found: NDArray[np.int64]) -> None:
         for i, call in counting:
+            # Nothing is divided in a sum, which leaves that counter to say how many addends were cast.
             found[i, 0] = known.get(SITES[i], found[i, BY_ZERO])
             found[i, BY_ZERO] = 0
             if found[i, 0]:
