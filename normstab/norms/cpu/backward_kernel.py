@@ -1,7 +1,13 @@
 """The fused backward pass: the sums over a group in a first pass, the gradient of its values in a second.
 
+    1.  x, grad  --> y, g = gamma grad --> sums of g, g y, sign(d), for gamma and beta      g and y (or d) are kept
+        sums     --> mean(g), the flow through s                                            a few scalars
+    2.  g, y     --> ((g - mean(g)) - flow) / s --> dx
+
 The centred and the normalized values are computed once more from the input, silently and with the same random
 bits: writing them to memory in the forward pass would cost more.
+
+    block 0: scratch, then s | 1: grad, results | 2: y, flow | 3: gamma, rest | 4: mu, then mean(g) | 5: s, then weight
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -66,6 +72,7 @@ def backward_groups(env, first, last):  # pragma: no cover - compiled
     n = field(env, N)
     g, kept, block = slot(env, AT_VALUES), slot(env, AT_KEPT), slot(env, AT_BLOCK)
     for group in range(first, last):
+        # Scalars of a group as whole blocks, so that operations have operands of one kind.
         fill(block + 4 * BYTES, at_group(env, AT_MEAN, group))
         divisor = AT_RECIPROCAL if field(env, RECIPROCAL_FORM) else AT_SCALE
         fill(block + 5 * BYTES, at_group(env, divisor, group))
@@ -124,9 +131,11 @@ def first_pass(g, kept, group, first, n, env):  # pragma: no cover - compiled
     if kind != NONE:
         operate(MUL, g, y, block, group, first, n, PRODUCT, env)
         add_to_sum(OF_PRODUCT, block, EVERY, group, first, n, total, PRODUCT_SUM, env)
+    # mean(sign(d)) is needed only where the gradient is centred.
     if kind == L1 and field(env, CENTRES):
         sign_block(kept, block, n)
         add_to_sum(OF_SLOPE, block, EVERY, group, first, n, total, SLOPE_SUM, env)
+    # For the second pass: l2 needs y again, l1 the sign of d.
     if kind == L2:
         copy(y, kept, n)
 

@@ -1,8 +1,13 @@
 """One rounded operation on a block of float32 values that lies in the first-level cache: the parts of the kernels.
 
+    a, b   [ block ] [ block ]  --computed in float32-->  c  --rounded-->  y
+                                                          |
+                              how many overflow, vanish, are subnormal; the largest and the smallest of c
+
 Nearest-even only, operands of p <= 11, where float32 computes and one more rounding is the only rounding
-(Figueroa 1995). Results are counted in lanes as they are rounded; a block with infinities, NaN or a record
-magnitude is recounted exactly, one element after another.
+(Figueroa 1995). What float32 may not show is the exact magnitude, which a record asks for, and whose an infinity or a
+NaN is: a block with any of these is recounted exactly, one element after another. Records are rare: the largest and
+smallest magnitude so far are kept beside (`marks`).
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -59,6 +64,7 @@ def widened(x):
     bits = as_uint32(x)
     if bits & INF32:
         return np.float64(x)
+    # A subnormal is a whole number of 2^-149; a conversion would flush it where the processor flushes.
     value = np.float64(np.int64(bits & MAGNITUDE32)) * as_float64((1023 - 149) << 52)
     return -value if bits & SIGN32 else value
 
@@ -120,7 +126,9 @@ def tally(kind, a, b, n, noted, exact_upto, table, marks, context):  # pragma: n
         return
     seen, plan, scratch = view(marks, 2, u32), view(table, PLANNED, np.int64), numbers[SCRATCH_AT:]
     over, under, small, top, bottom = noted
+    # A new extreme must be exact, rounded toward zero; in float32 it may have been rounded up.
     is_record = top > seen[0] or (bottom != EVERY and u32(bottom + U1) < seen[1])
+    # As small as the record, in float32: the exact one may lie below it.
     if not is_record and seen[1] > exact_upto and u32(bottom + U1) == seen[1]:
         is_record = lies_below(kind, a, b, n, as_float32(seen[1]))
     if is_record or top >= INF32:
@@ -179,6 +187,8 @@ def rounded(kind, p, q, z, n, style, rule):
         over = u32(over + u32(r > rule.limit_positive))
         under = u32(under + u32((r == U0) & (m != U0)))
         small = u32(small + u32(u32(r - U1) < u32(rule.least_normal - U1)))
+        # A format with the range of float32 has products and quotients that float32 has not.
+        # Noted as infinite, they are recounted.
         if style == INTEGER and kind == MUL:
             is_lost = (m == U0) & (p[i] != ZERO) & (q[i] != ZERO)
             top = max(top, INF32 if is_lost else m)
@@ -207,6 +217,9 @@ def block(kind, a, b, y, n, table, marks, context):
     if kind in (ADD, SUB):
         exact_upto = sums_exact_upto(rule.least)
     else:
+        # A product of two 11-bit numbers has 22 bits: float32
+        # holds it, unless the format has float32's own range.
+        # A quotient may always be inexact.
         exact_upto = EVERY if kind == CAST or (kind == MUL and is_magic) else U0
     tally(kind, a, b, n, noted, exact_upto, table, marks, context)
 

@@ -1,6 +1,11 @@
 """Run the fused numba kernels of a layer: their environment per thread, and the ledger.
 
-Importing this needs numba.
+    memory of a thread   [ fields | addresses of tensors, contexts, buffers | values | kept | block | lanes | ... ]
+
+    groups               [ thread 0 takes these ][ thread 1 these ]          a group is never divided
+
+Threads share the tensors and nothing else, so that a result depends on no number of threads; what each counted is
+added up at the end. Importing this needs numba.
 """
 
 from __future__ import annotations
@@ -81,6 +86,7 @@ def environment(layer: Layer, addresses: Mapping[str, int], rows: NDArray[np.int
 def layout(n: int, width: int, sites: int) -> tuple[dict[str, int], int]:
     """Return the offset of each buffer in the memory of a thread, and its size, in int64; buffers begin cache lines."""
     width = max(width, LEVELS)
+    # Numbers of 4 bytes, two to an int64, and of 8 bytes.
     narrow = {"values": n, "kept": n, "block": 6 * BLOCK, "found": BLOCK, "drawn": BLOCK, "words": BLOCK + 16}
     narrow |= {"lanes": STREAMS * width, "before": width}
     wide = {"p": BLOCK, "q": BLOCK, "exact": BLOCK, "rounded": BLOCK, "state": 2 * STREAMS}

@@ -1,5 +1,8 @@
 """The environment of a kernel: one row of the fields of a layer and of addresses, which every part reads.
 
+    env   [ n | kind | ... | flushes ]  [ address of x | of z | ... | of found ]     int64 all
+            FIELDS                        SLOTS
+
 Parts take addresses and numbers alone, so that they compile quickly and count no references.
 """
 
@@ -78,5 +81,6 @@ def read_marks(rows, sites, marks):  # pragma: no cover - compiled
         row = table[ROW * i]
         found[2 * i], found[2 * i + 1] = np.uint32(0), INF32
         if row != 0:
+            # Behind 30 int64 of a row lie its two magnitudes (counter_row.Row).
             seen = view(row + 240, 2, np.uint32)
             found[2 * i], found[2 * i + 1] = seen[0], seen[1]

@@ -1,4 +1,12 @@
-"""The fused forward pass: three passes over the values of a group, which stay in the cache."""
+"""The fused forward pass: three passes over the values of a group, which stay in the cache.
+
+    x, a group --gather, cast--> values            1. the sum for mu        a block of 1024 values at a time
+                                 values - mu       2. the sum for s, or the largest
+                                 values / s --> z  3. gamma, beta, written where x lay
+
+Every operation is the one that `op_by_op` makes, rounded and counted at its own site: only the order in which values
+are visited differs, and neither sums nor counters depend on that. The tensor is read once and written once.
+"""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
@@ -53,6 +61,7 @@ def forward_groups(env, first, last):  # pragma: no cover - compiled
             operate(CAST, block, block, values + 4 * j, group, j, m, INPUT, env)
             if field(env, CENTRES):
                 add_to_sum(OF_MEAN, values + 4 * j, EVERY, group, j, m, n, MEAN_SUM, env)
+        # Before the mean is taken away: range is of x itself.
         spread, mu = range_of(group, env), 0.0
         if field(env, CENTRES):
             mu = div_scalars(finish_sum(OF_MEAN, group, n, MEAN_SUM, env), np.float64(n), group, MEAN_DIV, env)
@@ -93,12 +102,14 @@ def centre(mu, group, env):  # pragma: no cover - compiled
     for j in range(0, n, BLOCK):
         m, d = min(BLOCK, n - j), slot(env, AT_VALUES) + 4 * j
         if field(env, CENTRES):
+            # A result is not written over its operands, which a recount would still ask for.
             operate(SUB, d, block, result, group, j, m, CENTRE, env)
             copy(result, d, m)
         if kind == L2:
             operate(MUL, d, d, result, group, j, m, SQUARE, env)
             add_to_sum(OF_SCALE, result, EVERY, group, j, m, n, TOTAL, env)
         elif kind == L1:
+            # The magnitude by its bits: abs is exact, and no operation.
             add_to_sum(OF_SCALE, d, MAGNITUDE32, group, j, m, n, TOTAL, env)
 
 
@@ -118,6 +129,7 @@ def scale_of(spread, group, env):  # pragma: no cover - compiled
         s = add_scalars(magnitude, constants[1], group, EPS, env)
     if kind == L2:
         s = sqrt_scalar(s, group, SQRT, env)
+        # Running averages keep the unbiased variance; of one value there is none, and the biased one stays.
         if field(env, TRACKS) and n > 1:
             magnitude = unbiased(magnitude, np.float64(n), group, RUNNING_VAR, env)
     floats(slot(env, AT_STORED), group + 1)[group] = magnitude

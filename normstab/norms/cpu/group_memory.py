@@ -1,4 +1,10 @@
-"""Blocks of a group's values and parameters, gathered from and scattered to where they lie."""
+"""Blocks of a group's values and parameters, gathered from and scattered to where they lie.
+
+    batch norm, channel c of (N, C, S)   .. [ c: S values ] .. [ c: S values ] .. [ c: S values ] ..   runs, C S apart
+    a block                                 [ ........ 1024 values, run after run ........ ]
+
+What is computed on blocks needs no strides, and its operands are neighbours.
+"""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
@@ -66,6 +72,7 @@ def gather_parameters(values, group, first, n, block, env):  # pragma: no cover 
     if repeat >= field(env, N):
         if first == 0:
             fill(block, floats(values, start + 1)[start])
+    # A parameter for each value, as in layer norm.
     elif repeat == 1:
         copy(values + 4 * (start + first), block, n)
     else:

@@ -1,7 +1,10 @@
 """Sums over a group, fed block by block: in lanes of float32, in lanes of any format, or one after another.
 
+    lanes (width 4)   [ x0 + x4 + ... | x1 + x5 + ... | x2 + ... | x3 + ... ]     a row of lanes is added at once
+    partial           what one_sum keeps of any other order, one addend after another
+
 A stream is an open sum: its float32 lanes and, for the general order, its partial sums, the indices of their
-first leaves, and the state of `take` (see numerics.kernels.cpu.sums.one_sum).
+first leaves, and the state of `take` (see numerics.kernels.cpu.sums.one_sum). The backward pass has five open at once.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -59,6 +62,7 @@ def quanta(env):
 def add_to_sum(stream, x, mask, group, first, n, total, site, env):  # pragma: no cover - compiled
     """Give n addends at x, number first .. of `total`, to a sum; `mask` keeps all bits or the magnitude's."""
     width, has_load, context = field(env, WIDTH), is_open(env, site + LOAD), context_at(env, site)
+    # BLOCK is a multiple of the width, so that a block begins at lane 0.
     if field(env, IS_FAST):
         before, marks = slot(env, AT_BEFORE), mark_at(env, site)
         lane_sum(lanes_of(env, stream), before, x, mask, n, first, width, quanta(env), marks, context)
@@ -118,6 +122,7 @@ def finish_sum(stream, group, total, site, env):  # pragma: no cover - compiled
     add = integers(context_at(env, site), CONTEXT)
     before, lanes, marks = slot(env, AT_BEFORE), lanes_of(env, stream), mark_at(env, site)
     k, context = min(width, total), context_at(env, site)
+    # Lanes are joined in float32; where that has something to count, once more, exactly.
     if field(env, IS_FAST) and fold_quickly(lanes, before, k, quanta(env), marks, context):
         value = widen(view(before, 1, u32)[0])
     elif field(env, IS_FAST) or (field(env, LANES_FIT) and not is_open(env, site + LOAD)):

@@ -1,6 +1,11 @@
 """Sums into lanes of float32: the addends of a chain a lane, one row after the other, counted as blocks are.
 
-A stretch that might hold something to count is added once more in float64, one addition after the other.
+    before   [ l0 | l1 | l2 | ... ]     a copy, to begin again from
+    x        [ x0 | x1 | x2 | ... ]     added, a row at a time; of all sums the extremes are noted
+             [ xk | .. | .. | ... ]
+
+In fp32 a sum of float32 numbers is the processor's own. Only what is counted needs more: a stretch with a record, a
+subnormal, an infinity or a NaN is added once more in float64, one addition after the other.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -112,6 +117,7 @@ def sum_lies_below(before, x, mask, n, start, width, least):  # pragma: no cover
             p, q = lane[j], as_float32(u32(row[j] & mask))
             s = np.float32(p + q)
             q_seen = np.float32(s - p)
+            # TwoSum: the exact sum is s + error, and lies below s where their signs differ.
             error = np.float32(np.float32(p - np.float32(s - q_seen)) + np.float32(q - q_seen))
             is_least = u32(as_uint32(s) & MAGNITUDE32) == least
             found |= is_least & (error != np.float32(0.0)) & ((error < np.float32(0.0)) != (s < np.float32(0.0)))

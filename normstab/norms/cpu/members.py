@@ -1,4 +1,10 @@
-"""The few members of a maximum or a top k: found in one pass, block by block, ties to the lowest index."""
+"""The few members of a maximum or a top k: found in one pass, block by block, ties to the lowest index.
+
+    values   [ block: all below the least found? skipped ][ block: searched ][ ... ]
+    found    greatest first, k of them; a value goes in behind its equals, which have lower indices
+
+Bits of magnitudes order as magnitudes do, NaN above all, so that whole numbers are compared.
+"""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
@@ -28,6 +34,7 @@ def largest_members(values, n, places, magnitudes, k):  # pragma: no cover - com
         top, part = U0, view(values + 4 * base, m, u32)
         for i in range(m):
             top = max(top, u32(part[i] & MAGNITUDE32))
+        # Most blocks hold nothing larger than what was found: their maximum is taken in lanes.
         if kept == k and top <= u32(as_uint32(found[k - 1])):
             continue
         for i in range(base, base + m):
@@ -55,6 +62,7 @@ def order_of(x, negated):
     a = i32(bits & MAGNITUDE32)
     if a > i32(INF32):
         return i32(0x7FFFFFFF)
+    # The sign bit is set, or the order is turned round: either reverses it, both together do not.
     return -a if (bits != u32(a)) != negated else a
 
 

@@ -62,6 +62,7 @@ def forward_groups(row, first, last):  # pragma: no cover - compiled
         if field(row, HAS_EPS):
             s = f32(s + constants[1])
         floats(field(row, SCALE), group + 1)[group] = s
+        # No beta is -0 and not +0: x + (-0) is x, whichever zero x is.
         gamma, beta = parameter(row, GAMMA, group, f32(1.0)), parameter(row, BETA, group, NEGATIVE_ZERO)
         length = field(row, LENGTH)
         for run in range(field(row, RUNS)):
@@ -106,6 +107,7 @@ def flow_to_input(row, group, gamma, mean, product, s):  # pragma: no cover - co
     elsewhere = f32(f32(product) * slope(row, group, -1, factor))
     for run in range(field(row, RUNS)):
         finish_few(grads + 4 * run * length, place(row, DX, group, run), length, gamma, mean, elsewhere, s)
+    # All places were written as if they were no members; those few are written over.
     members = integers(field(row, MEMBERS) + 8 * field(row, K) * group, field(row, K))
     for i in range(field(row, K)):
         run, offset = members[i] // length, members[i] % length

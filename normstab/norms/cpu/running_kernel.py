@@ -1,4 +1,10 @@
-"""The moving averages of a layer's statistics, where every number is normal: float32's own products and sums."""
+"""The moving averages of a layer's statistics, where every number is normal: float32's own products and sums.
+
+    running   [ r0 r1 ... ]  becomes  rest r + momentum x: two products and a sum of each, three results counted
+
+Where all is normal no rounding is an event, so that only their number and the exact extremes are counted. Results are
+kept apart until the last is known to be normal: else nothing is written, and the readable code does it.
+"""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """One rounded operation on the scalars of a group: its mean, its scale, the flow through the scale.
 
-Each is computed in float64, rounded once and counted in the context of its site (see numerics.kernels.steps).
+Each is computed in float64, rounded once and counted in the context of its site (see numerics.kernels.cpu.sums.steps).
+There is one of each for a whole group: so they take the general way, in every format and mode.
 `leaf` is the scalar's row-major index in the tensor of all of them, which places its random bits.
 """
 
@@ -64,4 +65,5 @@ def cast_scalar(a, leaf, site, env):  # pragma: no cover - compiled
 @outside
 def unbiased(v, n, leaf, site, env):  # pragma: no cover - compiled
     """Return (v n) / (n - 1)."""
+    # Formed in float64, where n is exact, and rounded once: counts are never cast to a format.
     return settle_scalar((v * n) / (n - 1), v != v, abs(v) == np.inf, False, leaf, site, env)

@@ -1,6 +1,11 @@
 """The gradient of l1 depends on a value by its sign alone: four classes, -1, 0, 1 and NaN.
 
-Where rounding is deterministic each class is computed once and counted as often as it occurs.
+    d        [ 0.3  -1.2  0.7  0.0 ... ]        n values
+    class    [  +     -    +    0  ... ]
+    flow     C1 mean(g y) (sg - mean(sg))       four numbers, each counted as often as its class occurs
+
+On the float32 path, where rounding is deterministic, each class is computed once: n values of one class would round
+n times to the same number, and count the same n times. Else every value is computed on its own.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -69,6 +74,7 @@ def slopes_of_signs(weight, group, stream, slopes, env):  # pragma: no cover - c
 @outside
 def slope_of_class(sg, n, factor, drift, env):  # pragma: no cover - compiled
     """Return factor (sg - drift), the subtraction left out where nothing is centred; counted n times."""
+    # A class that does not occur is not computed, for it would be counted.
     if n == 0:
         return 0.0
     before = np.empty(COUNTED, np.int64)

@@ -1,6 +1,11 @@
-"""One rounded operation on a block in float64, for every format of p <= 24 and every mode: what `blocks` cannot do.
+"""One rounded operation on a block in float64, for every format of p <= 24 and every mode: what block_steps cannot do.
 
-The same block, the same buffers; random bits are drawn by the index of an element in the whole tensor.
+    a, b   float32  --widened-->  p, q  --float64-->  exact  --round_ordinary, else round_finite,-->  rounded  -->  y
+                                                               else round_block64
+
+Three ways to round, each tried before the next: where all results are normal numbers in range, where all are finite
+and in range, and anything at all. Bits and counters are the same. The same block, the same buffers; random bits are
+drawn by the index of an element in the whole tensor.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -40,6 +45,7 @@ def draw_block(env, group, first, n, context):  # pragma: no cover - compiled
         return
     length, done = field(env, LENGTH), 0
     words = view(slot(env, AT_WORDS), BLOCK + 16, u32)
+    # Within a run indices follow one another, and Philox blocks are shared.
     while done < n:
         m = min(length - (first + done) % length, n - done)
         index = index_of(env, group, first + done)
@@ -108,6 +114,7 @@ def narrow(at, n, flushes, env):  # pragma: no cover - compiled
 def round_values(kind, n, drawn_from, context, env):  # pragma: no cover - compiled
     """Round the n exact results in the wide buffers, and count them, given their operands there."""
     exact_at, drawn_at, rounded_at = slot(env, AT_EXACT), slot(env, AT_DRAWN) + 4 * drawn_from, slot(env, AT_ROUNDED)
+    # The quick ways do not look whether a result is inexact.
     if field(env, COUNTS_INEXACT) == 0 and (
         round_ordinary(exact_at, drawn_at, rounded_at, n, context)
         or round_finite(exact_at, drawn_at, rounded_at, n, context)
@@ -138,6 +145,7 @@ def round_ordinary(exact, drawn, rounded, n, context):  # pragma: no cover - com
     """
     numbers = view(context, CONTEXT, np.int64)
     rule = rule64(numbers)
+    # Fixed point, formats without -0, and those that lose no bits have no such place to cut at.
     if rule.least_normal == 0 or rule.zero_sign == 0 or rule.shift == 0:
         return False
     x, y, fields = view(exact, n, np.int64), view(rounded, n, np.int64), view(drawn, n, u32)
