@@ -1,6 +1,10 @@
 """The backward pass of a layer in Triton: one program per group sums in a first pass, writes dL/dx in a second.
 
-The centred and the normalized values are computed once more from the input, uncounted, with the same random bits.
+    1.  x, grad --> y, g --> sums of g, g y, sign(d), for gamma and beta     open sums in registers
+    2.  x, grad --> y, g --> ((g - mean(g)) - flow) / s --> dx
+
+A group does not fit in registers, so that nothing but its sums is kept. The centred and the normalized values are
+computed once more from the input in either pass, uncounted, with the same random bits; g once more in the second.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -180,6 +184,7 @@ def second_pass(
                 d = centred(x, mu, index, inside, layer, AGAIN_INPUT, AGAIN_CENTRE, HOW, False)
                 flow = flow_of(d, divisor, weight, drift, index, inside, layer, KIND, HOW)
             else:
+                # Members are few: each position is compared with all of them, and takes the flow of the one that it is.
                 is_there = position[:, None] == places[None, :]
                 found = tl.max(tl.where(is_there, at_places[None, :], LEAST), axis=1)
                 flow = tl.where(tl.sum(is_there.to(tl.int64), axis=1) > 0, found, elsewhere)

@@ -1,6 +1,11 @@
 """The forward pass of a layer in Triton: one program per group, which goes over its values three times.
 
-What a later pass needs again of an earlier one, the cast and the centring, it computes once more, uncounted.
+    1.  x --cast--> sum for mu                          open sums in registers
+    2.  x --cast, centre--> sum for s, or the largest
+    3.  x --cast, centre--> / s, gamma, beta --> z      written where x lay
+
+What a later pass needs again of an earlier one, the cast and the centring, it computes once more, uncounted: registers
+do not hold a group.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -161,6 +166,7 @@ def scale_of(magnitude, own, layer, KIND: tl.constexpr, HOW: tl.constexpr):
 @triton.jit
 def unbiased(v, own, layer, HOW: tl.constexpr):
     """Return (v n) / (n - 1), formed in float64 and rounded once."""
+    # In float64, where n is exact: counts are never cast to a format.
     n, a = field(layer, N).to(tl.float64), v & MAGNITUDE64
     x = as_int64((as_float64(v) * n) / (n - 1))
     return settled(x, own, a > INF64, a == INF64, a < 0, own >= 0, layer, RUNNING_VAR, HOW, True)

@@ -1,4 +1,12 @@
-"""The few members of a maximum, a top k or a range in Triton: one search over the values for each of them."""
+"""The few members of a maximum, a top k or a range in Triton: one search over the values for each of them.
+
+    search 1   the greatest of all                         [ . . . 9 . . 7 . 9 . ]  -> position 3
+    search 2   the greatest behind (9, position 3)                                  -> position 8
+    search 3   the greatest behind (9, position 8)                                  -> position 6
+
+"Behind" is less, or equal and at a later position: no list of what was found is needed, and ties go to the lowest
+index. Whole numbers are compared, which order as the values do, NaN above all.
+"""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
@@ -56,6 +64,7 @@ def next_largest(
             value = cast(read(x, index, inside), index, inside, layer, INPUT, HOW, False)
         key = order_of(value, WHAT)
         is_behind = (key < key_before) | ((key == key_before) & (position > place_before))
+        # Strictly greater, so that each lane keeps its first; the lanes' positions are compared at the end.
         is_better = inside & is_behind & (key > best)
         best, place = tl.where(is_better, key, best), tl.where(is_better, position, place)
     top = tl.max(best, axis=0)
@@ -92,6 +101,7 @@ def at_members(
     for i in range(K):
         key, place = next_largest(x, mu, key, place, group, layer, MAGNITUDE, BLOCK, HOW)
         places = tl.where(slot == i, place, places)
+    # Sorted by index: a member's place is how many have a lower one.
     rank = tl.sum((places[None, :] < places[:, None]).to(tl.int64), axis=1)
     rank = tl.where(slot < K, rank, slot)
     ordered = tl.sum(tl.where(rank[:, None] == slot[None, :], places[:, None], 0), axis=0)

@@ -1,8 +1,9 @@
 """What the Triton kernels of a layer are made of: places of values, one rounded operation, sums in lanes or blocks.
 
-Values are the int64 bits of float64 (see numerics.kernels.cuda_bits). `layer` points at the layer: its FIELDS,
-its constants, and per site the plan, the counters, and the Philox word and step. HOW is what is compiled in:
-the width of the random fields, whether rounding is downwards, and a bit for each site that has a call.
+    layer   [ FIELDS | bits of C, eps | site 0 | site 1 | ... ]     site: plan, counters, magnitudes, Philox word, step
+
+Values are the int64 bits of float64 (see numerics.kernels.cuda.cuda_bits). HOW is what is compiled in: the width of
+the random fields, whether rounding is downwards, and a bit for each site that has a call.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -200,9 +201,11 @@ def tile(base, t, n, layer, LANES: tl.constexpr, BLOCKED: tl.constexpr):
     """Return the positions of addends number `t` of the lanes that begin at `base`, and which of them there are."""
     width, lane = field(layer, WIDTH), tl.arange(0, LANES).to(tl.int64)
     if BLOCKED:
+        # A lane is a block of neighbours.
         position = base + lane * width + t
         inside = position < n
     else:
+        # A lane takes every width-th value: LANES is the power of two that holds them.
         position = base + lane + t * width
         inside = (position < n) & (lane < width)
     return position, inside
@@ -248,6 +251,7 @@ def joined(
         position, inside = tile(base, 0, n, layer, LANES, BLOCKED)
         first, live = index_of(group, position, layer, COLUMNS), tl.sum(inside.to(tl.int64), axis=0)
         if BLOCKED:
+            # One block after another, for that is the order; a number of a vector is taken out by a sum with zeros.
             for i in range(live):
                 is_chosen = tl.arange(0, LANES) == i
                 addend = total * 0 + tl.sum(tl.where(is_chosen, lanes, 0), axis=0)

@@ -1,6 +1,9 @@
 """Run the fused Triton kernels of a layer: what they are told, and the ledger.
 
-Importing this needs Triton; under its interpreter it serves CPU tensors too.
+    groups    [ program 0 ][ program 1 ] ...     a program for each
+    told      one int64 tensor (see cuda_parts), in whose sites the programs count
+
+What is counted is not waited for. Importing this needs Triton; under its interpreter it serves CPU tensors too.
 """
 
 from __future__ import annotations
@@ -73,6 +76,7 @@ def keep_counts(counts: Tensor, counting: list[tuple[int, Call]]) -> None:
     log = log_of(counts.device)
     with modes_off():
         cells = log.borrow(len(counts))
+        # On the device: the tensor that kernels counted in may then be freed.
         cells.counts[:, : counts.shape[1]].copy_(counts)
 
     def take(found: NDArray[np.int64]) -> None:
