@@ -5,7 +5,7 @@ every role, every rounding, sums in every order in a format of p <= 24, means of
 nearest rounding in fp16, bf16, the fp8 formats and their like in every role, and sums in lanes of fp32.
 
 Left out on a CPU where it is slower than op by op: sums one after another, which have a vector kernel of their own
-(numerics.kernels.sum_tiles) in narrow formats. Left out on CUDA: pairwise sums and Kahan's.
+(numerics.kernels.cpu.sums.sum_tiles) in narrow formats. Left out on CUDA: pairwise sums and Kahan's.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def is_fast(ar: Arithmetic) -> bool:
     precision = ar.precision
     if not carries(precision) or (ar.ledger is not None and ar.ledger.counts_inexact):
         return False
+    # Where float32's subnormals are numbers of the format, a processor that flushes them loses results.
     return not (is_wide_ranged(precision) and flushes_subnormals())
 
 

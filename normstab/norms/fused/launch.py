@@ -118,6 +118,7 @@ def forward_sites(
     for step in program.steps:
         name = step.calls[0].operation if step.calls else ""
         parameter = given.get(name)
+        # gamma and beta are cast here, as tensors: they are small, and shared by groups.
         if parameter is not None:
             given[name] = ar.cast(parameter, name).reshape(outline.reduction.parameters)
         elif step.kind == "constant":

@@ -80,6 +80,7 @@ def backward_sites(
     call_again(sites, saved, scheme, ar)
     for step in program.steps:
         name = step.calls[0].operation if step.calls else ""
+        # `slopes` makes the call of the constant, and those of the slopes, itself.
         if has_members and step.kind == "constant":
             found = slopes(saved.signs, saved.members, scheme, of.reduction, ar)
             slope = torch.cat([part.expand(len(saved.members), -1) for part in found], 1).to(torch.float32)
@@ -101,6 +102,7 @@ def call_again(sites: Sites, saved: SavedFused, scheme: Scheme, ar: Arithmetic) 
     for name, (word, step) in zip(AGAIN, saved.draws.numpy().astype(np.uint64).tolist(), strict=True):
         if not was_computed[name]:
             continue
+        # The random bits of the forward pass, so that d and y come out as they were; nothing is counted twice.
         draw = Draw(word, step) if ar.precision.rounding.is_stochastic else None
         sites[f"silent.{name}"] = Call(ar.precision.format(), ar.precision.rounding, draw=draw)
 

@@ -34,6 +34,9 @@ __all__ = [
 KINDS = {None: 0, "l2": 1, "l1": 2, "linf": 3, "topk": 4, "range": 5}
 ORDERS = {"sequential": 0, "pairwise": 1, "blocked": 2, "lanes": 3}
 
+#     batch norm of (N, C, S)    [ group 0 | group 1 | .. ][ group 0 | group 1 | .. ] ..    N runs of S, C S apart
+#     layer norm of (M, K)       [ group 0                ][ group 1                ] ..    one run of K
+#
 # A group is what shares a mean: `runs` stretches of `length` values, `run_stride` apart, the first at
 # group * group_stride. Parameter number (group % period) * step + j // repeat belongs to its value j.
 FIELDS = (

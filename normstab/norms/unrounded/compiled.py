@@ -1,6 +1,9 @@
 """Run the compiled native norm: which layers it serves, its memory per thread, the groups of each thread.
 
-Importing this needs numba.
+    row of a thread   [ FIELDS: numbers of the layer, addresses | values | grads | lanes | found ]
+
+A group is normalized by one thread alone, so that a sum has one order, whatever the number of threads. Importing this
+needs numba.
 """
 
 from __future__ import annotations

@@ -109,6 +109,7 @@ def backward(grad: Tensor, saved: SavedNative, scheme: Scheme, reduction: Reduct
         d_gamma, d_beta = (value.sum(reduction.parameter_axes, keepdim=True) for value in (product, g))
         if gamma is not None:
             g, product, gamma = g * gamma, product * gamma, None
+    # Where gamma is one number of a row, these are its gradients too: two passes less.
     total, sum_of_g = (value.sum(axes, keepdim=True) for value in (product, g))
     if is_shared:
         d_gamma, d_beta = (value.sum_to_size(reduction.parameters) for value in (total, sum_of_g))
@@ -151,6 +152,7 @@ def _flow_of_few(flowing: Flowing, saved: SavedNative, scheme: Scheme, reduction
     slope = slopes(sign_RK, saved.members, scheme, reduction, NATIVE)
     total_R1, scale_R1, mean_R1 = (value.reshape(-1, 1) for value in (flowing.total, saved.scale, flowing.mean))
     elsewhere = reduction.keepdim(total_R1 * slope.elsewhere)
+    # As if no value were a member: the few that are get their own gradients afterwards.
     dx = torch.addcmul(-(flowing.mean + elsewhere) / saved.scale, flowing.g, flowing.factor).contiguous()
     of_g_RK = flowing.g.reshape(-1)[places_RK] * flowing.factor.expand_as(saved.scale).reshape(-1, 1)
     at_members = of_g_RK - (mean_R1 + total_R1 * slope.at_members) / scale_R1

@@ -129,6 +129,8 @@ class _Native(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved, needs = SavedNative(*ctx.saved_tensors), tuple(ctx.needs_input_grad[:3])
+        # A second derivative, or many gradients at once: the
+        # readable code has both, the closed forms have neither.
         if torch.is_grad_enabled() or is_batched(grad):
             return (*_differentiable(grad, saved, needs, ctx), None, None, None)
         if has_modes():
