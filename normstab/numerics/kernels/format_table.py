@@ -127,6 +127,7 @@ def plan(format: AnyFormat, rounding: Rounding, lane: Lane, *, copies: bool = Fa
         fields |= {"limit_positive": lane.inf - 1, "limit_negative": lane.inf - 1, "flushed_below": 0}
     else:
         fields |= _shortcut(format, rounding, lane)
+    # Masks and patterns with the top bit set are negative numbers of int64.
     wrapped = [_as_signed(value) for value in fields.values()]
     table = np.array(wrapped, np.int64)
     table.flags.writeable = False
@@ -145,6 +146,7 @@ def _float(format: AnyFormat, rounding: Rounding, lane: Lane) -> dict[str, int]:
     limit = lane.bits(format.max)
     beyond = {"inf": lane.inf, "nan": lane.nan, "saturate": limit}[format.overflow]
     mode = rounding.mode
+    # An overflow stays at the largest number in the modes that clause 7.4 names, and in to-odd.
     stays_positive = mode in ("toward-zero", "to-odd", "down") or format.overflow == "saturate"
     stays_negative = mode in ("toward-zero", "to-odd", "up") or format.overflow == "saturate"
     sign = 0 if format.overflow == "nan" else lane.sign

@@ -110,7 +110,7 @@ def _general(
     *,
     is_turned: bool,
 ) -> None:
-    """Run the general kernel over the panels that are `wanted` (None: all); turned over, a and b are (B, N) and (M)."""
+    """Run the general kernel over the panels that are `wanted` (None: all); turned over, rows are B N, columns M."""
     width = accumulation.width if accumulation.order in ("blocked", "lanes") else shapes.k
     b = b.contiguous()
     batches = _offsets(b.flatten(-2).unsqueeze(-2), shapes.batch)
@@ -171,6 +171,7 @@ def _fast(
     """Run the fast kernel; return (rows, panels of 64 columns), 1 for those that it left."""
     product, add, kahan = calls
     rows, n, k = len(a.offsets), shapes.n, shapes.k
+    # A sequential sum is one block of all.
     width = accumulation.width if accumulation.order in ("blocked", "lanes") else k
     blocks = -(-n // ROWS_AT_ONCE)
     pieces = max(1, min(torch.get_num_threads(), rows, rows * n * k // PRODUCTS_A_THREAD))

@@ -137,12 +137,13 @@ def divide_line(a, divisor, y, leaves, n, context, at):  # pragma: no cover - co
 
 @outside
 def all_fit(x, n, rule):  # pragma: no cover - compiled
-    """Whether it is seen at once that a floating-point format has these numbers: zeros, normal ones of its digits."""
+    """Whether all are zeros or normal numbers of a floating-point format, as their bits show; else a cast tells."""
     if rule.least_normal == 0 or rule.zero_sign == 0:
         return False
     bits, below, missing = x.view(np.int64), (1 << rule.shift) - 1, 0
     for i in range(n):
         a = bits[i] & MAGNITUDE64
+        # In range, and none of the digits set that the format has not.
         is_number = (a >= rule.least_normal) & (a <= rule.limit_positive) & ((a & below) == 0)
         missing += np.int64(not (is_number | (a == 0)))
     return missing == 0
@@ -161,6 +162,7 @@ def load_line(x, leaves, n, context, at):  # pragma: no cover - compiled
     if context[COUNTS] != 0:
         moved = 0
         for i in range(n):
+            # A NaN stays one, and is no event of a load.
             if y[i] != x[i] and x[i] == x[i]:
                 at.rest[moved], at.leaves[moved] = x[i], leaves[i]
                 moved += 1

@@ -87,7 +87,7 @@ def number_moved(plan):  # pragma: no cover - compiled
 
 @outside
 def settle_group(plan, which, n, counts, apart, bins):  # pragma: no cover - compiled
-    """Add n roundings and note `which` of them to scratch `which`, `apart` bytes after the one before, and its bins."""
+    """Count n roundings, noted as number `which`, in the scratch (`apart` bytes each) and the bins of that number."""
     scratch = view(counts + which * apart, SCRATCH, np.int64)
     words = view(plan.base + which * 4 * SEEN, SEEN, u32)
     scratch[COUNT] += n

@@ -170,7 +170,7 @@ class Rounder:
         return y
 
     def fitted(self, x: Any, note: Note) -> Any:
-        """Return an addend rounded, noting only what could be special; where bits would be drawn, all that moves is."""
+        """Return an addend rounded, noting what could be special: stochastically all that moves, lacking its bits."""
         y = self.noted_special(x, note)
         if self.style == DRAWN:
             self.note_moved(self.b.fcmp_unordered("!=", x, y), note)
