@@ -148,6 +148,7 @@ def parameters(grad, y, group, first, n, env):  # pragma: no cover - compiled
         if field(env, SUMS_PARAMETERS):
             add_to_sum(OF_BETA, grad, EVERY, group, first, n, total, DB_SUM, env)
         else:
+            # Several groups share a beta: its terms are summed when all are written.
             scatter(grad, group, first, n, slot(env, AT_GRAD_CAST), env)
     if field(env, NEEDS_GAMMA):
         operate(MUL, grad, y, block, group, first, n, DG_PRODUCT, env)
@@ -187,9 +188,11 @@ def weigh(group, env):  # pragma: no cover - compiled
     elif kind != L2:
         k = field(env, K)
         slope = floats(slot(env, AT_SLOPE) + 4 * (k + 1) * group, k + 1)
+        # In place of ds/dx at each member, the flow there; last the flow at every other value.
         for i in range(k):
             slope[i] = mul_scalars(weight, np.float64(slope[i]), group * k + i, PROJECT, env)
         slope[k] = mul_scalars(weight, np.float64(slope[k]), group, ELSEWHERE, env)
+    # By s itself, even where y is d (1 / s).
     fill(block, at_group(env, AT_SCALE, group))
 
 
@@ -221,6 +224,7 @@ def place_members(flow, group, first, n, env):  # pragma: no cover - compiled
     k = field(env, K)
     slope, y = floats(slot(env, AT_SLOPE) + 4 * (k + 1) * group, k + 1), floats(flow, BLOCK)
     members = integers(slot(env, AT_MEMBERS) + 8 * k * group, k)
+    # Every value but the few members has one and the same flow.
     y[:] = slope[k]
     for i in range(k):
         if first <= members[i] < first + n:

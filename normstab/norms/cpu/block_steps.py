@@ -148,6 +148,7 @@ def set_marks(marks, context):  # pragma: no cover - compiled
     """Raise and lower the marks to what a recount found."""
     seen, scratch = view(marks, 2, u32), view(context + 8 * SCRATCH_AT, SCRATCH, np.int64)
     seen[0] = max(seen[0], u32(_towards_zero32(scratch[LARGEST])))
+    # HIGHEST stands for a scratch that has seen no number, which holds infinity.
     seen[1] = min(seen[1], u32(_towards_zero32(min(scratch[SMALLEST], HIGHEST))))
 
 
@@ -213,6 +214,7 @@ def block(kind, a, b, y, n, table, marks, context):
     p, q, z = view(a, n, f32), view(b, n, f32), view(y, n, f32)
     rule = rule32(view(table, PLANNED, np.int64))
     is_magic = rule.style == MAGIC
+    # Two calls, in each of which the style is a constant: no branch is left in their loops.
     noted = rounded(kind, p, q, z, n, MAGIC, rule) if is_magic else rounded(kind, p, q, z, n, INTEGER, rule)
     if kind in (ADD, SUB):
         exact_upto = sums_exact_upto(rule.least)

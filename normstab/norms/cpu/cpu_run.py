@@ -31,6 +31,7 @@ from normstab.numerics.kernels.format_table import LANE32, plan
 
 __all__ = ["run_backward", "run_forward"]
 
+# Values below which waking a thread takes longer than the work.
 SERIAL_BELOW = 16384
 LINE = 8  # int64 of a cache line
 N, WIDTH = FIELDS.index("n"), FIELDS.index("width")
@@ -85,6 +86,7 @@ def environment(layer: Layer, addresses: Mapping[str, int], rows: NDArray[np.int
 @lru_cache(maxsize=256)
 def layout(n: int, width: int, sites: int) -> tuple[dict[str, int], int]:
     """Return the offset of each buffer in the memory of a thread, and its size, in int64; buffers begin cache lines."""
+    # Lanes, or the stack of a pairwise tree: one buffer holds either.
     width = max(width, LEVELS)
     # Numbers of 4 bytes, two to an int64, and of 8 bytes.
     narrow = {"values": n, "kept": n, "block": 6 * BLOCK, "found": BLOCK, "drawn": BLOCK, "words": BLOCK + 16}

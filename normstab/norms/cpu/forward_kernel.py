@@ -58,6 +58,7 @@ def forward_groups(env, first, last):  # pragma: no cover - compiled
         for j in range(0, n, BLOCK):
             m = min(BLOCK, n - j)
             gather(slot(env, AT_X), group, j, m, block, env)
+            # A cast has one operand, whose address stands for both.
             operate(CAST, block, block, values + 4 * j, group, j, m, INPUT, env)
             if field(env, CENTRES):
                 add_to_sum(OF_MEAN, values + 4 * j, EVERY, group, j, m, n, MEAN_SUM, env)
@@ -73,6 +74,7 @@ def forward_groups(env, first, last):  # pragma: no cover - compiled
             if field(env, RECIPROCAL_FORM):
                 s = div_scalars(1.0, s, group, RECIPROCAL, env)
                 floats(slot(env, AT_RECIPROCAL), group + 1)[group] = s
+            # s, or 1 / s, as a whole block: the other operand of the divisions to come.
             fill(block, s)
             note_signs(group, env)
         for j in range(0, n, BLOCK):
@@ -115,7 +117,7 @@ def centre(mu, group, env):  # pragma: no cover - compiled
 
 @outside
 def scale_of(spread, group, env):  # pragma: no cover - compiled
-    """Return s, and store the statistic that running averages keep; the sum of l2 and l1 is open."""
+    """Return s, and store the statistic that running averages keep; the sum that `centre` began is closed."""
     n, kind, constants = field(env, N), field(env, KIND), view(slot(env, AT_CONSTANTS), 2, np.float64)
     magnitude = spread
     if kind in (L2, L1):
@@ -123,6 +125,7 @@ def scale_of(spread, group, env):  # pragma: no cover - compiled
     elif kind in (LINF, TOPK):
         magnitude = largest(group, env)
     if kind != L2:
+        # C of l1, linf, top k and range; l2 has none.
         magnitude = mul_scalars(constants[0], magnitude, group, CONSTANT, env)
     s = magnitude
     if field(env, HAS_EPS):
@@ -132,6 +135,7 @@ def scale_of(spread, group, env):  # pragma: no cover - compiled
         # Running averages keep the unbiased variance; of one value there is none, and the biased one stays.
         if field(env, TRACKS) and n > 1:
             magnitude = unbiased(magnitude, np.float64(n), group, RUNNING_VAR, env)
+    # What is stored has no eps in it.
     floats(slot(env, AT_STORED), group + 1)[group] = magnitude
     return s
 
@@ -161,6 +165,7 @@ def note_signs(group, env):  # pragma: no cover - compiled
     signs = floats(slot(env, AT_SIGNS) + 4 * k * group, k)
     for i in range(k):
         x = d[members[i]]
+        # NaN where d is NaN, 0 where it is zero.
         signs[i] = x if x != x else np.float32(x > 0) - np.float32(x < 0)
 
 

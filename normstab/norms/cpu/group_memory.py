@@ -66,10 +66,11 @@ def move(tensor, block, group, first, n, gathers, env):
 
 @outside
 def gather_parameters(values, group, first, n, block, env):  # pragma: no cover - compiled
-    """Copy the parameters of values first .. first + n - 1 of a group into a block; once where all are the same."""
+    """Copy the parameters of values first .. first + n - 1 of a group into a block; one that all share, once."""
     repeat = field(env, REPEAT)
     start = group % field(env, PERIOD) * field(env, STEP)
     if repeat >= field(env, N):
+        # `fill` covers the whole block, which later blocks of the group find as it is.
         if first == 0:
             fill(block, floats(values, start + 1)[start])
     # A parameter for each value, as in layer norm.

@@ -43,6 +43,7 @@ LOAD, KAHAN, CAST_SUM = 1, 2, 3
 @device
 def is_open(env, site):
     """Whether a site has a call."""
+    # A context without a call is all zeros, and formats of p <= 24 always fold.
     return view(context_at(env, site), CONTEXT, np.int64)[FOLDS] != 0
 
 
@@ -108,6 +109,7 @@ def wide_lanes(lanes, x, mask, group, first, n, context, env):  # pragma: no cov
         widen_both(lanes, x + 4 * base, mask, m, flushes, env)
         for j in range(m):
             c[j] = sum_to_odd(p[j], q[j], folds, down)
+        # An addition draws the bits of the addend that it takes in, which is number `base` and on of the block.
         round_values(ADD, m, base, context, env)
         narrow(lanes, m, flushes, env)
 

@@ -41,6 +41,7 @@ def lane_sum(lanes, before, x, mask, n, first, width, exact_upto, marks, context
         return
     copy(lanes, before, width)
     top, bottom = U0, EVERY
+    # Rows of lanes, of which a compiler takes many at once; then the addends that are no whole row.
     rest = start
     while rest + width <= n:
         row = view(x + 4 * rest, width, u32)
@@ -77,9 +78,10 @@ def is_remarkable(top, bottom, seen):
 
 @outside
 def fold_quickly(lanes, folded, k, exact_upto, marks, context):  # pragma: no cover - compiled
-    """Add k float32 lanes pairwise, level by level, into `folded`, and count it; return whether that was all.
+    """Add k float32 lanes pairwise, level by level, into `folded`, and count it; return whether that holds.
 
-    It is not where there is something to count that `fold_lanes` alone does. `folded` is room for k lanes.
+    False, with nothing counted, where `fold_lanes` has to do it: it alone counts records, subnormals, infinities and
+    NaN. `folded` is room for k lanes.
     """
     lane, part = view(lanes, k, f32), view(folded, k, f32)
     for j in range(k):

@@ -41,6 +41,7 @@ def largest_members(values, n, places, magnitudes, k):  # pragma: no cover - com
             a = u32(d[i] & MAGNITUDE32)
             if kept == k and a <= u32(as_uint32(found[k - 1])):
                 continue
+            # Behind all that are as large; what falls off the end was the least.
             at = min(kept, k - 1)
             while at > 0 and u32(as_uint32(found[at - 1])) < a:
                 found[at], members[at] = found[at - 1], members[at - 1]

@@ -38,6 +38,7 @@ def move_average(running, new, n, rest, momentum, row, stamp, step):  # pragma: 
             return False
         note(scratch, abs(np.float64(rest) * np.float64(old[i])))
         note(scratch, abs(np.float64(momentum) * np.float64(x[i])))
+        # The exact sum, rounded to odd: toward zero it becomes what the exact one does.
         note(scratch, abs(sum_folded(np.float64(a), np.float64(b))))
     for i in range(n):
         old[i] = moved[i]

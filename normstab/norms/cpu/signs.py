@@ -109,6 +109,7 @@ def flow_of_signs(d, slopes, blocks, group, first, n, env):  # pragma: no cover 
     """Leave the flow through s of a block in block 2; blocks 1, 3 and 5 are room."""
     found = view(slopes, 6, np.float64)
     if field(env, IS_FAST):
+        # Four numbers known before the loop; choosing among them is no branch.
         x, y = floats(d, n), floats(blocks + 2 * BYTES, n)
         below, level = np.float32(found[BELOW]), np.float32(found[LEVEL])
         above, missing = np.float32(found[ABOVE]), np.float32(found[MISSING])

@@ -150,6 +150,8 @@ def round_ordinary(exact, drawn, rounded, n, context):  # pragma: no cover - com
         return False
     x, y, fields = view(exact, n, np.int64), view(rounded, n, np.int64), view(drawn, n, u32)
     top, bottom, s = 0, MAGNITUDE64, rule.shift
+    # The s last bits go.
+    # What a mode adds is aligned at 2^62, and comes down to them.
     kept, down = -1 << s, ALIGN64 - s
     # What is added carries into the bits that stay where the rounding is away from zero; random bits come alone.
     if rule.drawn != 0:
@@ -186,6 +188,7 @@ def round_finite(exact, drawn, rounded, n, context):  # pragma: no cover - compi
         zeros_in += np.int64(a == 0)
         small += np.int64(r < rule.least_normal)
         top, bottom, result = max(top, a), min(bottom, (a - 1) & MAGNITUDE64), max(result, r)
+    # Nothing was counted yet: another way begins anew.
     if top >= INF64 or result > min(rule.limit_positive, rule.limit_negative):
         return False
     add_ordinary(scratch, n, top, bottom)
@@ -209,6 +212,7 @@ MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
 def narrowed(bits):
     """Return float64 bits as the float32 that represents them, by integers where that is subnormal."""
     a = bits & MAGNITUDE64
+    # A conversion would flush a subnormal: that is a whole number of 2^-149, which is its bits.
     normal = as_uint32(np.float32(as_float64(bits)))
     small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(bits >> 32) & u32(2**31)))
     return as_float32(small if a < MIN_NORMAL else normal)

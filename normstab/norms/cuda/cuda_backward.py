@@ -91,6 +91,7 @@ def backward_kernel(
             of_g = share(of_g, count_of(layer), own, layer, MEAN_SUM, MEAN_DIV, HOW)
         if (KIND == L2) | (KIND == L1):
             weight = share(of_gy, count_of(layer), own, layer, PRODUCT_SUM, PRODUCT_DIV, HOW)
+        # C1 mean(g y), of which the flow of every value is a multiple.
         if KIND == L1:
             weight = operate(own * 0 + constant(layer, 0), weight, own, always, layer, MUL, CONSTANT, HOW, True)
         if (HOW >> (FIRST_SITE + SLOPE_SUM)) & 1:
@@ -111,6 +112,7 @@ def first_pass(
     db, dg, of_g, of_gy, of_sign = nothing, nothing, nothing, nothing, nothing
     steps, span = tiling(n, layer, LANES, BLOCKED)
     for base in range(0, n, span):
+        # A sum that has no call keeps its zeros, and costs nothing: HOW is known to the compiler.
         none = tl.zeros([LANES], tl.int64)
         db_lanes, dg_lanes, g_lanes, gy_lanes, sign_lanes = none, none, none, none, none
         for t in range(steps):

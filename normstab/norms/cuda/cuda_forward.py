@@ -75,6 +75,7 @@ def forward_kernel(
         if (KIND == L2) | (KIND == L1):
             magnitude = dispersion_of(x, mu, group, own, layer, KIND, LANES, BLOCKED, HOW)
         elif KIND == RANGE:
+            # Of x itself, before anything is centred.
             first, last = range_ends(x, members, group, own, layer, BLOCK, HOW)
             magnitude = operate(first, last, own, own >= 0, layer, SUB, MAX, HOW, True)
         else:
@@ -122,6 +123,7 @@ def dispersion_of(
             position, inside = tile(base, t, n, layer, LANES, BLOCKED)
             index = index_of(group, position, layer, 0)
             d = centred(x, mu, index, inside, layer, INPUT, CENTRE, HOW, True)
+            # The magnitude by its bits: abs is exact, and no operation.
             addend = d & MAGNITUDE64
             if KIND == L2:
                 addend = operate(d, d, index, inside, layer, MUL, SQUARE, HOW, True)
@@ -138,6 +140,7 @@ def largest_of(
 ):  # fmt: skip
     """Return the largest abs(d), or the mean of the K largest, and note where they are and their signs."""
     largest = at_members(x, mu, members, signs, group, layer, K, MEMBERS, BLOCK, HOW)
+    # One member: the sum of its vector, zeros but for it, is itself.
     if KIND == LINF:
         magnitude = own * 0 + tl.sum(largest, axis=0)
     else:

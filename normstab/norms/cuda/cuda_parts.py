@@ -225,6 +225,7 @@ def loaded(x, index, inside, layer, SITE: tl.constexpr, HOW: tl.constexpr):
     """Return addends cast to the accumulator's format; one that fits is no event."""
     y, is_beyond = rounded_at(x, index, layer, SITE, HOW)
     a = x & MAGNITUDE64
+    # As numbers, for which the zeros are one; a NaN is none.
     changes = inside & (as_float64(y) != as_float64(x)) & (a <= INF64)
     count_at(x, y, is_beyond, a > INF64, a == INF64, a < 0, changes, layer, SITE)
     return y
@@ -256,6 +257,7 @@ def joined(
                 is_chosen = tl.arange(0, LANES) == i
                 addend = total * 0 + tl.sum(tl.where(is_chosen, lanes, 0), axis=0)
                 leaf = total * 0 + tl.sum(tl.where(is_chosen, first, 0), axis=0)
+                # leaf == leaf is true everywhere, and has the shape that is wanted.
                 follows = (leaf == leaf) & ((base > 0) | (i > 0))
                 added = operate(total, addend, leaf, follows, layer, ADD, SITE, HOW, True)
                 total = tl.where(follows, added, addend)

@@ -110,6 +110,8 @@ def told_of(layer: Layer) -> NDArray[np.int64]:
 def options_of(layer: Layer) -> dict[str, Any]:
     """Return what is compiled in."""
     sums, rounding, k = layer.ar.precision.accumulation, layer.ar.precision.rounding, max(int(layer.fields[K]), 1)
+    # What differs between layers of one kind is told; what
+    # is in HOW makes a kernel of its own, without dead code.
     how = (field_width(rounding.bits) if rounding.is_stochastic else 0) | (IS_DOWN if rounding.mode == "down" else 0)
     how |= IS_RECIPROCAL if layer.ar.precision.divide == "reciprocal" else 0
     how |= sum(1 << (HAS_AT + site) for site, call in enumerate(layer.sites.calls) if call is not None)
