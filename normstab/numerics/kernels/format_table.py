@@ -6,14 +6,27 @@ those of `PLAN`; all magnitudes are bit patterns of the lane without the sign.
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normstab.numerics.formats import DTYPES, AnyFormat, FixedFormat
+from normstab.numerics.kernels.shortcut_table import (
+    GENERIC,
+    GRID,
+    INTEGER,
+    LANE32,
+    LANE64,
+    MAGIC,
+    SPREAD,
+    STEPPED,
+    WIDE,
+    Lane,
+    added_to_fraction,
+    cast_shortcut_fields,
+    shortcut_fields,
+)
 from normstab.numerics.precision import Rounding
 
 __all__ = [
@@ -25,6 +38,8 @@ __all__ = [
     "MAGIC",
     "PLAN",
     "SPREAD",
+    "STEPPED",
+    "WIDE",
     "Lane",
     "contains_dtype",
     "plan",
@@ -55,7 +70,7 @@ PLAN = (
     "fraction_bits",  # F
     "field_width",  # random bits served per element by Philox: 8, 16 or 32; 0 when deterministic
     "saturates",  # 1 under the policy `saturate`
-    "style",  # GENERIC, or the shortcut that gives the same bits: see `_shortcut`
+    "style",  # GENERIC, or the shortcut that gives the same bits: see shortcut_fields
     "magic_low",  # MAGIC: exponent bits of 2^emin
     "magic_high",  # ... of 2^(emax + 1)
     "magic_lift",  # ... and what lifts an exponent e to that of the number with quantum 2^(e - p + 1)
@@ -66,50 +81,10 @@ PLAN = (
     "spread_scale",  # SPREAD: 2^(16 + p - 1 - emin), what turns a subnormal into quanta and 16 bits of fraction
     "spread_quantum",  # ... the quantum of a subnormal
     "spread_kept",  # ... mask of the quanta and the top R bits of the fraction
+    "cast_style",  # what casts on the CPU take: the style, or one that only they know
+    "steps",  # STEPPED: bit s says whether the nearest number is left for its neighbour in situation s
+    "spread_below",  # WIDE: the magnitudes that are scaled
 )
-# Codes of the ways to round.
-GENERIC, INTEGER, MAGIC, GRID, SPREAD = 0, 1, 2, 3, 4
-SPREAD_BITS = 16
-
-
-@dataclass(frozen=True)
-class Lane:
-    """The layout of one lane: its significand bits, exponent bias, and where fractions are aligned."""
-
-    size: int
-    significand_bits: int
-    bias: int
-    alignment: int
-
-    @property
-    def sign(self) -> int:
-        """The sign bit."""
-        return 1 << (self.size - 1)
-
-    @property
-    def inf(self) -> int:
-        """The bits of infinity."""
-        return (2 * self.bias + 1) << self.significand_bits
-
-    @property
-    def nan(self) -> int:
-        """The bits of the canonical NaN."""
-        return self.inf | 1 << (self.significand_bits - 1)
-
-    def bits(self, magnitude: float) -> int:
-        """Return the bits of a magnitude; 0 below the lane's range and the largest finite above it."""
-        if self.size == 64:
-            return int(struct.unpack("<q", struct.pack("<d", magnitude))[0])
-        largest = DTYPES["float32"].max
-        return int(struct.unpack("<i", struct.pack("<f", min(magnitude, largest)))[0])
-
-    def power(self, exponent: int) -> int:
-        """Return the bits of 2^exponent, 0 below the lane's range."""
-        return self.bits(2.0**exponent) if exponent > -1075 else 0
-
-
-# The two widths that a kernel computes in.
-LANE32, LANE64 = Lane(32, 23, 127, 32), Lane(64, 52, 1023, 62)
 
 
 @lru_cache(maxsize=4096)
@@ -120,13 +95,16 @@ def plan(format: AnyFormat, rounding: Rounding, lane: Lane, *, copies: bool = Fa
     """
     fields = dict.fromkeys(PLAN, 0)
     fields |= dict(_fixed(format, lane) if isinstance(format, FixedFormat) else _float(format, rounding, lane))
-    fields |= dict(_rounding(rounding, lane))
+    fields |= dict(added_to_fraction(rounding, lane))
     fields["nan_set"] = lane.nan
     if copies:
         fields |= {"shift": 0, "base": -(2**20), "nan_kept": -1, "nan_set": 0, "style": GENERIC}
         fields |= {"limit_positive": lane.inf - 1, "limit_negative": lane.inf - 1, "flushed_below": 0}
     else:
-        fields |= _shortcut(format, rounding, lane)
+        fields |= shortcut_fields(format, rounding, lane)
+        fields["cast_style"] = fields["style"]
+        if fields["style"] == GENERIC:
+            fields |= cast_shortcut_fields(format, rounding, lane)
     # Masks and patterns with the top bit set are negative numbers of int64.
     wrapped = [_as_signed(value) for value in fields.values()]
     table = np.array(wrapped, np.int64)
@@ -183,74 +161,6 @@ def _fixed(format: FixedFormat, lane: Lane) -> dict[str, int]:
         "wrap_bits": 0 if saturates else format.precision + 1,
         "fraction_bits": format.fraction_bits,
         "saturates": int(saturates),
-    }
-
-
-def _rounding(rounding: Rounding, lane: Lane) -> dict[str, int]:
-    """Return what is added to the fraction, aligned at 2^alignment, so that its carry rounds away from zero."""
-    one = 1 << lane.alignment
-    every, half = one - 1, one >> 1
-    if rounding.is_stochastic:
-        top = every ^ ((1 << (lane.alignment - rounding.bits)) - 1)
-        width = next(w for w in (8, 16, 32) if w >= rounding.bits)
-        return {"fraction_kept": top, "drawn": top, "field_width": width}
-    add, odd, negative = {
-        "nearest": (half - 1, 1, 0),
-        "nearest-away": (half, 0, 0),
-        "half-up": (half, 0, -1),
-        "half-down": (half - 1, 0, 1),
-        "half-toward-zero": (half - 1, 0, 0),
-        "toward-zero": (0, 0, 0),
-        "up": (every, 0, -every),
-        "down": (0, 0, every),
-        "to-odd": (every, -every, 0),
-    }[rounding.mode]
-    return {"fraction_kept": every, "add": add, "add_odd": odd, "add_negative": negative}
-
-
-def _shortcut(format: AnyFormat, rounding: Rounding, lane: Lane) -> dict[str, int]:
-    """Return which shortcut gives the same bits in a lane, with its fields.
-
-    INTEGER (nearest) and GRID (the other modes): emin is the lane's own, so subnormals lie on the same grid as
-    the bits, and one addition to the bits rounds all. MAGIC (nearest): adding and then subtracting
-    2^(e + digits - p) rounds, with a quantum so large that flushed subnormals round to 0 anyway. SPREAD
-    (stochastic): normals as GRID, subnormals scaled to whole numbers, flushed ones being below any bit that counts.
-    """
-    digits, least = lane.significand_bits + 1, 1 - lane.bias
-    if isinstance(format, FixedFormat) or format.precision >= digits:
-        return {}
-    if not (format.has_subnormals and format.has_negative_zero) or format.precision == 1:
-        return {}  # with p = 1 the last bit that stays is the exponent's, and says nothing of odd and even
-    p, at, bits = format.precision, lane.significand_bits, rounding.bits
-    least_exponent = format.emin - p + 1
-    if format.emin == least and lane is LANE32:
-        return {"style": INTEGER} if rounding.mode == "nearest" else {"style": GRID} | _grid(rounding, lane, digits - p)
-    if rounding.mode == "nearest":
-        if least_exponent < least + 2 or format.emax + 1 + digits - p > lane.bias:
-            return {}
-        low, high, lift = format.emin + lane.bias, format.emax + 1 + lane.bias, digits - p
-        return {"style": MAGIC, "magic_low": low << at, "magic_high": high << at, "magic_lift": lift << at}
-    if not rounding.is_stochastic or lane is not LANE32 or bits > SPREAD_BITS or p > 31 - SPREAD_BITS:
-        return {}
-    if not least + 2 + bits <= least_exponent <= lane.bias or SPREAD_BITS - least_exponent > lane.bias:
-        return {}
-    return {"style": SPREAD} | _grid(rounding, lane, digits - p) | _spread(least_exponent, bits, lane)
-
-
-def _grid(rounding: Rounding, lane: Lane, discarded: int) -> dict[str, int]:
-    """Return the fields of GRID: those of `_rounding`, in units of the last bit."""
-    if rounding.is_stochastic:
-        return {"grid_down": lane.alignment - discarded}
-    own = _rounding(rounding, Lane(lane.size, lane.significand_bits, lane.bias, discarded))
-    return {"grid_add": own["add"], "grid_odd": own["add_odd"], "grid_negative": own["add_negative"]}
-
-
-def _spread(least_exponent: int, bits: int, lane: Lane) -> dict[str, int]:
-    """Return the fields of SPREAD for subnormals, whose quantum is 2^least_exponent."""
-    return {
-        "spread_scale": lane.power(SPREAD_BITS - least_exponent),
-        "spread_quantum": lane.power(least_exponent),
-        "spread_kept": 2**31 - 2 ** (SPREAD_BITS - bits),
     }
 
 

@@ -9,12 +9,13 @@ copy; the rest are copied. Nothing here computes.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Axes", "align", "flat", "is_dense", "is_flat", "overlaps", "result_like"]
+__all__ = ["Axes", "align", "flat", "is_dense", "is_flat", "overlaps", "result_like", "turned"]
 
 MOST_AXES = 3
 
@@ -34,6 +35,31 @@ def is_dense(x: Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+class Turned(NamedTuple):
+    """Matrices whose columns lie in memory one after the other: how many, elements of a column, and columns."""
+
+    matrices: int
+    across: int
+    down: int
+
+
+def turned(x: Tensor) -> Turned | None:
+    """Return `x` as matrices with their columns in memory, as a transposed or a channels_last tensor is, or None.
+
+    Its axes in the order of memory must be some outer ones as they are, and then the last ones before the others.
+    """
+    axes = [axis for axis in range(x.dim()) if x.shape[axis] > 1]
+    order = sorted(axes, key=x.stride, reverse=True)
+    if order == axes or not is_dense(x):
+        return None
+    first = next(i for i, axis in enumerate(order) if axis != axes[i])
+    moved = axes.index(order[first])
+    if order[first:] != axes[moved:] + axes[first:moved]:
+        return None
+    sizes = [x.shape[axis] for axis in axes]
+    return Turned(math.prod(sizes[:first]), math.prod(sizes[first:moved]), math.prod(sizes[moved:]))
 
 
 def is_flat(tensors: list[Tensor], out: Tensor, dtype: torch.dtype) -> bool:

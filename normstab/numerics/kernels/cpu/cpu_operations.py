@@ -18,6 +18,7 @@ from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.kernels.cpu.workspace import OWN
 from normstab.numerics.kernels.format_table import LANE64, MAGIC, PLAN, plan
 from normstab.numerics.kernels.strides import Axes, align, flat, is_dense, is_flat, overlaps, result_like
+from normstab.numerics.philox import signed_step
 from normstab.numerics.readable.carriers import WIDEST_FOLDED, are_wide, is_ieee, wraps
 from normstab.numerics.tallies.counter_row import COUNTING
 
@@ -97,7 +98,7 @@ def _task(
     is_wide, folds = target.dtype == torch.float64, call.format.precision <= WIDEST_FOLDED
     rounds_down = call.rounding.mode == "down"
     fields = [CODES[operation], target.data_ptr(), is_wide, folds, rounds_down]
-    fields += [_signed(word), _signed(step), first, bins, row is not None, axes.sizes[1], axes.sizes[2]]
+    fields += [signed_step(word), signed_step(step), first, bins, row is not None, axes.sizes[1], axes.sizes[2]]
     fields += [folds and are_wide(operands), 0]
     placed = zip(tensors, axes.strides, strict=True)
     for operand in operands:
@@ -160,8 +161,3 @@ def _holds(task: NDArray[np.int64], scratch: NDArray[np.int64], call: Call) -> b
 def _bits(scalar: float) -> int:
     """Return the bits of a float64 as an int64."""
     return int(struct.unpack("<q", struct.pack("<d", scalar))[0])
-
-
-def _signed(word: int) -> int:
-    """Return a 64-bit word as the int64 of the same bits."""
-    return word - 2**64 if word >= 2**63 else word

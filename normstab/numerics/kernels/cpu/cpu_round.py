@@ -15,7 +15,15 @@ from __future__ import annotations
 import numpy as np
 
 from normstab.numerics.kernels.cpu.bits import INF32, INF64, MAGNITUDE32, MAGNITUDE64, U0, U1, U23, rule32, rule64
-from normstab.numerics.kernels.cpu.blocks import BLOCK, round_block32, round_block64, widened32
+from normstab.numerics.kernels.cpu.blocks import (
+    BLOCK,
+    nearest_block64,
+    nearest_uncounted64,
+    round_block32,
+    round_block64,
+    widened32,
+)
+from normstab.numerics.kernels.cpu.casts.cast_blocks import counted_block32, uncounted_block32
 from normstab.numerics.kernels.cpu.compile import kernel, outside, right32, view
 from normstab.numerics.kernels.cpu.counting import (
     COUNT,
@@ -32,21 +40,17 @@ from normstab.numerics.kernels.cpu.counting import (
 )
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64, copy_block, narrow_block, widen_block
 from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
-from normstab.numerics.kernels.cpu.shortcuts import (
-    grid_block32,
-    integer_block32,
-    magic_block32,
-    nearest_bits32,
-    spread_block32,
-)
-from normstab.numerics.kernels.format_table import INTEGER, MAGIC, SPREAD
+from normstab.numerics.kernels.cpu.shortcuts import integer_block32, magic_block32, nearest_bits32
+from normstab.numerics.kernels.format_table import INTEGER, MAGIC
 
 __all__ = [
     "copied32_counted",
     "histogram",
     "nearest32",
     "nearest32_counted",
+    "nearest64",
     "quick32_chunk",
+    "quick32_uncounted",
     "round32_chunk",
     "round64_chunk",
 ]
@@ -97,22 +101,42 @@ def nearest32_counted(source, target, n, table, scratch):  # pragma: no cover - 
 
 
 @kernel
-def quick32_chunk(source, target, n, table, scratch, word, step, first):  # pragma: no cover - compiled
-    """Round float32 by the shortcut GRID or SPREAD, counting."""
+def quick32_chunk(source, target, dtype, n, table, scratch, word, step, first):  # pragma: no cover - compiled
+    """Round `n` numbers of a dtype up to float32 by the shortcut of casts, counting."""
     rule = rule32(table)
     counts = view(scratch, SCRATCH, np.int64)
     clear(counts)
-    x, fields, words = np.empty(BLOCK, u32), np.zeros(BLOCK, u32), np.empty(WORDS, u32)
+    x, y = np.empty(BLOCK, u32), np.empty(BLOCK, u32)
+    fields, words = np.zeros(BLOCK, u32), np.empty(WORDS, u32)
     width = np.int64(rule.field_width)
+    size = 4 if dtype == FLOAT32 else 2
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
-        copy_block(view(source + 4 * start, m, u32), x, m)
+        widen_block(source + start * size, dtype, x, m)
         draw_fields(fields, words, word, step, first + start, m, width)
-        out = view(target + 4 * start, m, u32)
-        if rule.style == SPREAD:
-            spread_block32(x, fields, out, m, rule, counts)
+        counted_block32(x, fields, y, m, rule, counts)
+        narrow_block(y, target + start * size, dtype, m)
+
+
+@kernel
+def quick32_uncounted(source, target, dtype, n, table, word, step, first):  # pragma: no cover - compiled
+    """Round as quick32_chunk does, counting nothing."""
+    rule = rule32(table)
+    x, y = np.empty(BLOCK, u32), np.empty(BLOCK, u32)
+    fields, words = np.zeros(BLOCK, u32), np.empty(WORDS, u32)
+    width = np.int64(rule.field_width)
+    size = 4 if dtype == FLOAT32 else 2
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        draw_fields(fields, words, word, step, first + start, m, width)
+        if dtype == FLOAT32 and source != target:
+            given, out = view(source + 4 * start, m, u32), view(target + 4 * start, m, u32)
         else:
-            grid_block32(x, fields, out, m, rule, counts)
+            given, out = x, y
+            widen_block(source + start * size, dtype, x, m)
+        uncounted_block32(given, fields, out, m, rule)
+        if dtype != FLOAT32 or source == target:
+            narrow_block(y, target + start * size, dtype, m)
 
 
 @kernel
@@ -146,7 +170,11 @@ def round64_chunk(source, target, n, table, scratch, word, step, first):  # prag
         m = min(BLOCK, n - start)
         copy_block(view(source + 8 * start, m, np.int64), x, m)
         draw_fields(fields, words, word, step, first + start, m, rule.field_width)
-        if round_block64(x, fields, y, m, rule, counts):
+        if rule.style == MAGIC:
+            has_special = nearest_block64(x, y, m, rule, counts)
+        else:
+            has_special = round_block64(x, fields, y, m, rule, counts)
+        if has_special:
             for i in range(m):
                 a, result = x[i] & MAGNITUDE64, y[i] & MAGNITUDE64
                 if a >= INF64:
@@ -155,6 +183,16 @@ def round64_chunk(source, target, n, table, scratch, word, step, first):  # prag
                     count_special(counts, is_nan, y_nan, y_inf, is_nan, not is_nan, False, rule.saturates)
         if target != 0:
             copy_block(y, view(target + 8 * start, m, np.int64), m)
+
+
+@kernel
+def nearest64(source, target, n, table):  # pragma: no cover - compiled
+    """Round float64 to nearest-even by the shortcut MAGIC, uncounted."""
+    rule, x = rule64(table), np.empty(BLOCK, np.int64)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        copy_block(view(source + 8 * start, m, np.int64), x, m)
+        nearest_uncounted64(x, view(target + 8 * start, m, np.int64), m, rule)
 
 
 @kernel

@@ -3,9 +3,10 @@
     bits of a magnitude   [ exponent | bits that stay | bits that go ]
     INTEGER, GRID         + an addend at the bits that go, then those are cleared; a carry may raise the exponent
     MAGIC                 a + c - c, where a number of c's binade has no room for the bits that go
-    SPREAD                as GRID; subnormals as whole quanta with 16 bits of fraction
+    SPREAD, WIDE          as GRID; subnormals as whole quanta with 16, or 32, bits of fraction
+    STEPPED               as MAGIC, then a step to the neighbour where a table of situations says so
 
-Which holds where, and why the bits are the same, is `_shortcut` in format_table.py. Device functions only.
+Which holds where, and why the bits are the same, is in shortcut_table. Device functions only.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -13,23 +14,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32, SIGN32, U0, U1, U31, finish32
+from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32, SIGN32, U0, U1, U23, U31
 from normstab.numerics.kernels.cpu.blocks import add_block, add_extremes32
 from normstab.numerics.kernels.cpu.compile import as_float32, as_uint32, device, left32, outside, right32
 from normstab.numerics.kernels.format_table import INTEGER, MAGIC
 
 __all__ = [
-    "grid_block32",
+    "grid_magnitude32",
     "integer_block32",
     "magic_block32",
     "nearest_bits32",
     "nearest_finish32",
     "nearest_magnitude32",
-    "spread_block32",
+    "spread_magnitude32",
+    "stepped_magnitude32",
+    "wide_magnitude32",
+    "wrapped_finish32",
 ]
 
 u32, i32 = np.uint32, np.int32
-U16 = u32(16)
+U2, U4, U8, U16 = u32(2), u32(4), u32(8), u32(16)
+# From the exponent of c down to that of its quantum, and of half of it.
+QUANTUM_PLACES, HALF_PLACES = u32(23 << 23), u32(24 << 23)
+ONE, HALF, WORD = np.float32(1), np.float32(0.5), np.float32(2.0**32)
 
 
 @device
@@ -122,46 +129,59 @@ def spread_magnitude32(a, drawn, rule):
     return small if a < rule.least_normal else normal
 
 
-@outside
-def grid_block32(x, drawn, y, n, rule, counts):
-    """Round a block by the shortcut GRID, and count it."""
-    over, zeros, zeros_in, small, moved, nans, top, bottom = U0, U0, U0, U0, U0, U0, U0, ~U0
-    for i in range(n):
-        a, negative = u32(x[i] & MAGNITUDE32), u32(-i32(right32(x[i], U31)))
-        r = grid_magnitude32(a, negative, drawn[i], rule)
-        z = finish32(r, a, negative, rule)
-        y[i] = z
-        # One limit for both signs: formats with a shortcut are floating-point, and symmetric.
-        is_over = (r > rule.limit_positive) & (a < INF32)
-        over = u32(over + u32(is_over))
-        zeros = u32(zeros + u32(r == U0))
-        zeros_in = u32(zeros_in + u32(a == U0))
-        small = u32(small + u32(r < rule.least_normal))
-        moved = u32(moved + u32(is_over | ((r != a) & (a < INF32))))
-        # By the result: directed modes overflow to a NaN on one side only.
-        nans = u32(nans + u32((u32(z & MAGNITUDE32) > INF32) & (a < INF32)))
-        top = max(top, a)
-        bottom = min(bottom, u32(a - U1))
-    add_block(counts, n, over, u32(zeros - zeros_in), u32(small - zeros), moved, nans, rule.saturates)
-    add_extremes32(x, y, n, rule, counts, top, bottom)
+@device
+def stepped_magnitude32(a, negative, drawn, rule):
+    """Return magnitude32 of a mode that draws nothing: the nearest number, or its neighbour where the table says so.
+
+    The nearest number and its neighbours are at most 2^24 quanta, so that all here is exact. Whether a result is exact
+    is asked of bits, for flush-to-zero would take a subnormal a for zero; the nearest number is below that in any case.
+    """
+    lifted = u32(min(max(u32(a & INF32), rule.magic_low), rule.magic_high) + rule.magic_lift)
+    x, c = as_float32(a), as_float32(lifted)
+    t = np.float32(x + c)
+    nearest = np.float32(t - c)
+    rest = as_uint32(np.float32(x - nearest))
+    above = right32(rest, U31)
+    tie = U2 if u32(rest & MAGNITUDE32) == u32(lifted - HALF_PLACES) else U0
+    even = u32(U4 - left32(u32(as_uint32(t) & U1), U2))
+    situation = u32(u32(u32(above + tie) + even) + u32(negative & U8))
+    leaves = u32(u32(-i32(u32(right32(rule.steps, situation) & U1))) if as_uint32(nearest) != a else U0)
+    quantum = u32(u32(lifted - QUANTUM_PLACES) | left32(above, U31))
+    r = as_uint32(np.float32(nearest + as_float32(u32(quantum & leaves))))
+    r = a if i32(a) >= i32(lifted) else r  # from 2^23 quanta on all numbers are whole quanta
+    return U0 if r < rule.flushed_below else r
 
 
-@outside
-def spread_block32(x, drawn, y, n, rule, counts):
-    """Round a block by the shortcut SPREAD, and count it."""
-    over, zeros, zeros_in, small, moved, top, bottom = U0, U0, U0, U0, U0, U0, ~U0
-    for i in range(n):
-        a = u32(x[i] & MAGNITUDE32)
-        r = spread_magnitude32(a, drawn[i], rule)
-        y[i] = nearest_finish32(r, a, u32(x[i] & SIGN32), rule)
-        is_over = (r > rule.limit_positive) & (a < INF32)
-        over = u32(over + u32(is_over))
-        zeros = u32(zeros + u32(r == U0))
-        zeros_in = u32(zeros_in + u32(a == U0))
-        small = u32(small + u32(r < rule.least_normal))
-        moved = u32(moved + u32(is_over | ((r != a) & (a < INF32))))
-        top = max(top, a)
-        bottom = min(bottom, u32(a - U1))
-    nans = over if rule.over_positive > INF32 else U0
-    add_block(counts, n, over, u32(zeros - zeros_in), u32(small - zeros), moved, nans, rule.saturates)
-    add_extremes32(x, y, n, rule, counts, top, bottom)
+@device
+def wide_magnitude32(a, negative, drawn, rule):
+    """Return magnitude32 of stochastic rounding with at most 32 bits: the scaled as whole quanta and a fraction."""
+    ulp = left32(U1, rule.shift)
+    noise = u32(drawn & rule.drawn)
+    normal = u32(u32(a + right32(right32(noise, rule.grid_down), U1)) & u32(~u32(ulp - U1)))
+    scaled = np.float32(as_float32(min(a, rule.spread_below)) * as_float32(rule.spread_scale))
+    whole = i32(scaled)
+    rest = np.float32(scaled - np.float32(whole))
+    # Of an upper half, less one, since a conversion knows numbers below 2^31 only: the same bits of a word.
+    rest = np.float32(rest - ONE) if rest >= HALF else rest
+    fraction = u32(u32(i32(np.float32(rest * WORD))) & rule.fraction_kept)
+    # The carry of fraction + noise, by halves as in magnitude32.
+    halves = u32(u32(right32(fraction, U1) + right32(noise, U1)) + u32(u32(fraction & noise) & U1))
+    quanta = np.float32(i32(u32(u32(whole) + right32(halves, U31))))
+    small = as_uint32(np.float32(quanta * as_float32(rule.spread_quantum)))
+    r = small if a < rule.spread_below else normal
+    return U0 if r < rule.flushed_below else r
+
+
+@device
+def wrapped_finish32(r, a, negative, rule):
+    """Return finish32 of a fixed-point format that wraps: k 2^-F with k modulo 2^(I+F+1) in two's complement."""
+    m = u32(u32(r & u32(0x7FFFFF)) | u32(0x800000))
+    up = i32(right32(r, U23)) - i32(150) + i32(rule.fraction_bits)
+    k = left32(m, u32(min(max(up, i32(0)), i32(31)))) if up < i32(32) else U0
+    k = right32(m, u32(min(i32(-up), i32(31)))) if up < i32(0) else k
+    k = U0 if r == U0 else k
+    k = u32(-i32(k)) if negative != U0 else k
+    spare = u32(u32(32) - rule.wrap_bits)
+    signed = i32(left32(k, spare)) >> i32(spare)
+    y = as_uint32(np.float32(np.float32(i32(signed)) * as_float32(rule.least)))
+    return rule.nan_set if a >= INF32 else y

@@ -1,0 +1,142 @@
+"""Blocks of float32 lanes rounded by a shortcut: counted, or not, which takes half the time. Device functions only.
+
+A shortcut is a pair, how a magnitude is rounded and how a result is finished; the loops around it are the same.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import numpy as np
+
+from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32, SIGN32, U0, U1, U31, finish32
+from normstab.numerics.kernels.cpu.blocks import add_block, add_extremes32
+from normstab.numerics.kernels.cpu.compile import device, outside, right32
+from normstab.numerics.kernels.cpu.shortcuts import (
+    grid_magnitude32,
+    integer_block32,
+    magic_block32,
+    nearest_bits32,
+    nearest_finish32,
+    spread_magnitude32,
+    stepped_magnitude32,
+    wide_magnitude32,
+    wrapped_finish32,
+)
+from normstab.numerics.kernels.format_table import GRID, INTEGER, MAGIC, SPREAD, STEPPED
+
+__all__ = ["counted_block32", "uncounted_block32"]
+
+u32, i32 = np.uint32, np.int32
+
+
+@device
+def drawn_magnitude32(a, negative, drawn, rule):
+    """Return spread_magnitude32, which knows no signs."""
+    return spread_magnitude32(a, drawn, rule)
+
+
+@device
+def drawn_finish32(r, a, negative, rule):
+    """Return nearest_finish32: an infinity becomes what an overflow becomes."""
+    return nearest_finish32(r, a, u32(negative & SIGN32), rule)
+
+
+def _counted(magnitude, finish):
+    """Return the part that rounds a block by a shortcut, and counts it."""
+
+    @outside
+    def block(x, drawn, y, n, rule, counts):
+        over, zeros, zeros_in, small, moved, nans, top, bottom = U0, U0, U0, U0, U0, U0, U0, ~U0
+        for i in range(n):
+            a, negative = u32(x[i] & MAGNITUDE32), u32(-i32(right32(x[i], U31)))
+            r = magnitude(a, negative, drawn[i], rule)
+            z = finish(r, a, negative, rule)
+            y[i] = z
+            is_over = (r > (rule.limit_negative if negative else rule.limit_positive)) & (a < INF32)
+            over = u32(over + u32(is_over))
+            zeros = u32(zeros + u32(u32(z & MAGNITUDE32) == U0))  # an overflow may wrap to zero
+            zeros_in = u32(zeros_in + u32(a == U0))
+            small = u32(small + u32(r < rule.least_normal))
+            moved = u32(moved + u32(is_over | ((r != a) & (a < INF32))))
+            nans = u32(nans + u32((u32(z & MAGNITUDE32) > INF32) & (a < INF32)))
+            top = max(top, a)
+            bottom = min(bottom, u32(a - U1))  # zero wraps to the greatest
+        zeros_small = zeros if rule.least_normal != U0 else U0
+        add_block(counts, n, over, u32(zeros - zeros_in), u32(small - zeros_small), moved, nans, rule.saturates)
+        add_extremes32(x, y, n, rule, counts, top, bottom)
+
+    return block
+
+
+def _uncounted(magnitude, finish):
+    """Return the part that rounds a block by a shortcut: all of it as in range first, then again where some was not."""
+
+    @outside
+    def block(x, drawn, y, n, rule):
+        top = U0
+        for i in range(n):
+            a, negative = u32(x[i] & MAGNITUDE32), u32(-i32(right32(x[i], U31)))
+            r = magnitude(a, negative, drawn[i], rule)
+            sign = u32(negative & SIGN32)
+            y[i] = u32(r | (u32(sign & rule.zero_sign) if r == U0 else sign))
+            top = max(top, r)
+        if top > min(rule.limit_positive, rule.limit_negative):  # infinity and NaN are greater, too
+            for i in range(n):
+                a, negative = u32(x[i] & MAGNITUDE32), u32(-i32(right32(x[i], U31)))
+                y[i] = finish(magnitude(a, negative, drawn[i], rule), a, negative, rule)
+
+    return block
+
+
+grid, spread = (grid_magnitude32, finish32), (drawn_magnitude32, drawn_finish32)
+stepped, wrapped, wide = (
+    (stepped_magnitude32, finish32),
+    (stepped_magnitude32, wrapped_finish32),
+    (wide_magnitude32, finish32),
+)
+grid_counted, spread_counted = _counted(*grid), _counted(*spread)
+stepped_counted, wrapped_counted, wide_counted = _counted(*stepped), _counted(*wrapped), _counted(*wide)
+grid_uncounted, spread_uncounted = _uncounted(*grid), _uncounted(*spread)
+stepped_uncounted, wrapped_uncounted, wide_uncounted = _uncounted(*stepped), _uncounted(*wrapped), _uncounted(*wide)
+
+
+@device
+def counted_block32(x, drawn, y, n, rule, counts):
+    """Round a block by the shortcut of casts, and count it."""
+    style = rule.cast_style
+    if style == MAGIC:
+        magic_block32(x, y, n, rule, counts)
+    elif style == INTEGER:
+        integer_block32(x, y, n, rule, counts)
+    elif style == GRID:
+        grid_counted(x, drawn, y, n, rule, counts)
+    elif style == SPREAD:
+        spread_counted(x, drawn, y, n, rule, counts)
+    elif style != STEPPED:
+        wide_counted(x, drawn, y, n, rule, counts)
+    elif rule.wrap_bits != U0:
+        wrapped_counted(x, drawn, y, n, rule, counts)
+    else:
+        stepped_counted(x, drawn, y, n, rule, counts)
+
+
+@device
+def uncounted_block32(x, drawn, y, n, rule):
+    """Round a block by the shortcut of casts."""
+    style = rule.cast_style
+    if style == MAGIC:
+        for i in range(n):
+            y[i] = nearest_bits32(x[i], MAGIC, rule)
+    elif style == INTEGER:
+        for i in range(n):
+            y[i] = nearest_bits32(x[i], INTEGER, rule)
+    elif style == GRID:
+        grid_uncounted(x, drawn, y, n, rule)
+    elif style == SPREAD:
+        spread_uncounted(x, drawn, y, n, rule)
+    elif style != STEPPED:
+        wide_uncounted(x, drawn, y, n, rule)
+    elif rule.wrap_bits != U0:
+        wrapped_uncounted(x, drawn, y, n, rule)
+    else:
+        stepped_uncounted(x, drawn, y, n, rule)
