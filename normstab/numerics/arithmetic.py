@@ -15,14 +15,14 @@ from torch import Tensor
 from normstab.errors import NormstabError
 from normstab.numerics.call import Call, OperationRules
 from normstab.numerics.dispatch import opaque, plain
-from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor, rounded_constant
+from normstab.numerics.execute import carrier_dtype, compute, compute_function, round_tensor, rounded_constant
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Row, site_of
 from normstab.numerics.philox import Draw, Key, key_word, signed_step
 from normstab.numerics.precision import FORMAT_ROLES, Accumulation, Precision, Rounding
 from normstab.numerics.readable import native
 from normstab.numerics.readable.exact_operations import ExactOperations
-from normstab.numerics.readable.operations import Carried, Operand, carry_function
+from normstab.numerics.readable.operations import Operand
 from normstab.numerics.readable.powers import Powers
 from normstab.numerics.readable.sums import SUMS
 from normstab.numerics.scaled.scale_history import ScaleHistory
@@ -246,10 +246,8 @@ class Arithmetic(ExactOperations, Powers):
         if self.is_native:
             return function(*operands)
         check_tensors(operation, operands)
-        call = self.call(operation)
-        operands = tuple(plain(x) if isinstance(x, Tensor) else number(x, operation) for x in operands)
-        carried: Carried = carry_function(function, operands)
-        return finish(carried, call, dtype=carrier_dtype(operands, call.format))
+        operands = tuple(x if isinstance(x, Tensor) else number(x, operation) for x in operands)
+        return compute_function(function, operands, self.call(operation))
 
     @opaque
     def sum(

@@ -6,6 +6,8 @@ counters. What a format, a rounding or a counter means is in formats, precision,
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -19,12 +21,22 @@ from normstab.numerics.philox import random_fields
 from normstab.numerics.readable.carriers import carried_for
 from normstab.numerics.readable.event_counts import Counts, count
 from normstab.numerics.readable.losses import SUMMING, count_losses, counts_losses
-from normstab.numerics.readable.operations import Carried, Operand
+from normstab.numerics.readable.operations import Carried, Operand, carried_value, wide_operands, widened
 from normstab.numerics.readable.reference import Rounded, decode, encode, round_reference
 from normstab.numerics.rounding_modes import NEAREST
 from normstab.numerics.spelling.arguments import check_tensors, number
+from normstab.numerics.sums.kernels_of_sums import kernels_for
 
-__all__ = ["add_counts", "carrier_dtype", "compute", "fields_of", "finish", "round_tensor", "rounded_constant"]
+__all__ = [
+    "add_counts",
+    "carrier_dtype",
+    "compute",
+    "compute_function",
+    "fields_of",
+    "finish",
+    "round_tensor",
+    "rounded_constant",
+]
 
 
 def round_tensor(x: Tensor, call: Call, *, out: Tensor | None = None) -> Tensor:
@@ -81,6 +93,18 @@ def _rounded_once(operation: str, operands: tuple[Operand, ...], call: Call, out
     return finish(carried, call, dtype=dtype, out=out, shown=shown)
 
 
+def compute_function(function: Callable[..., Tensor], operands: tuple[Operand, ...], call: Call) -> Tensor:
+    """Compute `function` of `operands` in float64, by torch's library, and round it once."""
+    dtype = carrier_dtype(operands, call.format)
+    operands = tuple(backends.plain(x) if isinstance(x, Tensor) else x for x in operands)
+    first = next(x for x in operands if isinstance(x, Tensor))
+    kernels = kernels_for(first, call, "functions")
+    wide = wide_operands(operands, widened if kernels is None else kernels.widen)
+    value = function(*wide)
+    found = _finite(value, call, dtype) if kernels is not None else None
+    return finish(carried_value(value, wide), call, dtype=dtype) if found is None else found
+
+
 def finish(
     carried: Carried, call: Call, *, dtype: torch.dtype, out: Tensor | None = None, shown: Tensor | None = None
 ) -> Tensor:
@@ -89,18 +113,32 @@ def finish(
     `shown` is what the magnitudes are counted of where the carrier has been reduced modulo a range that wraps.
     """
     value = carried.value
-    kernels = backends.kernels_for(value, call) if shown is None else None
-    # With nothing infinite or NaN, what the operands were does not matter, and a plain cast counts right.
-    if kernels is not None and value.numel() and bool(torch.isfinite(value).all()):
-        result = torch.empty_like(value)
-        if kernels.round_into(value, result, call):
-            narrowed = encode(result, dtype).view(value.shape) if dtype != torch.float64 else result
-            return narrowed if out is None else out.copy_(narrowed)
-    fields = fields_of(value.shape, call, value.device)
-    rounded = round_reference(value, call.format, call.rounding, fields=fields)
-    add_counts(call, carried, rounded if shown is None else replace(rounded, exact=decode(shown)))
-    narrowed = encode(rounded.value, dtype).view(value.shape)
+    narrowed = _finite(value, call, dtype) if shown is None else None
+    if narrowed is None:
+        fields = fields_of(value.shape, call, value.device)
+        rounded = round_reference(value, call.format, call.rounding, fields=fields)
+        add_counts(call, carried, rounded if shown is None else replace(rounded, exact=decode(shown)))
+        narrowed = encode(rounded.value, dtype).view(value.shape)
     return narrowed if out is None else out.copy_(narrowed)
+
+
+def _finite(value: Tensor, call: Call, dtype: torch.dtype) -> Tensor | None:
+    """Return `value` rounded by a kernel and counted; None where there is none, or something is infinite or NaN.
+
+    Else it does not matter what the operands were, and a plain cast counts right.
+    """
+    kernels = backends.kernels_for(value, call)
+    if kernels is None or not value.numel():
+        return None
+    if not (math.isfinite(value.sum()) or bool(torch.isfinite(value).all())):  # a finite sum says it in one pass
+        return None
+    result = torch.empty_like(value)
+    if not kernels.round_into(value, result, call):
+        return None
+    if dtype == torch.float64:
+        return result
+    functions = kernels_for(value, call, "functions") if dtype == torch.float32 else None
+    return encode(result, dtype).view(value.shape) if functions is None else functions.narrow(result)
 
 
 def carrier_dtype(operands: tuple[Operand, ...], format: AnyFormat) -> torch.dtype:

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from normstab.numerics.readable.reference import power_of_two
 
-__all__ = ["OPERATIONS", "Carried", "Operand", "carry", "carry_function", "exact_root", "exact_sqrt", "widened"]
+__all__ = [
+    "OPERATIONS", "Carried", "Operand", "carried_value", "carry", "carry_function", "exact_root", "exact_sqrt",
+    "wide_operands", "widened",
+]  # fmt: skip
 
 # What an operation takes: a tensor, or a Python scalar, which is never cast.
 Operand = Tensor | float
@@ -39,31 +42,34 @@ def carry(
     `rounds_down` says that the result will be rounded toward minus infinity, where x + (-x) is -0;
     `is_rounded` False (fp64) that it will not be rounded again, so that IEEE's own result is wanted.
     """
-    wide = _wide(operands)
+    wide = wide_operands(operands, widened)
     value = OPERATIONS[operation](*wide) if is_rounded else UNFOLDED.get(operation, OPERATIONS[operation])(*wide)
     if rounds_down and operation in SIGNED_ZERO:
         value = _signed_down(operation, wide, value)
-    operand_nan = torch.stack([x.isnan() for x in wide]).any(0)
-    operand_inf = torch.stack([x.isinf() for x in wide]).any(0)
     divide_by_zero = None
     if operation == "div":
         divide_by_zero = (wide[1] == 0) & wide[0].isfinite() & (wide[0] != 0)
-    return Carried(value, operand_nan, operand_inf, divide_by_zero)
+    return carried_value(value, wide)._replace(divide_by_zero=divide_by_zero)
 
 
 def carry_function(function: Callable[..., Tensor], operands: tuple[Operand, ...]) -> Carried:
     """Compute `function` of `operands` in float64, by torch's library."""
-    wide = _wide(operands)
+    wide = wide_operands(operands, widened)
+    return carried_value(function(*wide), wide)
+
+
+def carried_value(value: Tensor, wide: tuple[Tensor, ...]) -> Carried:
+    """Return a result beside what its operands, of one shape, were."""
     operand_nan = torch.stack([x.isnan() for x in wide]).any(0)
     operand_inf = torch.stack([x.isinf() for x in wide]).any(0)
-    return Carried(function(*wide), operand_nan, operand_inf, None)
+    return Carried(value, operand_nan, operand_inf, None)
 
 
-def _wide(operands: tuple[Operand, ...]) -> tuple[Tensor, ...]:
-    """Return the operands as float64 tensors of one shape."""
+def wide_operands(operands: tuple[Operand, ...], widen: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    """Return the operands as float64 tensors of one shape; `widen` gives a tensor as float64."""
     device = next(x.device for x in operands if isinstance(x, Tensor))
     wide = [
-        widened(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=device) for x in operands
+        widen(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=device) for x in operands
     ]
     return tuple(torch.broadcast_tensors(*wide))  # type: ignore[no-untyped-call]
 

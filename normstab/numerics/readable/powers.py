@@ -11,6 +11,7 @@ from torch import Tensor
 from normstab.errors import NormstabError
 from normstab.numerics.readable.operations import Operand, exact_root
 from normstab.numerics.spelling.arguments import check_tensors, number
+from normstab.numerics.sums.kernels_of_sums import kernels_for
 
 __all__ = ["Powers"]
 
@@ -64,5 +65,12 @@ class Powers:
         if p == 2:
             return self.sqrt(a, operation=operation)
         if p.is_integer() and 0 < p <= MOST_PRODUCTS:
-            return self.apply(lambda x: exact_root(x, int(p)), a, operation=operation)
+            return self.apply(lambda x: root_to_odd(x, int(p)), a, operation=operation)
         return self.apply(lambda x: torch.pow(x, 1.0 / p), a, operation=operation)
+
+
+def root_to_odd(x: Tensor, p: int) -> Tensor:
+    """Return exact_root of float64 `x`, by the kernels of its device where there are any."""
+    kernels = kernels_for(x, None, "functions")
+    found: Tensor = exact_root(x, p) if kernels is None else kernels.root(x, p)
+    return found

@@ -56,6 +56,8 @@ def _welford_reference(x: Tensor, reduced: Sequence[int], calls: dict[str, Call]
         delta = add_terms(x_i, negated(old), calls["delta"])
         step = Terms(round_terms(carry("div", (delta.value, float(i + 1))), x_i.leaf, calls["div"]), x_i.leaf)
         mean = add_terms(old, step, calls["sum"])
+        if "m2" not in calls:
+            continue
         after = add_terms(x_i, negated(mean), calls["delta_after"])
         product = round_terms(carry("mul", (delta.value, after.value)), x_i.leaf, calls["mul"])
         m2 = add_terms(m2, Terms(product, x_i.leaf), calls["m2"])

@@ -1,4 +1,4 @@
-"""Which kernels compute sums, products and means, by device. Nothing here computes."""
+"""Which kernels compute sums, products, means and functions, by device. Nothing here computes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ KERNELS = {
     ("cpu", "welford"): "cpu.sums.cpu_sums",
     ("cpu", "matmul"): "cpu.sums.cpu_matmul",
     ("cpu", "exact"): "cpu.sums.cpu_exact",
+    ("cpu", "functions"): "cpu.cpu_functions",
     ("cuda", "sums"): "cuda.sums.cuda_sums",
     ("cuda", "matmul"): "cuda.sums.cuda_products",
 }
@@ -35,7 +36,7 @@ def addends(x: Tensor) -> Tensor:
     return x if is_half and x.device.type in READING_HALVES else dispatch.carried(x)
 
 
-def kernels_for(x: Tensor, call: Call, what: str = "sums") -> ModuleType | None:
+def kernels_for(x: Tensor, call: Call | None, what: str = "sums") -> ModuleType | None:
     """Return the kernels of `what` that serve the device of `x` and `call`, or None."""
     place = KERNELS.get((x.device.type, what))
     return None if place is None or dispatch.kernels_for(x, call) is None else _imported(place, what)

@@ -152,15 +152,14 @@ def welford(
 
     d = x_i - m_old; m = m_old + d / i; M2 = M2 + d (x_i - m), every result rounded in the accumulator
     format (sites `.delta .div .sum`, `.delta_after .mul .m2`). The mean is cast once at the end (`.cast`); M2
-    stays in the accumulator format, for M2 / n to be the one result that is cast. Without `with_m2` it is not
-    counted. Native accumulation has the format fp32 here, and exact fp64. Source: Welford 1962.
+    stays in the accumulator format, for M2 / n to be the one result that is cast. Without `with_m2` it is zeros,
+    and nothing of it is computed. Native accumulation has the format fp32 here, and exact fp64. Source: Welford 1962.
     """
     x = carried(x)
     reduced = canonical_dims(tuple(dims), x.dim())
     format = _accumulator(ar.precision.accumulation)
-    calls = {name: ar.call(f"{operation}.{name}", format) for name in MEAN_SITES}
-    unseen = calls["sum"]._replace(row=None)
-    calls |= {name: ar.call(f"{operation}.{name}", format) if with_m2 else unseen for name in M2_SITES}
+    sites = MEAN_SITES + M2_SITES if with_m2 else MEAN_SITES
+    calls = {name: ar.call(f"{operation}.{name}", format) for name in sites}
     mean, m2 = ar.sums.welford(x, reduced, calls)
     mean, m2 = (
         encode(value, carrier_dtype((x,), format)) if value.dtype == torch.float64 else value for value in (mean, m2)

@@ -84,20 +84,24 @@ def block_sums(x: Tensor, reduced: Sequence[int], width: int, at: SumCalls) -> T
 
 
 def welford(x: Tensor, reduced: Sequence[int], calls: Mapping[str, Call]) -> tuple[Tensor, Tensor] | None:
-    """Return Welford's mean (K,) and M2 (K,) over the axes `reduced`, or None; `calls` by its sites."""
+    """Return Welford's mean (K,) and M2 (K,) over the axes `reduced`, or None; `calls` by its sites.
+
+    Without the site of M2 that is zeros.
+    """
     if x.dtype not in CARRIERS:
         return None
     lines = _lined(x, reduced)
     mean = x.new_empty(lines.columns, dtype=carrier(x, calls["sum"]))
-    m2 = torch.empty_like(mean)
+    m2 = torch.zeros_like(mean)
+    squares = m2.data_ptr() if "m2" in calls else 0
 
     def run(first: int, last: int, made: int) -> None:
         welford_lines(
-            lines.x.data_ptr(), CARRIERS[x.dtype], mean.data_ptr(), m2.data_ptr(), CARRIERS[mean.dtype], first, last,
+            lines.x.data_ptr(), CARRIERS[x.dtype], mean.data_ptr(), squares, CARRIERS[mean.dtype], first, last,
             lines.columns, lines.n, lines.kept.ctypes.data, lines.places.ctypes.data, made,
         )  # fmt: skip
 
-    counted(tuple(calls.values()), run, 0, len(mean), 7 * lines.n)
+    counted(tuple(calls.values()), run, 0, len(mean), len(calls) * lines.n)
     return mean, m2
 
 

@@ -241,8 +241,9 @@ def sum_lines(
 def welford_lines(
     x, x_size, mean, m2, out_size, first, last, width_of_line, n, kept, places, contexts
 ):  # pragma: no cover - compiled
-    """Run Welford's mean and M2 over columns first .. last - 1; contexts as means.MEAN_SITES, M2_SITES."""
-    sites = view(contexts, 7 * CONTEXT, np.int64).reshape(7, CONTEXT)
+    """Run Welford's mean over columns first .. last - 1, and M2 unless `m2` is 0; contexts as MEAN_SITES, M2_SITES."""
+    steps = 7 if m2 != 0 else 4
+    sites = view(contexts, steps * CONTEXT, np.int64).reshape(steps, CONTEXT)
     source = Source(
         x, FLOAT32 if x_size == 4 else FLOAT64, width_of_line, n, np.empty(0), view(kept, last, np.int64),
         view(places, n, np.int64), True, False,
@@ -259,10 +260,12 @@ def welford_lines(
             add_line(at.x, at.minus, at.y, at.leaves, m, sites[1], at.desk)
             divide_line(at.y, np.float64(p + 1), at.t, at.leaves, m, sites[2], at.desk)
             add_line(centre, at.t, centre, at.leaves, m, sites[3], at.desk)
-            negate(centre, at.minus, m)
-            add_line(at.x, at.minus, at.t, at.leaves, m, sites[4], at.desk)
-            multiply_line(at.y, at.t, at.x, at.leaves, m, sites[5], at.desk)
-            add_line(squares, at.x, squares, at.leaves, m, sites[6], at.desk)
+            if m2 != 0:
+                negate(centre, at.minus, m)
+                add_line(at.x, at.minus, at.t, at.leaves, m, sites[4], at.desk)
+                multiply_line(at.y, at.t, at.x, at.leaves, m, sites[5], at.desk)
+                add_line(squares, at.x, squares, at.leaves, m, sites[6], at.desk)
         for j in range(m):
             write(mean, out_size, start + j, centre[j])
-            write(m2, out_size, start + j, squares[j])
+            if m2 != 0:
+                write(m2, out_size, start + j, squares[j])
