@@ -129,7 +129,7 @@ def _round_dense(x: Tensor, out: Tensor, source: int, target: int, n: int, call:
         with COUNTING:
             histogram(source, dtype, n, row.histogram.ctypes.data)
     target = 0 if copies else target
-    if style in NEAREST_STYLES and 4 * n < SERIAL_BELOW:
+    if dtype == FLOAT32 and style in NEAREST_STYLES and 4 * n < SERIAL_BELOW:
         pieces, counts = 1, OWN.address
         nearest32_counted(source, target, n, table, counts)
     else:
@@ -167,6 +167,9 @@ def _round_uncounted(
 ) -> None:
     """Round by the shortcut of the style."""
     size, is_nearest = SIZES[dtype], style in NEAREST_STYLES
+    if dtype == FLOAT32 and is_nearest and n < SERIAL_BELOW:
+        nearest32(source, target, n, table)
+        return
     word, step, first = words_of(call.draw)
 
     def work(i: int) -> None:
