@@ -12,13 +12,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normstab.norms.functional import (
+    HALVES,
     Forward,
     Reduction,
     Scheme,
+    is_input_kept,
+    narrowed,
     normalize_backward,
     normalize_forward,
     normalize_with,
 )
+from normstab.norms.op_by_op import Saved
 from normstab.norms.unrounded.native_norm import normalize_native, serves
 from normstab.norms.unrounded.outputs import own
 from normstab.norms.wide_norm import INSIDE
@@ -92,7 +96,7 @@ def normalize(
         if statistics is None and serves(x, (gamma, beta), scheme):
             return Normalized(*normalize_native(x, gamma, beta, scheme, reduction))
         # As torch's own layers do, half tensors are normalized in float32.
-        done = plan.run(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, gamma, beta)
+        done = plan.run(x.float() if x.dtype in HALVES else x, gamma, beta)
         return Normalized(done.output.to(x.dtype), done.mean, done.stored)
     return plan.emulate(x, gamma, beta)
 
@@ -105,6 +109,13 @@ def _of_nothing(x: Tensor, *parameters: Tensor | None) -> Tensor:
             if parameter is not None:
                 output = output + parameter.flatten()[:0].sum()  # an empty sum: of gradient zero
     return output
+
+
+def _kept(saved: Any, x: Tensor, ar: Arithmetic) -> Any:
+    """Return what backward needs of an input of 16 bits, the input as it came and rounded results in its dtype."""
+    if isinstance(saved, Saved):
+        return narrowed(saved, x.dtype, ar)
+    return saved._replace(input=x.detach()) if is_input_kept(saved, x.dtype, ar) else saved
 
 
 class _Emulated(torch.autograd.Function):
@@ -120,8 +131,9 @@ class _Emulated(torch.autograd.Function):
             if output.dtype != x.dtype and holds(x.dtype, plan.ar.format):
                 output = output.to(x.dtype)
             output = own(output, done.saved)
-        ctx.save_for_backward(*done.saved)
-        ctx.plan, ctx.kind, ctx.dtype = plan, type(done.saved), x.dtype
+        saved = _kept(done.saved, x, plan.ar) if x.dtype in HALVES else done.saved
+        ctx.save_for_backward(*saved)
+        ctx.plan, ctx.kind, ctx.dtype = plan, type(saved), x.dtype
         ctx.shapes = [None if tensor is None else tensor.shape for tensor in (gamma, beta)]
         found.append(Normalized(output, done.mean, done.stored))
         return output

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
 from normstab.norms import op_by_op, wide_norm
@@ -17,21 +18,29 @@ from normstab.norms.running import update_running
 from normstab.norms.wide_norm import SavedWhole
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import kernels_for
+from normstab.numerics.readable.reference import contains, holds
 
 if TYPE_CHECKING:
     from normstab.norms.fused.launch import SavedFused
 
 __all__ = [
+    "HALVES",
     "Forward",
     "Gradients",
     "Reduction",
     "Saved",
     "Scheme",
+    "is_input_kept",
+    "narrowed",
     "normalize_backward",
     "normalize_forward",
     "normalize_with",
     "update_running",
 ]
+
+
+HALVES = (torch.float16, torch.bfloat16)
+"""The dtypes in which a network of 16 bits has its numbers."""
 
 
 class Forward(NamedTuple):
@@ -100,7 +109,45 @@ def normalize_backward(
     if isinstance(saved, SavedWhole) or (isinstance(saved, Saved) and ar.precision.norm == "wide"):
         return wide_norm.backward(grad, saved, scheme, reduction, ar, needs)
     if isinstance(saved, Saved):
-        return op_by_op.backward(grad, saved, scheme, reduction, ar, needs)
+        return op_by_op.backward(grad, _widened(saved), scheme, reduction, ar, needs)
     from normstab.norms.fused import launch_backward
 
     return launch_backward.backward(grad, saved, scheme, reduction, ar, needs)
+
+
+# ------------------------------------------------------------------- what a network of 16 bits keeps for backward
+
+
+def is_input_kept(saved: Saved | SavedFused | SavedWhole, dtype: torch.dtype, ar: Arithmetic) -> bool:
+    """Whether `saved` has the numbers of the norm's input, which came in `dtype`, and no others in their place.
+
+    The fused kernels keep the input as it came, torch's own what it was cast to, which is the same where the format
+    has every number of the dtype. Op by op the input itself is not kept.
+    """
+    if isinstance(saved, Saved):
+        return False
+    return not isinstance(saved, SavedWhole) or contains(ar.format, dtype)
+
+
+def narrowed(saved: Saved, dtype: torch.dtype, ar: Arithmetic) -> Saved:
+    """Return y and d, float32 results of `ar`, in `dtype` where that holds every number of the format.
+
+    Where the inside of a norm is wide, or a rule gives one of its operations another format, they stay as they are.
+    """
+    is_rounded = ar.precision.norm != "wide" and ar.rules is None and ar.role is None
+    if not is_rounded or not holds(dtype, ar.format):
+        return saved
+    y = _in_dtype(saved.normalized, dtype)
+    d = y if saved.centred is saved.normalized else None if saved.centred is None else _in_dtype(saved.centred, dtype)
+    return saved._replace(normalized=y, centred=d)
+
+
+def _widened(saved: Saved) -> Saved:
+    """Return y and d in float32 where they were kept in 16 bits: the same numbers."""
+    y, d = saved.normalized, saved.centred
+    wide = y.to(torch.float32) if y.dtype in HALVES else y
+    return saved._replace(normalized=wide, centred=d.to(torch.float32) if d is not None and d.dtype in HALVES else d)
+
+
+def _in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.dtype == torch.float32 else x

@@ -25,7 +25,10 @@ INSIDE = Arithmetic("native")
 
 
 class SavedWhole(NamedTuple):
-    """What torch's own backward needs: the input as cast, gamma, and the statistics, one value a channel."""
+    """What torch's own backward needs: the input as cast, gamma, and the statistics, one value a channel.
+
+    An input that the cast did not change may be kept in the 16 bits in which it came.
+    """
 
     input: Tensor
     gamma: Tensor | None
@@ -105,7 +108,7 @@ def _whole_backward(
     """Return the gradients by torch's kernel."""
     found = torch.ops.aten.native_batch_norm_backward(
         grad.reshape(saved.input.shape),
-        saved.input,
+        saved.input.to(grad.dtype),
         saved.gamma,
         None,
         None,

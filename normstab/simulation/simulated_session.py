@@ -78,6 +78,7 @@ class Simulation(Session):
         mode.updated = run.updated = Parameters(shards) if shards else held
         mode.sources = mode.stored.sources = run.sources
         mode.rules = rules = arithmetics.rules
+        mode.stored.has_rules = rules is not None
         are_stored = not self.master_weights
         if are_stored or (rules is not None and rules.concern_gradient_sums):
             mode.gradient_sums = GradientSums(dict(self._summed()), rules, are_stored=are_stored)

@@ -1,19 +1,15 @@
-"""A simulated training step beside the plain one of the same network, in one run; peak memory; qtorch if installed.
+"""A simulated training step beside the plain one of the same network, in one run; qtorch if installed.
 
 Then the same step of a network that is compiled with the backend normstab, beside the eager one.
 
-ResNet-18 in two sizes, and a small transformer, where the cost of each operation in Python is what counts.
-
-Nothing is asserted.
+ResNet-18 in two sizes, and a small transformer, where the cost of each operation in Python is what counts. What a
+step holds in memory is in `bench_memory`. Nothing is asserted.
 """
 
 import contextlib
-import ctypes
-import gc
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -124,19 +120,6 @@ def with_qtorch(step: Step) -> Step | None:
     return step
 
 
-def peak_bytes(step: Step, context: Context) -> int:
-    """Return by how much the resident memory rises above what it is between two steps (Linux)."""
-    with context(step.model, step.optimizer):
-        step()
-        step.optimizer.zero_grad()
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-        step()
-        return _status("VmHWM") - before
-
-
 def compiled(step: Step) -> Step:
     step.model = torch.compile(step.model, backend=normstab_backend)
     return step
@@ -153,23 +136,16 @@ def compare_compiled(make: Callable[[], Step], turns: int) -> dict[str, Samples]
     return found
 
 
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
 def main() -> None:
     """Print the tables."""
     begin("A simulated training step", turns=None)
-    columns, memory = {}, []
+    columns = {}
     for title, (width, side, batch, turns) in SIZES.items():
         works = {name: (resnet(width, side, batch), context) for name, context in CONTEXTS.items()}
         peer = with_qtorch(resnet(width, side, batch))
         if peer is not None:
             works["qtorch at the borders of the norms only"] = (peer, CONTEXTS[PLAIN])
         columns[title] = compare(works, turns)
-        peaks = {name: peak_bytes(resnet(width, side, batch), CONTEXTS[name]) for name in (PLAIN, "simulate fp16")}
-        memory.append(f"- {title}: {peaks['simulate fp16'] / peaks[PLAIN]:.2f}x of {peaks[PLAIN] / 2**20:.0f} MB")
     print_table("seconds per step", columns, PLAIN)
     small = {name: (transformer(64, 32, 4), context) for name, context in CONTEXTS.items()}
     print_table("seconds per step", {"transformer, width 64, 4 x 32 tokens": compare(small, 12)}, PLAIN)
@@ -178,7 +154,6 @@ def main() -> None:
         "transformer, width 64, 4 x 32 tokens": (lambda: transformer(64, 32, 4), 16),
     }.items():
         print_table(f"compiled beside eager, seconds per step: {title}", compare_compiled(make, turns), "eager")
-    print("\n### peak memory of a step, simulate fp16\n\n" + "\n".join(memory))
 
 
 if __name__ == "__main__":

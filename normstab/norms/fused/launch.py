@@ -57,7 +57,7 @@ def runner_of(x: Tensor) -> Runner:
 
 
 class SavedFused(NamedTuple):
-    """What the fused backward pass needs: the input itself, and per group the mean, s, 1 / s and the members.
+    """What the fused backward pass needs: the input itself, in its own dtype, and per group mean, s, 1 / s and members.
 
     `signs` are those of d at the members; `draws` say where the random bits of the forward pass came from.
     """
@@ -90,7 +90,7 @@ def forward(
     tensors = {"x": source, "z": z, "gamma": gamma_cast, "beta": beta_cast, "mean": mean, "scale": scale}
     tensors |= {"reciprocal": reciprocal, "stored": stored, "members": members, "signs": signs}
     runner_of(x).run_forward(Layer(sites, ar, fields, constants), groups, tensors)
-    saved = SavedFused(source, mean, scale, reciprocal, gamma_cast, members, signs, draws_of(sites))
+    saved = SavedFused(x.detach(), mean, scale, reciprocal, gamma_cast, members, signs, draws_of(sites))
     spec = scheme.spec
     has_stored = spec is not None and (scheme.tracks or spec.kind != "l2")
     return (

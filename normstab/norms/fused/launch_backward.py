@@ -36,7 +36,7 @@ def backward(
     """Return what `op_by_op.backward` returns."""
     ar = ar.towards("backward").in_format("gradient")
     needs_input, needs_gamma, needs_beta = needs
-    source = grad.detach().to(torch.float32).contiguous()
+    source, x = (tensor.detach().to(torch.float32).contiguous() for tensor in (grad, saved.input))
     fields = layer_fields(
         scheme,
         reduction,
@@ -53,7 +53,7 @@ def backward(
     slope, constants = backward_sites(sites, of, saved, backward_program(outline, needs), scheme)
     groups = groups_of(reduction)
     dx = torch.empty(grad.shape, dtype=torch.float32, device=grad.device) if needs_input else None
-    tensors = {"grad": source, "x": saved.input, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
+    tensors = {"grad": source, "x": x, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
     tensors |= {"reciprocal": saved.reciprocal, "members": saved.members, "slope": slope, "dx": dx}
     tensors |= of.room(groups, grad.device)
     runner_of(grad).run_backward(Layer(sites, ar, fields, constants), groups, tensors)

@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from normstab.numerics.call import Call
 from normstab.numerics.precision import NEAREST
+from normstab.numerics.readable.reference import holds
 from normstab.simulation.around.parameters import Held
 from normstab.simulation.aten.entering_numbers import is_own_format
 from normstab.simulation.ranks.parts import is_split
 from normstab.torch_private import flat_weights, modes_off, storage_key, tables_of, version_of
 
-__all__ = ["Copies"]
+__all__ = ["Copies", "Made"]
 
 
 class Entry(NamedTuple):
@@ -36,7 +38,7 @@ class Entry(NamedTuple):
 class Made:
     """A copy, what it was made of, and under which circumstances (`of`: the version that was copied)."""
 
-    __slots__ = ("_is_filled", "circumstances", "copy", "held", "of", "version")
+    __slots__ = ("_holds", "_is_filled", "circumstances", "copy", "held", "of", "version")
 
     def __init__(self, copy: Tensor, held: Held, of: int, circumstances: tuple[Any, ...]) -> None:
         self.copy = copy
@@ -45,6 +47,7 @@ class Made:
         self.circumstances = circumstances
         self.version = version_of(copy)
         self._is_filled = False
+        self._holds: Call | None = None  # the cast whose numbers it has
 
     @property
     def is_as_made(self) -> bool:
@@ -52,19 +55,38 @@ class Made:
         return version_of(self.copy) == self.version and version_of(self.held.tensor) == self.of
 
     def use(self) -> Tensor | None:
-        """Round it now that an operation reads it, and return what it holds in float32; None once it was written to.
+        """Round it now that an operation reads it; return float32 numbers that are to be read in its place, or None.
 
-        The cast is counted here and not where the copy was made: parameters that nothing reads are not cast.
+        The cast is counted here and not where the copy was made: parameters that nothing reads are not cast. What was
+        rounded is not kept in float32 beside the copy, which holds the same; another cast, of a later step, is.
         """
-        if not self.is_as_made:
+        held = self.held
+        if not self.is_as_made or (held.is_cast and held.call is self._holds):
             return None
-        rounded = self.held.rounded()
-        if not self._is_filled:
-            self._is_filled = True
-            arithmetic = self.held.place.arithmetic.in_format("parameter")
-            if arithmetic.precision.rounding != NEAREST or not is_own_format(arithmetic.format, self.copy.dtype):
-                self.copy.data.copy_(rounded)
-        return rounded
+        rounded = held.rounded()
+        if self._is_filled:
+            return rounded
+        self._is_filled = True
+        arithmetic = held.place.arithmetic.in_format("parameter")
+        if arithmetic.precision.rounding != NEAREST or not is_own_format(arithmetic.format, self.copy.dtype):
+            self.copy.data.copy_(rounded)
+        if not holds(self.copy.dtype, arithmetic.format):  # of a module of a wider rule, which shares the parameter
+            return rounded
+        self._holds = held.call
+        held.release()
+        return None
+
+    def widened(self, x: Tensor) -> Tensor:
+        """Return `x`, the copy or a view of it, in float32 and with its own strides, for an operation that reads it."""
+        wide = self.use()
+        if wide is None:
+            alone = x.to(torch.float32)
+            if alone.stride() == x.stride() or not self.is_as_made:
+                return alone
+            wide = self.copy.detach().to(torch.float32)
+        if wide.dtype != torch.float32 or self.copy.stride() != wide.stride():
+            return x.to(torch.float32)
+        return wide.as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 class Copies:
@@ -196,8 +218,7 @@ class Copies:
     def _write_back(self, entry: Entry, copy: Tensor) -> None:
         """Write to the tensor itself what a forward has changed in its copy."""
         tensor = entry.held.tensor.detach()
-        before = entry.held.copy if entry.held.is_cast else tensor.to(copy.dtype)
-        assert before is not None
+        before = entry.held.rounded() if entry.held.is_cast else tensor.to(copy.dtype)
         tensor.copy_(torch.where(copy.detach() == before, tensor, copy.detach().to(tensor.dtype)))
         self._made.pop((id(entry.held), entry.dtype), None)
         self._forget(copy)

@@ -94,13 +94,14 @@ def _inside_norm(name: str, args: Any, result: Any) -> Iterator[tuple[str, Tenso
     viewed = x.detach().reshape(reduction.view)
     mean = viewed.mean(reduction.axes, keepdim=True) if "rms" not in name else None
     d = viewed if mean is None else viewed - mean
-    square = d * d
-    total = square.sum(reduction.axes, keepdim=True)
     if mean is not None:
         yield "mean.sum", mean * float(reduction.n)
         yield "mean.div", mean
         yield "centre", d
+    square = d * d
     yield "square", square
+    total = square.sum(reduction.axes, keepdim=True)
+    del square  # a tensor of the input's size, as d is
     yield "dispersion.sum", total
     scale = (total / float(reduction.n)).sqrt()
     yield "sqrt", scale

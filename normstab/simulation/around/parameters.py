@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normstab.numerics.call import Call
 from normstab.simulation.around.places import Place
 from normstab.simulation.aten.parts.complex_parts import as_real, part_dtype, round_complex
 from normstab.torch_private import version_of
@@ -25,7 +26,9 @@ CARRIERS = (torch.float32, torch.float64)
 class Held:
     """One parameter or buffer: where it lies, what it is called, and its rounded copy."""
 
-    __slots__ = ("_copied_at", "copy", "end", "is_broken", "is_parameter", "local_name", "place", "start", "tensor")
+    __slots__ = (
+        *("_copied_at", "call", "copy", "end", "is_broken", "is_parameter", "local_name", "place", "start", "tensor"),
+    )
 
     def __init__(self, tensor: Tensor, place: Place, local_name: str, *, is_parameter: bool) -> None:
         self.tensor = tensor
@@ -34,6 +37,7 @@ class Held:
         self.is_parameter = is_parameter
         self.is_broken = False
         self.copy: Tensor | None = None
+        self.call: Call | None = None  # of the last cast
         self._copied_at: tuple[int, int] | None = None
         self.relocate()
 
@@ -54,8 +58,8 @@ class Held:
 
     @property
     def is_cast(self) -> bool:
-        """Whether the copy is of now: the next use will not cast, nor count."""
-        return self.copy is not None and self._copied_at == (version_of(self.tensor), self.place.arithmetic.clock.step)
+        """Whether the tensor was cast as it is now: the next use will not count."""
+        return self._copied_at == (version_of(self.tensor), self.place.arithmetic.clock.step)
 
     def invalidate(self) -> None:
         """Cast again on next use: the tensor was written to."""
@@ -63,14 +67,21 @@ class Held:
 
     def rounded(self) -> Tensor:
         """Return the tensor cast to the `parameter` format, cast anew in each step and after each change."""
-        arithmetic = self.place.arithmetic
-        if self.copy is None or not self.is_cast:
-            x = self.tensor.detach()
-            call = arithmetic.in_format("parameter").call(self.local_name)
+        arithmetic, x = self.place.arithmetic, self.tensor.detach()
+        if not self.is_cast:
+            self.call = arithmetic.in_format("parameter").call(self.local_name)
             has_room = self.copy is not None and self.copy.shape == x.shape and self.copy.dtype == x.dtype
-            self.copy = round_complex(x, call, out=self.copy if has_room else None)
+            self.copy = round_complex(x, self.call, out=self.copy if has_room else None)
             self._copied_at = (version_of(self.tensor), arithmetic.clock.step)
+        elif self.copy is None:  # released: the same cast again, with the same random bits, counted before
+            assert self.call is not None
+            self.copy = round_complex(x, self.call._replace(row=None))
+        assert self.copy is not None
         return self.copy
+
+    def release(self) -> None:
+        """Keep the copy no longer: its numbers are kept elsewhere."""
+        self.copy = None
 
     def of_view(self, view: Tensor) -> Tensor:
         """Return of the rounded copy what `view` is of the tensor."""

@@ -17,7 +17,7 @@ from normstab.numerics.execute import round_tensor
 from normstab.numerics.precision import NEAREST
 from normstab.numerics.rules import OUTSIDE
 from normstab.simulation.around.autocast import refuse_autocast
-from normstab.simulation.around.dtype_copies import Copies
+from normstab.simulation.around.dtype_copies import Copies, Made
 from normstab.simulation.around.operation_rules import cast_back, loaded
 from normstab.simulation.around.parameters import Parameters
 from normstab.simulation.around.places import Observers, Place
@@ -48,6 +48,7 @@ class StoredOperations:
         self.unrecognised = unrecognised
         self.sources = Sources()
         self.expands = False
+        self.has_rules = False  # about operations, whose operands are then rounded on the way
         self.observers: Observers | None = None
 
     def run(self, func: Any, plan: Plan, place: Place, args: Arguments, kwargs: Named) -> Any:
@@ -111,7 +112,8 @@ class StoredOperations:
                 values = widened(tuple(read_kwargs.values()), dtype, self._widen)
                 read_kwargs = dict(zip(read_kwargs, values, strict=True))
         read = loaded(read, place, plan.name)
-        op = Operation(plan.name, plan.function, read, read_kwargs, ar, roles=roles)
+        kept = dtype if plan.cast_inside and args[0].dtype == dtype and not self.has_rules else None
+        op = Operation(plan.name, plan.function, read, read_kwargs, ar, roles=roles, stored=kept)
         result = cast_back(plan.handler(op), place)
         if plan.cast_inside:
             self._store_running(plan, args, read)
@@ -216,25 +218,17 @@ class StoredOperations:
         return targets[0] if len(targets) == 1 else tuple(targets)
 
     def _widen(self, x: Tensor) -> Tensor:
-        """Return a stored tensor in float32, exactly: of a parameter's copy what is kept of it in float32."""
-        made = self.copies.find(x) if self.copies is not None else None
-        wide = made.use() if made is not None else None
-        if made is None or wide is None or wide.dtype != torch.float32 or made.copy.stride() != wide.stride():
-            return x.to(torch.float32)
-        if x.shape == wide.shape and x.stride() == wide.stride():
-            return wide
-        return wide.as_strided(x.shape, x.stride(), x.storage_offset())
+        """Return a stored tensor in float32, exactly; one that is a parameter's copy is rounded now."""
+        made = self._found(x)
+        return x.to(torch.float32) if made is None else made.widened(x)
 
     def _with_masters(self, args: Arguments, positions: tuple[int | str, ...]) -> Arguments:
         """Return the arguments with the tensors themselves where an operation of a norm casts them by itself."""
-        if self.copies is None:
-            return args
         read = list(args)
-        for i in positions:
-            if isinstance(i, int) and i < len(args) and isinstance(x := args[i], Tensor):
-                made = self.copies.find(x)
-                if made is not None and x.shape == made.held.tensor.shape:
-                    read[i] = made.held.tensor.detach()
+        for i, x in enumerate(args):
+            made = self._found(x) if i in positions and isinstance(x, Tensor) else None
+            if made is not None and x.shape == made.held.tensor.shape:
+                read[i] = made.held.tensor.detach()
         return tuple(read)
 
     def _store_running(self, plan: Plan, args: Arguments, read: Arguments) -> None:
@@ -242,12 +236,12 @@ class StoredOperations:
         for i in plan.raw:
             if not isinstance(i, int) or not isinstance(x := args[i], Tensor) or read[i].dtype == x.dtype:
                 continue
-            if self.copies is None or self.copies.find(x) is None:
+            if self._found(x) is None:
                 x.copy_(read[i])
 
     def _is_weight(self, x: Tensor) -> bool:
         """Whether an operand is a parameter as the network sees it, or was made of one."""
-        made = self.copies.find(x) if self.copies is not None else None
+        made = self._found(x)
         return made.held.is_parameter if made is not None else is_marked_weight(x)
 
     def _copy_of(self, x: Any) -> Any:
@@ -259,13 +253,16 @@ class StoredOperations:
 
     def _note_read(self, args: Arguments, dtype: torch.dtype) -> None:
         """Count the copies among the operands."""
-        if self.copies is not None:
-            for x in args:
-                if isinstance(x, Tensor):
-                    if x.dtype == dtype and (made := self.copies.find(x)) is not None:
-                        made.use()
-                elif isinstance(x, SEQUENCES) and x and isinstance(x[0], Tensor):
-                    self._note_read(tuple(x), dtype)
+        for x in args:
+            if isinstance(x, Tensor):
+                if x.dtype == dtype and (made := self._found(x)) is not None:
+                    made.use()
+            elif isinstance(x, SEQUENCES) and x and isinstance(x[0], Tensor):
+                self._note_read(tuple(x), dtype)
+
+    def _found(self, x: Tensor) -> Made | None:
+        """Return the copy of a parameter that `x` is, or is a view of."""
+        return self.copies.find(x) if self.copies is not None else None
 
 
 def expands(place: Place, name: str, expands_all: bool) -> bool:

@@ -18,11 +18,14 @@ from normstab.norms.functional import (
     Forward,
     Reduction,
     Scheme,
+    is_input_kept,
+    narrowed,
     normalize_backward,
     normalize_forward,
     normalize_with,
     update_running,
 )
+from normstab.norms.op_by_op import Saved
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.steps.clock import Clock
 from normstab.simulation.aten.operation import Handler, Operation, Result
@@ -74,13 +77,13 @@ def batch_norm(
     scheme = Scheme(L2, eps=eps, tracks=tracks)
     if not training:
         done = normalize_with(x, *affine, running, scheme, reduction, op.ar)
-        output, mean, statistic = _remember(done, scheme, reduction, x)
+        output, mean, statistic = _remember(op, done, scheme, reduction)
         return output, mean[:0], statistic[:0]  # torch saves none; what hangs on the storage stays
     done = normalize_forward(x, *affine, scheme, reduction, op.ar)
     for buffer, new, name in zip(running, (done.mean, done.stored), ("running_mean", "running_var"), strict=True):
         if buffer is not None and new is not None:
             update_running(buffer, new, momentum, reduction, op.ar, operation=name)
-    return _remember(done, scheme, reduction, x)
+    return _remember(op, done, scheme, reduction)
 
 
 def native_batch_norm_backward(op: Operation) -> Result:
@@ -104,7 +107,7 @@ def cudnn_batch_norm_backward(op: Operation) -> Result:
 def native_layer_norm(op: Operation) -> Result:
     """Arguments: input, normalized_shape, weight, bias, eps."""
     x, normalized_shape, gamma, beta, eps = op.args
-    found = _of_rows(op.ar, x, (gamma, beta), Scheme(L2, eps=eps), Reduction.of_layer(x.shape, normalized_shape))
+    found = _of_rows(op, x, (gamma, beta), Scheme(L2, eps=eps), Reduction.of_layer(x.shape, normalized_shape))
     return _shown_in(_rows_of_layer(x, normalized_shape), *found)
 
 
@@ -112,16 +115,14 @@ def native_layer_norm_backward(op: Operation) -> Result:
     """Arguments: grad, input, normalized_shape, mean, rstd, weight, bias, mask."""
     grad, x, normalized_shape, _, statistic, gamma, _, needs = op.args
     reduction = Reduction.of_layer(x.shape, normalized_shape)
-    found = _remembered(
-        statistic, lambda: _of_rows(_uncounted(op).ar, x, (gamma, None), Scheme(L2, eps=0.0), reduction)
-    )
+    found = _remembered(statistic, lambda: _of_rows(_uncounted(op), x, (gamma, None), Scheme(L2, eps=0.0), reduction))
     return _backward(op, grad, x, found, needs, tuple(normalized_shape))
 
 
 def native_group_norm(op: Operation) -> Result:
     """Arguments: input, weight, bias, N, C, HxW, group, eps."""
     x, gamma, beta, n, c, area, groups, eps = op.args
-    found = _of_rows(op.ar, x, (gamma, beta), Scheme(L2, eps=eps), Reduction.of_group((n, c, area), groups))
+    found = _of_rows(op, x, (gamma, beta), Scheme(L2, eps=eps), Reduction.of_group((n, c, area), groups))
     return _shown_in((n, groups), *found)
 
 
@@ -129,9 +130,7 @@ def native_group_norm_backward(op: Operation) -> Result:
     """Arguments: grad, input, mean, rstd, weight, N, C, HxW, group, mask."""
     grad, x, _, statistic, gamma, n, c, area, groups, needs = op.args
     reduction = Reduction.of_group((n, c, area), groups)
-    found = _remembered(
-        statistic, lambda: _of_rows(_uncounted(op).ar, x, (gamma, None), Scheme(L2, eps=0.0), reduction)
-    )
+    found = _remembered(statistic, lambda: _of_rows(_uncounted(op), x, (gamma, None), Scheme(L2, eps=0.0), reduction))
     return _backward(op, grad, x, found, needs, (-1,))
 
 
@@ -139,7 +138,7 @@ def fused_rms_norm(op: Operation) -> Result:
     """Arguments: input, normalized_shape, weight, eps; results: output, rstd."""
     x, normalized_shape, gamma, eps = op.args
     scheme = Scheme(L2, eps=torch.finfo(x.dtype).eps if eps is None else eps, centres=False)
-    found = _of_rows(op.ar, x, (gamma, None), scheme, Reduction.of_layer(x.shape, normalized_shape))
+    found = _of_rows(op, x, (gamma, None), scheme, Reduction.of_layer(x.shape, normalized_shape))
     output, _, statistic = _shown_in(_rows_of_layer(x, normalized_shape), *found)
     return output, statistic
 
@@ -149,15 +148,15 @@ def fused_rms_norm_backward(op: Operation) -> Result:
     grad, x, normalized_shape, statistic, gamma, needs = op.args
     reduction = Reduction.of_layer(x.shape, normalized_shape)
     scheme = Scheme(L2, eps=0.0, centres=False)
-    found = _remembered(statistic, lambda: _of_rows(_uncounted(op).ar, x, (gamma, None), scheme, reduction))
+    found = _remembered(statistic, lambda: _of_rows(_uncounted(op), x, (gamma, None), scheme, reduction))
     return _backward(op, grad, x, found, (needs[0], needs[1], False), tuple(normalized_shape))[:2]
 
 
 def _of_rows(
-    ar: Arithmetic, x: Tensor, affine: tuple[Tensor | None, Tensor | None], scheme: Scheme, reduction: Reduction
+    op: Operation, x: Tensor, affine: tuple[Tensor | None, Tensor | None], scheme: Scheme, reduction: Reduction
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize by the input's own statistics."""
-    return _remember(normalize_forward(x, *affine, scheme, reduction, ar), scheme, reduction, x)
+    return _remember(op, normalize_forward(x, *affine, scheme, reduction, op.ar), scheme, reduction)
 
 
 def _rows_of_layer(x: Tensor, normalized_shape: Sequence[int]) -> tuple[int, ...]:
@@ -177,14 +176,14 @@ def _shown_in(shape: tuple[int, ...], output: Tensor, mean: Tensor, statistic: T
 
 
 class Remembered(NamedTuple):
-    """What a forward leaves for its backward."""
+    """What a forward leaves for its backward; None in the place of an input that torch keeps for it, in 16 bits."""
 
     saved: Any
     scheme: Scheme
     reduction: Reduction
 
 
-def _remember(done: Forward, scheme: Scheme, reduction: Reduction, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _remember(op: Operation, done: Forward, scheme: Scheme, reduction: Reduction) -> tuple[Tensor, Tensor, Tensor]:
     """Return the output and the two statistics that torch saves, mean and 1 / s, one value per row, in one axis.
 
     What our gradient needs hangs on the storage of the second one: it lives and dies with the graph.
@@ -192,8 +191,17 @@ def _remember(done: Forward, scheme: Scheme, reduction: Reduction, x: Tensor) ->
     scale = torch.empty(0) if done.scale is None else done.scale.detach().flatten()
     mean = torch.zeros_like(scale) if done.mean is None else done.mean.detach().flatten()
     reciprocal = 1.0 / scale
-    reciprocal.untyped_storage()._normstab = Remembered(done.saved, scheme, reduction)  # type: ignore[attr-defined]
-    return done.output.to(x.dtype), mean.clone(), reciprocal
+    reciprocal.untyped_storage()._normstab = Remembered(_kept(op, done.saved), scheme, reduction)  # type: ignore[attr-defined]
+    return done.output.to(op.args[0].dtype), mean.clone(), reciprocal
+
+
+def _kept(op: Operation, saved: Any) -> Any:
+    """Return what our gradient needs beside what torch keeps for it."""
+    if op.stored is None:
+        return saved
+    if isinstance(saved, Saved):
+        return narrowed(saved, op.stored, op.ar)
+    return saved._replace(input=None) if is_input_kept(saved, op.stored, op.ar) else saved
 
 
 def _remembered(statistic: Tensor, again: Callable[[], tuple[Tensor, ...]]) -> Remembered:
@@ -217,7 +225,9 @@ def _backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of input, gamma and beta, the parameters' in `shape`."""
     wanted = (bool(needs[0]), bool(needs[1]), bool(needs[2]))
-    gradients = normalize_backward(grad, found.saved, found.scheme, found.reduction, op.ar, wanted)
+    is_input_torchs = not isinstance(found.saved, Saved) and found.saved.input is None
+    saved = found.saved._replace(input=x) if is_input_torchs else found.saved
+    gradients = normalize_backward(grad, saved, found.scheme, found.reduction, op.ar, wanted)
     d_input = None if gradients.input is None else gradients.input.to(x.dtype)
     return d_input, _shaped(gradients.gamma, shape), _shaped(gradients.beta, shape)
 

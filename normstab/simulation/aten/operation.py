@@ -25,7 +25,9 @@ class Operation(NamedTuple):
     """`function`, torch's own, of `args` and `kwargs`, called `name`, in the arithmetic `ar`.
 
     `out` is where the result may be written at once, an operand; who does not, returns a tensor of its own. `roles`
-    says what the operands of a product are where the machine takes them in a scaled format.
+    says what the operands of a product are where the machine takes them in a scaled format. `stored` is the dtype of 16
+    bits in which the network has the first operand, which autograd keeps so; None where an operand is rounded on the
+    way, and where the network has it in float32.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Operation(NamedTuple):
     ar: Arithmetic
     out: Tensor | None = None
     roles: tuple[str, str] | None = None
+    stored: torch.dtype | None = None
 
     def native(self) -> Result:
         """Return what torch computes."""
