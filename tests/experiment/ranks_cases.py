@@ -8,7 +8,6 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 import normstab as ns
 from normstab.errors import NormstabError
@@ -19,6 +18,7 @@ from normstab.experiment.records.cell_record import record_document
 from normstab.experiment.records.machine import settled
 from normstab.experiment.records.step_log import read_steps
 from normstab.experiment.scenario.spec import DatasetSpec, ModelSpec, NumericsSpec, OptimizerSpec, SweepSpec, TrainSpec
+from normstab.experiment.training.batch_loss import batch_loss, outputs
 from normstab.experiment.training.evaluation import weights_sha256
 from normstab.experiment.training.steps.training_session import Session
 from normstab.experiment.training.train_cell import run_cell
@@ -32,14 +32,26 @@ PRECISIONS = {
     "stochastic": "uniform:fp16/stochastic:11;collective=e5m6:tree",
 }
 SEED, LR, BATCH, IMAGES = 3, 0.25, 30, 75  # the last batch has 15: parts are uneven for 2 and for 4
+MLP = DatasetSpec("fashion-mnist-sample", size=8, train=IMAGES, test=40), ModelSpec("mlp", width=8, norm="none")
+# Networks for tokens: words of uneven length, so that a part has more of them than another, and another library's.
+TOKENS = {
+    "words": (
+        DatasetSpec("cmudict-sample", train=IMAGES, test=8),
+        ModelSpec("transformer", width=8, layers=1, heads=2),
+    ),
+    "llama": (
+        DatasetSpec("kjv-sample", size=16, train=IMAGES, test=8),
+        ModelSpec("tests.experiment.foreign_nets:llama"),
+    ),
+}
 
 
-def cell_of(precision, size, **train):
+def cell_of(precision, size, what=MLP, **train):
     """Return a small cell that `size` processes train."""
     return replace(
         small_cell(),
-        dataset=DatasetSpec("fashion-mnist-sample", size=8, train=IMAGES, test=40),
-        model=ModelSpec("mlp", width=8, norm="none"),
+        dataset=what[0],
+        model=what[1],
         train=TrainSpec(
             epochs=2,
             batch=BATCH,
@@ -55,6 +67,11 @@ def cell_of(precision, size, **train):
     )
 
 
+def named_cell(name, size):
+    """Return the cell of a precision or of a network for tokens."""
+    return cell_of(PRECISIONS["ring"], size, TOKENS[name]) if name in TOKENS else cell_of(PRECISIONS[name], size)
+
+
 def shared_folder(rank):
     """Return one folder for all processes."""
     told = [tempfile.mkdtemp() if rank == 0 else None]
@@ -64,7 +81,7 @@ def shared_folder(rank):
 
 def ran(name, rank, size):
     """Run a cell in all processes and return its record, as plain data, and what lies in its folder."""
-    cell = cell_of(PRECISIONS[name], size)
+    cell = named_cell(name, size)
     folder = shared_folder(rank) / cell.id
     record = run_cell(cell, folder)
     dist.barrier()
@@ -83,7 +100,7 @@ def case_of(name):
     return case
 
 
-globals().update({f"cell_{name}": case_of(name) for name in PRECISIONS})
+globals().update({f"cell_{name}": case_of(name) for name in (*PRECISIONS, *TOKENS)})
 
 
 def resumed(rank, size):
@@ -148,9 +165,9 @@ def exponents(rank, size):
 
 def in_one_process(name, size):
     """Return losses and the hash of the weights: replicas, a part of every batch for each, gradients joined."""
-    cell = cell_of(PRECISIONS[name], size)
-    precision = Precision.parse(PRECISIONS[name])
-    of_replica = ";".join(part for part in PRECISIONS[name].split(";") if not part.startswith("collective"))
+    cell = named_cell(name, size)
+    precision = Precision.parse(cell.numerics.precision)
+    of_replica = ";".join(part for part in cell.numerics.precision.split(";") if not part.startswith("collective"))
     with settled("cpu", 1, SEED):
         dataset = load_dataset(cell.dataset, device="cpu")
         model = build_model(cell.model, dataset.task, seed=SEED, weight_scale=1.0)
@@ -163,14 +180,15 @@ def in_one_process(name, size):
                 found = []
                 for rank, part in enumerate(order[start:end].tensor_split(size)):
                     x, y = dataset.train_batch(part, None)
-                    factor = torch.tensor(size * len(part) / (end - start))
+                    predictions = dataset.predictions(part)
+                    factor = torch.tensor(size * predictions / dataset.predictions(order[start:end]))
                     with ns.simulate(replicas[rank], of_replica, seed=SEED) as run:
                         run.arithmetic.clock.set(step)
                         run.arithmetic.clock.share = rank
-                        loss = F.cross_entropy(replicas[rank](x), y)
+                        loss = batch_loss(outputs(replicas[rank], x), y, 0.0)
                         loss.backward(factor)
-                    found.append((loss.item(), len(part)))
-                losses.append(sum(loss * n for loss, n in found) / (end - start))
+                    found.append((loss.item(), predictions))
+                losses.append(sum(loss * n for loss, n in found) / sum(n for _, n in found))
                 join(precision, replicas, step)
                 for optimizer in optimizers:
                     optimizer.step()

@@ -19,7 +19,7 @@ from normstab.experiment.execution.worker import Message
 from normstab.experiment.scenario.spec import SweepSpec
 from normstab.experiment.training.train_cell import run_cell
 from tests.experiment.cells import small_cell
-from tests.experiment.ranks_cases import PRECISIONS, cell_of, in_one_process
+from tests.experiment.ranks_cases import PRECISIONS, TOKENS, cell_of, in_one_process
 from tests.simulation.processes import run_cases
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,8 @@ grid: {precision: ["fp16;collective=fp16:ring", bf16], seed: [0]}
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    names = [*(f"cell_{name}" for name in PRECISIONS), "resumed", "swept", "too_small", "overflowing", "exponents"]
+    of_cells = [f"cell_{name}" for name in (*PRECISIONS, *TOKENS)]
+    names = [*of_cells, "resumed", "swept", "too_small", "overflowing", "exponents"]
     return run_cases(CASES, names, 2, tmp_path_factory.mktemp("two"))
 
 
@@ -50,11 +51,11 @@ def check(found, name, size):
         assert logged == losses
         assert record["weights_sha256"] == weights
         assert record == found[0][0] and record["cell"]["train"]["ranks"] == size
-        assert record["steps"] == 6 and record["unrecognised"] == {}
+        assert record["steps"] == len(losses) == 6 and record["unrecognised"] == {}
         assert files == ["record.json", "steps.jsonl"]
 
 
-@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("name", [*PRECISIONS, *TOKENS])
 def test_losses_and_weights_of_two_processes_are_those_of_one_that_joins_in_the_stated_order(two, name):
     check(two[f"cell_{name}"], name, 2)
 
@@ -222,6 +223,20 @@ def test_a_process_that_dies_is_named_and_the_same_command_goes_on(tmp_path, vic
     assert done.stderr.count("reused") >= 1
     assert len(list(out.glob("records/*/record.json"))) == 3
     assert finished == {path: path.read_bytes() for path in finished}
+
+
+def test_the_command_trains_another_librarys_language_model_in_both_processes(tmp_path):
+    scenario = tmp_path / "tiny.yaml"
+    text = re.sub(r"dataset: .*", "dataset: {name: kjv-sample, size: 16, train: 96, test: 8}", SCENARIO)
+    text = re.sub(r"precision: .*?, seed", 'precision: ["fp16;collective=fp16:ring"], seed', text)
+    scenario.write_text(re.sub(r"model: .*", 'model: {name: "foreign_nets:llama"}', text))
+    (tmp_path / "foreign_nets.py").write_text((Path(__file__).parent / "foreign_nets.py").read_text())
+    done = run(scenario, tmp_path / "out", "--allow-import", "--set", "train.epochs=1")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("out/records/*/record.json")]
+    assert [record["cell"]["train"]["ranks"] for record in records] == [2, 2]
+    assert all(record["status"] == "finished" and record["steps"] == 3 for record in records)
+    assert all(record["unrecognised"] == {} for record in records)
 
 
 # On rank 1 the second network cannot be built; its cell is then the second one, that of fp16.

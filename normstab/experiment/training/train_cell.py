@@ -127,6 +127,7 @@ class _Running:
         model = build_model(cell.model, dataset.task, seed=cell.train.seed, weight_scale=cell.train.weight_scale)
         model.to(self.device).train()
         session = self._session(dataset, model)
+        session.wants_checkpoint = lambda: checkpoints.is_due
         self.ranks.seed(cell.train.seed)
         with simulated(session.trained, cell.numerics, optimizer=session.optimizer, seed=cell.train.seed) as around:
             session.simulated = around
@@ -249,7 +250,7 @@ class _Running:
             for start, end in batches(images, train.batch)[done:]:
                 session.step(order[start:end], augmentation)
                 is_last = self._is_at_stop(session) or history.step % session.span.steps_per_epoch == 0
-                saves = not is_last and self._is_due(checkpoints)
+                saves = not is_last and (session.saves if self.ranks.size > 1 else checkpoints.is_due)
                 if is_last or saves:
                     session.look()
                 log.extend(session.take_logged())
@@ -266,12 +267,8 @@ class _Running:
             self._leave_snapshot(session, is_whole_epoch=True)
             if history.nonfinite is not None or self._is_at_stop(session):
                 break
-            if self._is_due(checkpoints):
+            if self.ranks.of_first(lambda: checkpoints.is_due):
                 self._save(session, log, checkpoints)
-
-    def _is_due(self, checkpoints: Checkpoints) -> bool:
-        """Whether a checkpoint is due, by the first process's clock."""
-        return self.ranks.of_first(lambda: checkpoints.is_due)
 
     def _save(self, session: Session, log: StepLog | NoLog, checkpoints: Checkpoints) -> None:
         """Write a checkpoint, the steps before it first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -46,7 +46,8 @@ class Session:
 
     `trained` is what the steps run: the model, or what distributes it over `ranks`. `correction` is what replaces
     weight decay, `noise` the clocks of the norm layers' noise. `unread` are steps that nobody has looked at, which
-    began at `start`; `logged` those that were, and are not in the log yet.
+    began at `start`; `logged` those that were, and are not in the log yet. `wants_checkpoint` asks the first process's
+    clock, with what all processes tell each other in every step: `saves` is the answer.
     """
 
     train: TrainSpec
@@ -68,6 +69,8 @@ class Session:
     unread: list[Unread] = field(default_factory=list)
     start: ReturnPoint | None = None
     logged: list[Step] = field(default_factory=list)
+    wants_checkpoint: Callable[[], bool] = bool
+    saves: bool = False
 
     def step(self, index: Tensor, augmentation: Augmentation | None) -> None:
         """Train on the images or sequences numbered `index`, on the host, of which this process has its part.
@@ -215,13 +218,14 @@ class Session:
         """Unscale, measure and clip the gradients; log the step; note what is not finite."""
         step, scale = self.history.step, self.scaler.scale_factor
         norm = self._unscaled()
-        seen = self.ranks.gather((loss.item(), bool(logits.isfinite().all())))
-        mean = self.ranks.mean([found for found, _ in seen], self._counts(index))
+        seen = self.ranks.gather((loss.item(), bool(logits.isfinite().all()), self.wants_checkpoint()))
+        self.saves = seen[0][2]
+        mean = self.ranks.mean([found for found, _, _ in seen], self._counts(index))
         logged = Step(step, mean, norm.item(), self.optimizer.param_groups[0]["lr"], scale)
         self._log(logged, index)
         if not math.isfinite(logged.loss):
             self.fail("loss")
-        elif not all(is_finite for _, is_finite in seen):
+        elif not all(is_finite for _, is_finite, _ in seen):
             self.fail("logit")
         elif self.probes.is_due(step):
             probe = self.probes.take(step, self.model)
