@@ -74,6 +74,12 @@ def normalize_forward(
         if coverage.covers(x, scheme, ar, parameters=(gamma, beta)):
             z, mean, scale, stored, saved = launch.forward(x, gamma, beta, scheme, reduction, ar)
             return Forward(z, mean, scale, stored, saved)
+        if coverage.covers_program(x, ar, parameters=(gamma, beta)):
+            from normstab.norms.program import launch_program
+
+            done = launch_program.forward(x, gamma, beta, scheme, reduction, ar)
+            if done is not None:
+                return _forward(done)
     return _forward(op_by_op.forward(x, gamma, beta, scheme, reduction, ar))
 
 
@@ -109,10 +115,26 @@ def normalize_backward(
     if isinstance(saved, SavedWhole) or (isinstance(saved, Saved) and ar.precision.norm == "wide"):
         return wide_norm.backward(grad, saved, scheme, reduction, ar, needs)
     if isinstance(saved, Saved):
-        return op_by_op.backward(grad, _widened(saved), scheme, reduction, ar, needs)
+        wide = _widened(saved)
+        found = _backward_by_program(grad, wide, scheme, reduction, ar, needs)
+        return op_by_op.backward(grad, wide, scheme, reduction, ar, needs) if found is None else found
     from normstab.norms.fused import launch_backward
 
     return launch_backward.backward(grad, saved, scheme, reduction, ar, needs)
+
+
+def _backward_by_program(
+    grad: Tensor, saved: Saved, scheme: Scheme, reduction: Reduction, ar: Arithmetic, needs: tuple[bool, bool, bool]
+) -> Gradients | None:
+    """Return the gradients by the traced program of the layer; None where it has none, or nothing runs it."""
+    if ar.is_native or saved.centred is None or reduction.shared is not None or kernels_for(grad) is None:
+        return None
+    from normstab.norms.fused import coverage
+    from normstab.norms.program import launch_program
+
+    if not coverage.covers_program(grad, ar, parameters=saved._replace(members=None)):
+        return None
+    return launch_program.backward(grad, saved, scheme, reduction, ar, needs)
 
 
 # ------------------------------------------------------------------- what a network of 16 bits keeps for backward

@@ -12,19 +12,24 @@ depends on it begins the next one. Nothing here runs anything.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
+
+import numpy as np
+import torch
 
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Program, Step, Value
 
-__all__ = ["Extent", "Pass", "Passes", "split"]
+__all__ = ["COMPARED", "EXACT", "ROUNDED", "VIEWS", "Extent", "Pass", "Passes", "scalars_of", "split"]
 
 # The same values in the same row-major order under another shape.
 VIEWS = ("aten::view", "aten::_unsafe_view", "aten::detach", "aten::alias")
 # What is computed element by element: rounded once, or exact and uncounted.
-ROUNDED = ("cast", "add", "sub", "mul", "div", "sqrt", "fma")
-EXACT = ("sign", "abs", "aten::neg", "aten::where.self", "aten::eq.Scalar", "aten::lt.Scalar", "aten::gt.Scalar")
+ROUNDED = ("cast", "add", "sub", "mul", "div", "sqrt")
+COMPARED = ("aten::eq.Scalar", "aten::lt.Scalar", "aten::gt.Scalar")
+EXACT = ("sign", "abs", "aten::neg", "aten::where.self", *COMPARED)
 
 
 class Extent(Enum):
@@ -84,8 +89,39 @@ def extent_of_shape(shape: tuple[int, ...], reduction: Reduction) -> Extent:
         return Extent.ELEMENT
     if shape == ():
         return Extent.NUMBER
-    kept = tuple(1 if axis in reduction.axes else size for axis, size in enumerate(reduction.view))
-    return Extent.GROUP if shape == kept else Extent.WHOLE
+    return Extent.GROUP if shape == shape_of_groups(reduction) else Extent.WHOLE
+
+
+def shape_of_groups(reduction: Reduction) -> tuple[int, ...]:
+    """Return the shape of one number of every group: the view's, with the reduced axes of size 1."""
+    return tuple(1 if axis in reduction.axes else size for axis, size in enumerate(reduction.view))
+
+
+def is_plain(step: Step) -> bool:
+    """Whether a step is one of those above on float32 and on numbers that float32 has, or chooses by a comparison."""
+    numbers = [x for x in (*step.operands, *scalars_of(step)) if not isinstance(x, Value)]
+    values = [x for x in step.operands if isinstance(x, Value)]
+    if step.kind == "aten::where.self":
+        is_chosen, values = values[0].dtype == torch.bool, values[1:]
+    else:
+        is_chosen = step.kind in ROUNDED + EXACT
+    made = torch.bool if step.kind in COMPARED else torch.float32
+    return (
+        is_chosen
+        and all(x.dtype == torch.float32 for x in values)
+        and all(x.dtype == made for x in step.results)
+        and all(isinstance(x, int | float) and has_float32(x) for x in numbers)
+    )
+
+
+def scalars_of(step: Step) -> tuple[float, ...]:
+    """Return the numbers that torch's comparison is given beside its tensor."""
+    return tuple(step.detail[1][1:]) if step.kind in COMPARED else ()
+
+
+def has_float32(x: float) -> bool:
+    """Whether float32 has this number."""
+    return x != x or float(np.float32(x)) == x
 
 
 class Splitting:
@@ -114,9 +150,9 @@ class Splitting:
         extents = {self.extents[x.number] for x in operands} - {Extent.NUMBER}
         if self._is_sum_of_group(step, extents):
             self._put(step, "elements", self._pass_of_element(operands), Extent.GROUP)
-        elif step.kind in ROUNDED + EXACT and Extent.ELEMENT in extents and Extent.WHOLE not in extents:
+        elif is_plain(step) and Extent.ELEMENT in extents and self._have_shapes(step, operands):
             self._put(step, "elements", self._pass_of_element(operands), Extent.ELEMENT)
-        elif step.kind in ROUNDED + EXACT and extents == {Extent.GROUP} and not self._reads_whole(operands):
+        elif is_plain(step) and extents == {Extent.GROUP} and self._are_alike(step) and not self._reads_whole(operands):
             self._put(step, "between", self._last(operands), Extent.GROUP)
         elif step.kind in ROUNDED and extents == {Extent.PARAMETER}:
             self._put(step, "whole", self._last(operands), Extent.PARAMETER)
@@ -126,7 +162,8 @@ class Splitting:
     def _view(self, source: Value, view: Value) -> None:
         """Note that one value is another under another shape."""
         extent = self.extents[source.number]
-        extent = extent_of_shape(view.shape, self.reduction) if extent == Extent.WHOLE else extent
+        if extent == Extent.WHOLE or (extent == Extent.ELEMENT and view.shape != self.reduction.view):
+            extent = extent_of_shape(view.shape, self.reduction)
         self.see(view, extent, self._made[source.number])
         self.viewed[view.number] = self.viewed[source.number]
         if source.number in self._is_whole:
@@ -134,9 +171,25 @@ class Splitting:
 
     def _is_sum_of_group(self, step: Step, extents: set[Extent]) -> bool:
         """Whether a step adds up the elements of every group."""
-        return (
-            step.kind == "accumulate" and extents == {Extent.ELEMENT} and tuple(step.detail[0]) == self.reduction.axes
-        )
+        is_sum = step.kind == "accumulate" and extents == {Extent.ELEMENT}
+        addends = [x.dtype for x in step.operands if isinstance(x, Value)]
+        return is_sum and addends == [torch.float32] and tuple(step.detail[0]) == self.reduction.axes
+
+    def _have_shapes(self, step: Step, operands: list[Value]) -> bool:
+        """Whether each element of a result is that of the operands at its place, its group and its parameter."""
+        shapes = {
+            Extent.ELEMENT: self.reduction.view,
+            Extent.GROUP: shape_of_groups(self.reduction),
+            Extent.PARAMETER: self.reduction.parameters,
+            Extent.NUMBER: (),
+        }
+        results = [x.shape for x in step.results]
+        return results == [self.reduction.view] and all(shapes.get(self.extents[x.number]) == x.shape for x in operands)
+
+    def _are_alike(self, step: Step) -> bool:
+        """Whether operands and results are one number of every group each, all in one shape."""
+        shapes = {x.shape for x in (*step.operands, *step.results) if isinstance(x, Value) and x.shape != ()}
+        return len(shapes) == 1 and math.prod(shapes.pop()) == math.prod(shape_of_groups(self.reduction))
 
     def _pass_of_element(self, operands: list[Value]) -> int:
         """Return the first pass in which every operand is there: after the sums and the whole tensors among them."""

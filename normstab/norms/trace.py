@@ -48,10 +48,11 @@ class Outline:
 
 
 class Value(NamedTuple):
-    """One tensor of a program: its number and its shape."""
+    """One tensor of a program: its number, its shape and its dtype."""
 
     number: int
     shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class Called(NamedTuple):
@@ -115,7 +116,7 @@ class Tape:
         """Return the value that a tensor stands for, a new one where it is unknown."""
         if id(x) not in self.numbers:
             self.kept.append(x)
-            self.numbers[id(x)] = Value(len(self.numbers), tuple(x.shape))
+            self.numbers[id(x)] = Value(len(self.numbers), tuple(x.shape), x.dtype)
         return self.numbers[id(x)]
 
     def operand(self, x: Operand | Any) -> Any:
@@ -175,8 +176,7 @@ class Recorder(Arithmetic):
         return Call(target, self.precision.rounding)
 
     def cast(self, x: Tensor, operation: str = "cast", *, out: Tensor | None = None) -> Tensor:
-        call = self.call(operation)
-        return self._made("cast", (x,), x.shape, carrier_dtype((x,), call.format))
+        return self._made("cast", (x,), x.shape, carrier_dtype((x,), self.call(operation).format))
 
     def constant(self, value: float, operation: str) -> float:
         """Note the constant, and return it as cast."""

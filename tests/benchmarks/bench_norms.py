@@ -25,6 +25,7 @@ LAYERS = {
     "top10, fp16/nearest/fp32, ledger": ("top10", "fp16/nearest/fp32", "5x"),
     "range, fp16/nearest/fp32, ledger": ("range", "fp16/nearest/fp32", ""),
     "l1, bf16/nearest/fp32, ledger": ("l1", "bf16/nearest/fp32", ""),
+    "lp3, fp16/nearest/fp32, ledger": ("lp3", "fp16/nearest/fp32", ""),
 }
 # What takes several times as long runs apart, as it would push the others out of the cache.
 SLOWER_LAYERS = {

@@ -11,6 +11,7 @@ import torch
 import normstab as ns
 from normstab.errors import NormstabError
 from normstab.norms.catalogue import NORMS, NormSpec, parse_norm
+from normstab.norms.dispersion import DISPERSIONS
 
 
 @pytest.mark.parametrize("name", [*NORMS, "top1", "top250", "lp1", "lp2.5", "lp0.5"])
@@ -18,6 +19,10 @@ def test_the_name_of_a_parsed_norm_is_the_name_it_was_parsed_from(name: str) -> 
     spec = parse_norm(f" {name.upper()} ")
     assert str(spec) == name
     assert parse_norm(spec) is spec
+
+
+def test_every_norm_has_its_two_functions() -> None:
+    assert {spec.kind for spec in NORMS.values()} == set(DISPERSIONS)
 
 
 def test_an_unknown_norm_is_answered_with_the_nearest_name() -> None:

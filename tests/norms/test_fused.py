@@ -78,10 +78,17 @@ def assert_same(
         gradients = normalize_backward(grad, found.saved, scheme, reduction, fused, needs)
         wanted = op_by_op.backward(grad, expected.saved, scheme, reduction, readable, needs)
         assert [is_same(a, b) for a, b in zip(gradients, wanted, strict=True)] == [True] * 3
-    assert list(fused.ledger) == list(readable.ledger)
-    assert dict(fused.ledger) == dict(readable.ledger)
-    for site in readable.ledger:
-        assert (fused.ledger.row(site).first_stamp == readable.ledger.row(site).first_stamp).all(), site
+    assert_same_ledger(fused, readable)
+
+
+def assert_same_ledger(found: Arithmetic, wanted: Arithmetic) -> None:
+    """Compare the sites, their tallies and the stamps of their first offences."""
+    assert found.ledger is not None
+    assert wanted.ledger is not None
+    assert list(found.ledger) == list(wanted.ledger)
+    assert dict(found.ledger) == dict(wanted.ledger)
+    for site in wanted.ledger:
+        assert (found.ledger.row(site).first_stamp == wanted.ledger.row(site).first_stamp).all(), site
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

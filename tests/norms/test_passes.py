@@ -10,13 +10,13 @@ import torch
 from normstab.norms import op_by_op
 from normstab.norms.catalogue import Scheme, parse_norm
 from normstab.norms.passes import VIEWS, Extent, Passes, split
+from normstab.norms.program.whole_steps import Values, make_calls, run_steps
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Outline, Program, Value, trace_backward, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
-from tests.norms.replay import Values, make_calls, run_steps
 
 NORMS = ["l2", "l1", "linf", "top3", "range", "lp3", "lp2.5", None]
 REDUCTIONS = {

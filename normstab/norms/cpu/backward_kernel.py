@@ -22,8 +22,7 @@ from normstab.norms.cpu.group_memory import copy, fill, gather, gather_parameter
 from normstab.norms.cpu.group_sums import add_to_sum, finish_sum
 from normstab.norms.cpu.scalars import cast_scalar, div_scalars, mul_scalars
 from normstab.norms.cpu.signs import flow_of_signs, sign_block, slopes_of_signs
-from normstab.norms.fused.coverage import BLOCK
-from normstab.norms.fused.plan_of_layer import BACKWARD, FIELDS, KINDS
+from normstab.norms.fused.layer_table import BACKWARD, BLOCK, FIELDS, KINDS
 from normstab.numerics.kernels.cpu.compile import kernel, outside
 
 __all__ = ["backward_groups"]

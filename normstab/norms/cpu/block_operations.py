@@ -3,10 +3,21 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
-from normstab.norms.cpu.block_steps import ADD, CAST, MUL, SUB, add_block, cast_block, div_block, mul_block, sub_block
+from normstab.norms.cpu.block_steps import (
+    ADD,
+    CAST,
+    MUL,
+    SQRT,
+    SUB,
+    add_block,
+    cast_block,
+    div_block,
+    mul_block,
+    sub_block,
+)
 from normstab.norms.cpu.environment import SLOTS, context_at, field, mark_at, slot
 from normstab.norms.cpu.wide_blocks import wide_block
-from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.norms.fused.layer_table import FIELDS
 from normstab.numerics.kernels.cpu.compile import outside
 
 __all__ = ["operate"]
@@ -18,10 +29,10 @@ IS_FAST, AT_TABLE = FIELDS.index("is_fast"), SLOTS.index("table")
 def operate(kind, a, b, y, group, first, n, site, env):  # pragma: no cover - compiled
     """Set y to the rounded and counted results of an operation on values number first .. of a group.
 
-    a, b and y are addresses of blocks; `y` is none of the operands, and `b` is not used by a cast.
+    a, b and y are addresses of blocks; `y` is none of the operands. A cast and a root have their operand twice.
     """
     marks, context, table = mark_at(env, site), context_at(env, site), slot(env, AT_TABLE)
-    if not field(env, IS_FAST):
+    if kind == SQRT or not field(env, IS_FAST):
         wide_block(kind, a, b, y, group, first, n, context, env)
     elif kind == MUL:
         mul_block(a, b, y, n, table, marks, context)

@@ -40,6 +40,7 @@ __all__ = [
     "DIV",
     "EVERY",
     "MUL",
+    "SQRT",
     "SUB",
     "add_block",
     "cast_block",
@@ -54,7 +55,7 @@ __all__ = [
 
 u32, f32 = np.uint32, np.float32
 # Codes of the operations.
-CAST, ADD, SUB, MUL, DIV = 0, 1, 2, 3, 4
+CAST, ADD, SUB, MUL, DIV, SQRT = 0, 1, 2, 3, 4, 5
 EVERY, ZERO = ~U0, np.float32(0.0)
 
 

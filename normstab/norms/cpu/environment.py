@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.norms.fused.layer_table import FIELDS
 from normstab.numerics.kernels.cpu.bits import INF32
 from normstab.numerics.kernels.cpu.compile import device, kernel, view
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, ROW
 
 __all__ = ["SLOTS", "context_at", "field", "floats", "index_of", "integers", "mark_at", "read_marks", "slot"]
 
-# After the fields: tensors of the layer; what its sites need; buffers of a group, a block, open sums.
+# After the fields: tensors of the layer; what its sites need; buffers of a group, a block, open sums; a program.
 SLOTS = (
     "x", "z", "gamma", "beta", "mean", "scale", "reciprocal", "stored", "members", "signs", "grad", "slope", "dx",
     "d_gamma", "d_beta", "grad_cast", "product", "table", "contexts", "marks", "constants", "values", "kept", "block",
     "drawn", "words", "p", "q", "exact", "rounded", "lanes", "before", "partial", "leaves", "state", "found",
+    "rows", "places", "numbers",
 )  # fmt: skip
 AT_CONTEXTS, AT_MARKS = (SLOTS.index(name) for name in ("contexts", "marks"))
 RUN_STRIDE, LENGTH, GROUP_STRIDE = (FIELDS.index(name) for name in ("run_stride", "length", "group_stride"))

@@ -20,8 +20,7 @@ from normstab.norms.cpu.group_memory import copy, fill, gather, gather_parameter
 from normstab.norms.cpu.group_sums import add_to_sum, finish_sum
 from normstab.norms.cpu.members import first_ends, largest_members
 from normstab.norms.cpu.scalars import add_scalars, div_scalars, mul_scalars, sqrt_scalar, unbiased
-from normstab.norms.fused.coverage import BLOCK
-from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD, KINDS
+from normstab.norms.fused.layer_table import BLOCK, FIELDS, FORWARD, KINDS
 from normstab.numerics.kernels.cpu.bits import MAGNITUDE32
 from normstab.numerics.kernels.cpu.compile import kernel, outside, view
 

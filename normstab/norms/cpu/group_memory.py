@@ -10,8 +10,7 @@ What is computed on blocks needs no strides, and its operands are neighbours.
 from __future__ import annotations
 
 from normstab.norms.cpu.environment import field, floats, index_of
-from normstab.norms.fused.coverage import BLOCK
-from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.norms.fused.layer_table import BLOCK, FIELDS
 from normstab.numerics.kernels.cpu.compile import device, outside
 
 __all__ = ["copy", "fill", "gather", "gather_parameters", "scatter"]

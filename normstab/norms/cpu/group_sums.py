@@ -17,7 +17,7 @@ from normstab.norms.cpu.environment import SLOTS, context_at, field, floats, ind
 from normstab.norms.cpu.lane_sums import fold_quickly, lane_sum
 from normstab.norms.cpu.scalars import cast_scalar
 from normstab.norms.cpu.wide_blocks import draw_block, narrow, round_values, widen_both
-from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.norms.fused.layer_table import FIELDS
 from normstab.numerics.kernels.cpu.compile import as_float32, device, outside, view
 from normstab.numerics.kernels.cpu.cpu_pointwise import widen
 from normstab.numerics.kernels.cpu.sums.one_sum import LEVELS, finish, fold_lanes, take

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from normstab.norms.cpu.environment import floats, integers
-from normstab.norms.fused.coverage import BLOCK
+from normstab.norms.fused.layer_table import BLOCK
 from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32, U0
 from normstab.numerics.kernels.cpu.compile import as_float32, as_uint32, device, outside, view
 

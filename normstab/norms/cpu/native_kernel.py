@@ -14,7 +14,7 @@ import numpy as np
 
 from normstab.norms.cpu.environment import floats, integers
 from normstab.norms.cpu.members import first_ends, largest_members
-from normstab.norms.fused.plan_of_layer import KINDS
+from normstab.norms.fused.layer_table import KINDS
 from normstab.numerics.kernels.cpu.bits import MAGNITUDE32
 from normstab.numerics.kernels.cpu.compile import as_float32, device, kernel, outside, view
 

@@ -19,8 +19,7 @@ from normstab.norms.cpu.environment import SLOTS, context_at, field, floats, int
 from normstab.norms.cpu.group_memory import fill
 from normstab.norms.cpu.group_sums import finish_sum
 from normstab.norms.cpu.scalars import add_scalars, div_scalars, mul_scalars
-from normstab.norms.fused.coverage import BLOCK
-from normstab.norms.fused.plan_of_layer import BACKWARD, FIELDS
+from normstab.norms.fused.layer_table import BACKWARD, BLOCK, FIELDS
 from normstab.numerics.kernels.cpu.compile import device, outside, view
 from normstab.numerics.kernels.cpu.counting import COUNTED
 from normstab.numerics.kernels.cpu.sums.steps import SCRATCH_AT

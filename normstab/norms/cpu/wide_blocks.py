@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.norms.cpu.block_steps import ADD, CAST, DIV, MUL, SUB
+from normstab.norms.cpu.block_steps import ADD, CAST, DIV, MUL, SQRT, SUB
 from normstab.norms.cpu.environment import SLOTS, field, floats, index_of, slot
-from normstab.norms.fused.coverage import BLOCK
-from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.norms.fused.layer_table import BLOCK, FIELDS
 from normstab.numerics.kernels.cpu.bits import ALIGN64, INF64, MAGNITUDE64, SIGN64, magnitude64, rule64
 from normstab.numerics.kernels.cpu.blocks import round_block64
 from normstab.numerics.kernels.cpu.compile import as_float32, as_float64, as_uint32, device, outside, view
@@ -26,7 +25,7 @@ from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, DOWN, FOLDS, KEY, SCRATCH_AT, STEP
 from normstab.numerics.kernels.cpu.to_odd import sum_to_odd
 
-__all__ = ["draw_block", "narrow", "round_values", "wide_block", "widen_both"]
+__all__ = ["draw_block", "narrow", "narrowed", "round_values", "wide_block", "widen_both"]
 
 u32 = np.uint32
 LENGTH, COUNTS_INEXACT, FLUSHES = (FIELDS.index(name) for name in ("length", "counts_inexact", "flushes"))
@@ -56,7 +55,7 @@ def draw_block(env, group, first, n, context):  # pragma: no cover - compiled
 
 @outside
 def wide_block(kind, a, b, y, group, first, n, context, env):  # pragma: no cover - compiled
-    """Set y to the rounded results of an operation, and count them; a cast has its operand twice."""
+    """Set y to the rounded results of an operation, and count them; a cast and a root have their operand twice."""
     p, q = view(slot(env, AT_P), n, np.float64), view(slot(env, AT_Q), n, np.float64)
     c, numbers = view(slot(env, AT_EXACT), n, np.float64), view(context, CONTEXT, np.int64)
     folds, down = numbers[FOLDS] != 0, numbers[DOWN] != 0
@@ -74,6 +73,9 @@ def wide_block(kind, a, b, y, group, first, n, context, env):  # pragma: no cove
     elif kind == MUL:
         for i in range(n):
             c[i] = p[i] * q[i]
+    elif kind == SQRT:
+        for i in range(n):
+            c[i] = np.sqrt(p[i])
     else:
         for i in range(n):
             c[i] = p[i] / q[i]

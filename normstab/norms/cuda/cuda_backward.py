@@ -33,7 +33,7 @@ from normstab.norms.cuda.cuda_parts import (
     tiling,
     write,
 )
-from normstab.norms.fused.plan_of_layer import BACKWARD, FIELDS, KINDS
+from normstab.norms.fused.layer_table import BACKWARD, FIELDS, KINDS
 from normstab.numerics.kernels.cuda.cuda_kernels import CODES, read
 
 __all__ = ["backward_kernel"]

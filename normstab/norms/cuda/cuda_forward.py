@@ -34,7 +34,7 @@ from normstab.norms.cuda.cuda_parts import (
     tiling,
     write,
 )
-from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD, KINDS
+from normstab.norms.fused.layer_table import FIELDS, FORWARD, KINDS
 from normstab.numerics.kernels.cuda.cuda_bits import INF64, MAGNITUDE64, as_float64, as_int64
 from normstab.numerics.kernels.cuda.cuda_kernels import CODES, read
 

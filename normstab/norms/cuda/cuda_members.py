@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from normstab.norms.cuda.cuda_parts import add_to_lanes, cast, centred, field, index_of, joined, tile, tiling, write
-from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD
+from normstab.norms.fused.layer_table import FIELDS, FORWARD
 from normstab.numerics.kernels.cuda.cuda_bits import INF64, MAGNITUDE64, SIGN64
 from normstab.numerics.kernels.cuda.cuda_kernels import read
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.norms.fused.layer_table import FIELDS
 from normstab.numerics.kernels.cuda.cuda_bits import (
     INF64,
     MAGNITUDE64,
@@ -73,7 +73,7 @@ WIDTH, N, RUN_STRIDE, LENGTH, GROUP_STRIDE, PERIOD, PARAMETER_STEP, REPEAT = (
     tl.constexpr(FIELDS.index(name))
     for name in ("width", "n", "run_stride", "length", "group_stride", "period", "step", "repeat")
 )
-LOAD, CAST_SUM = tl.constexpr(1), tl.constexpr(3)  # after the additions of a sum: in the order of plan_of_layer
+LOAD, CAST_SUM = tl.constexpr(1), tl.constexpr(3)  # after the additions of a sum: in the order of layer_table
 ADD, SUB, DIV = (tl.constexpr(CODES[name]) for name in ("add", "sub", "div"))
 
 

@@ -30,7 +30,7 @@ from normstab.norms.cuda.cuda_parts import (
     STRIDE,
 )
 from normstab.norms.fused.launch import Layer
-from normstab.norms.fused.plan_of_layer import FIELDS
+from normstab.norms.fused.layer_table import FIELDS
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cuda.device_log import log_of
 from normstab.numerics.kernels.cuda.launches import add_found, signed

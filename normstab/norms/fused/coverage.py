@@ -2,7 +2,8 @@
 
 Covered, forward and backward: l2 l1 linf topK range and mean-only; float and fixed-point formats of p <= 24 in
 every role, every rounding, sums in every order in a format of p <= 24, means of one sum. In float32 on a CPU:
-nearest rounding in fp16, bf16, the fp8 formats and their like in every role, and sums in lanes of fp32.
+nearest rounding in fp16, bf16, the fp8 formats and their like in every role, and sums in lanes of fp32. On a CPU any
+other norm runs by its traced program (norms.program) in the same arithmetics.
 
 Left out on a CPU where it is slower than op by op: sums one after another, which have a vector kernel of their own
 (numerics.kernels.cpu.sums.sum_tiles) in narrow formats. Left out on CUDA: pairwise sums and Kahan's.
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from normstab.norms.catalogue import Scheme
+from normstab.norms.fused.layer_table import BLOCK
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import is_served
 from normstab.numerics.formats import FORMATS, Format
@@ -23,10 +25,8 @@ from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
 from normstab.numerics.kernels.format_table import GENERIC, INTEGER, LANE32, PLAN, plan
 from normstab.numerics.precision import Precision, Rounding
 
-__all__ = ["BLOCK", "covers", "is_fast"]
+__all__ = ["covers", "covers_program", "is_fast"]
 
-# How many values a kernel works on at a time: the buffers of a block stay in the first-level cache.
-BLOCK = 1024
 WIDEST_ON_CUDA = 1024  # lanes of a sum, which one program holds
 LARGEST_K = 64  # members of a top k are kept sorted by insertion
 LARGEST_WIDE_PRECISION = 8  # with subnormals as small as float32's, a longer product is not exact there (tf32)
@@ -40,11 +40,20 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def covers(x: Tensor, scheme: Scheme, ar: Arithmetic, *, parameters: tuple[Tensor | None, ...] = ()) -> bool:
     """Whether the fused kernels compute this layer of `x` and of gamma and beta, forward and backward."""
     spec = scheme.spec
+    is_written = spec is None or (spec.kind in COVERED_KINDS and spec.k <= LARGEST_K)
+    return is_written and x.device.type in ("cpu", "cuda") and covers_arithmetic(x, ar, parameters)
+
+
+def covers_program(x: Tensor, ar: Arithmetic, *, parameters: tuple[Tensor | None, ...] = ()) -> bool:
+    """Whether the interpreter of traced programs runs any layer of `x` and of gamma and beta in this arithmetic."""
+    return x.device.type == "cpu" and covers_arithmetic(x, ar, parameters)
+
+
+def covers_arithmetic(x: Tensor, ar: Arithmetic, parameters: tuple[Tensor | None, ...]) -> bool:
+    """Whether kernels compute in this arithmetic on such tensors."""
     return (
-        x.device.type in ("cpu", "cuda")
-        and all(tensor is None or tensor.dtype in DTYPES for tensor in (x, *parameters))
+        all(tensor is None or tensor.dtype in DTYPES for tensor in (x, *parameters))
         and 0 < x.numel() < 2**31
-        and (spec is None or (spec.kind in COVERED_KINDS and spec.k <= LARGEST_K))
         and (ar.ledger is None or not (ar.ledger.counts_histogram or ar.ledger.counts_losses))
         and ar.role is None
         and ar.rules is None

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.norms.catalogue import Scheme
-from normstab.norms.fused.plan_of_layer import FIELDS, FORWARD, Sites, fitting_loads, groups_of, layer_fields
+from normstab.norms.fused.layer_table import FIELDS, FORWARD
+from normstab.norms.fused.plan_of_layer import Sites, groups_of, layer_fields
+from normstab.norms.program.known_formats import fitting_loads
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Outline, Program, trace_forward
 from normstab.numerics.arithmetic import Arithmetic

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from normstab.norms.catalogue import Scheme
 from normstab.norms.cpu.native_kernel import BUFFERS, FIELDS, backward_groups, buffer_bytes, forward_groups
-from normstab.norms.fused.plan_of_layer import KINDS, groups_of, where
+from normstab.norms.fused.layer_table import KINDS
+from normstab.norms.fused.plan_of_layer import groups_of, where
 from normstab.norms.reduction import Reduction
 from normstab.norms.unrounded.few_passes import Gradients, SavedNative
 from normstab.numerics.dispatch import plain

@@ -1,4 +1,4 @@
-"""A traced program computed step by step on whole tensors, in any order that has every operand at hand.
+"""Steps of a traced program computed on whole tensors, in any order that has every operand at hand.
 
 The calls are made first, in the order of stamps; then it does not matter when a step runs. What a step computes is
 what the readable layer computed there: the same functions of numerics, or torch's own.
@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from normstab.norms.trace import Program, Step, Value
 from normstab.numerics.accumulate import accumulate
@@ -22,7 +21,7 @@ from normstab.numerics.readable.operations import carry_function
 
 __all__ = ["Values", "make_calls", "run_steps"]
 
-# The number of a value -> its tensor.
+# The number of a value -> its tensor, and the id of a step -> its calls.
 Values = dict[int, Tensor]
 Made = dict[int, tuple[Call, ...]]
 
@@ -72,15 +71,20 @@ def _result(step: Step, operands: tuple[Any, ...], calls: tuple[Call, ...], valu
         return compute(step.kind, operands, calls[0])
     function, args, kwargs = step.detail
     device = next((x.device for x in operands if isinstance(x, Tensor)), None)
-    told = tree_map(
-        lambda x: values[x.number] if isinstance(x, Value) else x,
-        (args, kwargs),
-        is_leaf=lambda x: isinstance(x, Value),
-    )
-    if "device" in told[1]:
-        told[1]["device"] = device
-    found = function(*told[0], **told[1])
+    told = given(kwargs, values)
+    if "device" in told:
+        told["device"] = device
+    found = function(*given(args, values), **told)
     return found if isinstance(found, Tensor) else tuple(x for x in found if isinstance(x, Tensor))
+
+
+def given(tree: Any, values: Values) -> Any:
+    """Return arguments of a function of torch with tensors for values."""
+    if isinstance(tree, Value):
+        return values[tree.number]
+    if isinstance(tree, dict):
+        return {name: given(part, values) for name, part in tree.items()}
+    return type(tree)(given(part, values) for part in tree) if isinstance(tree, tuple | list) else tree
 
 
 def _sum(step: Step, x: Tensor, calls: tuple[Call, ...], ar: Arithmetic) -> Tensor:
