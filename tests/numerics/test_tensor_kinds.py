@@ -33,6 +33,8 @@ def computations(ar):
         "div": lambda x: ar.div(x, 3.0),
         "sqrt": ar.sqrt,
         "fma": lambda x: ar.fma(x, x, 0.5),
+        "root": lambda x: ar.root(x, 3),
+        "power": lambda x: ar.power(x, 2.5),
         "apply": lambda x: ar.apply(torch.exp, x, operation="exp"),
         "sum": lambda x: ar.sum(x, 1),
         "mean": lambda x: ar.mean(x),

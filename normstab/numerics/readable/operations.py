@@ -131,6 +131,8 @@ def exact_root(x: Tensor, p: int) -> Tensor:
     Whole-number arithmetic, element by element: for the few values of a statistic. Negative x: the negative
     root for odd p, NaN for even p.
     """
+    if x.is_meta:
+        return torch.empty_like(x)
     roots = [_root_to_odd(value, p) for value in x.flatten().tolist()]
     return torch.tensor(roots, dtype=torch.float64, device=x.device).view(x.shape)
 

@@ -39,7 +39,7 @@ def widen(x: Tensor) -> Tensor:
     if x.dtype != torch.float32:
         return x.to(torch.float64)
     source = x.detach().contiguous()
-    target = torch.empty(x.shape, dtype=torch.float64)
+    target = torch.empty(x.shape, dtype=torch.float64, device=x.device)
     widen32(source.data_ptr(), target.data_ptr(), source.numel())
     return target
 
@@ -47,7 +47,7 @@ def widen(x: Tensor) -> Tensor:
 def narrow(x: Tensor) -> Tensor:
     """Return float64 `x`, all of whose numbers float32 has, as float32; every NaN is the canonical one."""
     source = x.contiguous()
-    target = torch.empty(x.shape, dtype=torch.float32)
+    target = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     narrow64(source.data_ptr(), target.data_ptr(), source.numel())
     return target
 
@@ -57,9 +57,9 @@ def root(x: Tensor, p: int) -> Tensor:
     if p > MOST_DEGREE:
         return exact_root(x, p)
     given = x.detach().contiguous().view(-1)
-    scaled, powers = torch.empty_like(given), torch.empty(given.shape, dtype=torch.int64)
+    scaled, powers = torch.empty_like(given), torch.empty_like(given, dtype=torch.int64)
     scale_for_root(given.data_ptr(), scaled.data_ptr(), powers.data_ptr(), p, len(given))
-    roots, unsure = torch.pow(scaled, 1.0 / p), torch.empty(given.shape, dtype=torch.bool)
+    roots, unsure = torch.pow(scaled, 1.0 / p), torch.empty_like(given, dtype=torch.bool)
     places = (given, scaled, powers, roots, unsure)
     if finish_roots(*(place.data_ptr() for place in places), p, len(given)):
         left, where = torch.unique(given[unsure].view(torch.int64), return_inverse=True)
