@@ -8,7 +8,8 @@ from normstab.experiment.network.models import EVERY_MODEL
 from normstab.experiment.scenario.listing import LISTINGS, SCALES, listing
 from normstab.experiment.scenario.metric_names import METRIC_NAMES, SWEEP_METRICS
 from normstab.experiment.scenario.reader import load_scenario, scenario_paths
-from normstab.norms.catalogue import KINDS, NORMS
+from normstab.norms.catalogue import NORMS
+from normstab.norms.dispersion import DISPERSIONS
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.precision import Precision
 from normstab.numerics.recipes import RECIPES
@@ -35,7 +36,7 @@ def test_a_listing_names_every_row_of_its_catalogue(kind):
 
 
 def test_every_kind_of_norm_says_what_its_scale_is():
-    assert set(SCALES) == set(KINDS)
+    assert set(SCALES) == set(DISPERSIONS)
 
 
 def test_an_unknown_catalogue_is_answered_with_the_nearest():
