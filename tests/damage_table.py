@@ -31,7 +31,8 @@ from normstab.experiment.training.train_cell import run_cell
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.kernels.cpu import compile as compiled
 from normstab.numerics.kernels.cpu.cpu_round import nearest32
-from normstab.numerics.kernels.format_table import LANE32, plan
+from normstab.numerics.kernels.format_table import plan
+from normstab.numerics.kernels.shortcut_table import LANE32
 from normstab.numerics.rounding_modes import Rounding
 from normstab.study import keep_larger_report
 from tests.assess.synthetic import story

@@ -16,13 +16,11 @@ from normstab.norms.functional import (
     Forward,
     Reduction,
     Scheme,
-    is_input_kept,
-    narrowed,
+    in_16_bits,
     normalize_backward,
     normalize_forward,
     normalize_with,
 )
-from normstab.norms.op_by_op import Saved
 from normstab.norms.unrounded.native_norm import normalize_native, serves
 from normstab.norms.unrounded.outputs import own
 from normstab.norms.wide_norm import INSIDE
@@ -111,13 +109,6 @@ def _of_nothing(x: Tensor, *parameters: Tensor | None) -> Tensor:
     return output
 
 
-def _kept(saved: Any, x: Tensor, ar: Arithmetic) -> Any:
-    """Return what backward needs of an input of 16 bits, the input as it came and rounded results in its dtype."""
-    if isinstance(saved, Saved):
-        return narrowed(saved, x.dtype, ar)
-    return saved._replace(input=x.detach()) if is_input_kept(saved, x.dtype, ar) else saved
-
-
 class _Emulated(torch.autograd.Function):
     """Round forward and backward; any torch mode that is active sees one operation, not its insides."""
 
@@ -131,7 +122,7 @@ class _Emulated(torch.autograd.Function):
             if output.dtype != x.dtype and holds(x.dtype, plan.ar.format):
                 output = output.to(x.dtype)
             output = own(output, done.saved)
-        saved = _kept(done.saved, x, plan.ar) if x.dtype in HALVES else done.saved
+        saved = in_16_bits(done.saved, x.detach(), x.dtype, plan.ar) if x.dtype in HALVES else done.saved
         ctx.save_for_backward(*saved)
         ctx.plan, ctx.kind, ctx.dtype = plan, type(saved), x.dtype
         ctx.shapes = [None if tensor is None else tensor.shape for tensor in (gamma, beta)]

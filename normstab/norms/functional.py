@@ -5,7 +5,7 @@ Both give the same bits and the same ledger. Tensors in, tensors out; autograd i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ __all__ = [
     "Reduction",
     "Saved",
     "Scheme",
-    "is_input_kept",
-    "narrowed",
+    "in_16_bits",
     "normalize_backward",
     "normalize_forward",
     "normalize_with",
@@ -140,18 +139,20 @@ def _backward_by_program(
 # ------------------------------------------------------------------- what a network of 16 bits keeps for backward
 
 
-def is_input_kept(saved: Saved | SavedFused | SavedWhole, dtype: torch.dtype, ar: Arithmetic) -> bool:
-    """Whether `saved` has the numbers of the norm's input, which came in `dtype`, and no others in their place.
+def in_16_bits(saved: Any, x: Tensor | None, dtype: torch.dtype, ar: Arithmetic) -> Any:
+    """Return what backward needs of a norm whose input came in `dtype`: `x` for that, and rounded results in the dtype.
 
     The fused kernels keep the input as it came, torch's own what it was cast to, which is the same where the format
     has every number of the dtype. Op by op the input itself is not kept.
     """
     if isinstance(saved, Saved):
-        return False
-    return not isinstance(saved, SavedWhole) or contains(ar.format, dtype)
+        return _narrowed(saved, dtype, ar)
+    if isinstance(saved, SavedWhole) and not contains(ar.format, dtype):
+        return saved
+    return saved._replace(input=x)
 
 
-def narrowed(saved: Saved, dtype: torch.dtype, ar: Arithmetic) -> Saved:
+def _narrowed(saved: Saved, dtype: torch.dtype, ar: Arithmetic) -> Saved:
     """Return y and d, float32 results of `ar`, in `dtype` where that holds every number of the format.
 
     Where the inside of a norm is wide, or a rule gives one of its operations another format, they stay as they are.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from normstab.norms import op_by_op
 from normstab.norms.catalogue import Scheme
+from normstab.norms.dispersion import DISPERSIONS, Dispersion
 from normstab.norms.reduction import Reduction
 from normstab.numerics.accumulate import sum_calls
 from normstab.numerics.arithmetic import Arithmetic
@@ -38,13 +39,21 @@ UNRECORDED = "aten::empty.memory_format"  # makes memory and no value of the pro
 
 @dataclass(frozen=True)
 class Outline:
-    """What a program depends on: the layer, its arithmetic, and which parameters it has."""
+    """What a program depends on: the layer, its arithmetic, which parameters it has, and the functions of its scale.
+
+    These are looked up by the kind, so that a kind whose functions are replaced has another program.
+    """
 
     scheme: Scheme
     reduction: Reduction
     precision: Precision
     has_gamma: bool = True
     has_beta: bool = True
+    dispersion: Dispersion | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        spec = self.scheme.spec
+        object.__setattr__(self, "dispersion", None if spec is None else DISPERSIONS[spec.kind])
 
 
 class Value(NamedTuple):

@@ -72,10 +72,23 @@ def measure_asking(centred: Centred, scheme: Scheme, reduction: Reduction, ar: A
     return measure_roots(centred, scheme, reduction, ar)
 
 
+# One that wants them as an array of numpy.
+def measure_array(centred: Centred, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> Measured:
+    assert centred.d.detach().numpy().size
+    return measure_roots(centred, scheme, reduction, ar)
+
+
+# One that is wrong: its shapes do not go together.
+def measure_wrongly(centred: Centred, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> Measured:
+    return measure_roots(centred._replace(d=centred.d + torch.ones(7, 7, 7, 7, 7)), scheme, reduction, ar)
+
+
 OWN = {
     "roots": Dispersion(measure_roots, correct_roots),
     "median": Dispersion(measure_median, correct_nothing),
     "asking": Dispersion(measure_asking, correct_roots),
+    "array": Dispersion(measure_array, correct_roots),
+    "wrong": Dispersion(measure_wrongly, correct_roots),
 }
 
 
@@ -187,8 +200,9 @@ def test_a_layer_runs_by_its_program_where_no_kernel_is_written_for_its_norm(
 
 
 @pytest.mark.usefixtures("own")
-def test_a_norm_that_cannot_be_recorded_runs_op_by_op() -> None:
-    x, grad, parameters, scheme, reduction = example("asking", "batch", "fp16")
+@pytest.mark.parametrize("norm", ["asking", "array"])
+def test_a_norm_that_cannot_be_recorded_runs_op_by_op(norm: str) -> None:
+    x, grad, parameters, scheme, reduction = example(norm, "batch", "fp16")
     assert launch_program.forward(x, *parameters, scheme, reduction, arithmetic("fp16")) is None
     found, wanted = arithmetic("fp16"), arithmetic("fp16")
     done = normalize_forward(x, *parameters, scheme, reduction, found)
@@ -198,6 +212,29 @@ def test_a_norm_that_cannot_be_recorded_runs_op_by_op() -> None:
     readable = op_by_op.backward(grad, expected.saved, scheme, reduction, wanted)
     assert all(is_same(a, b) for a, b in zip(gradients, readable, strict=True))
     assert_same_ledger(found, wanted)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_fault_in_a_norm_of_ones_own_is_raised_as_it_is_op_by_op() -> None:
+    x, _, parameters, scheme, reduction = example("wrong", "batch", "fp16")
+    said = []
+    for run in (normalize_forward, op_by_op.forward):
+        with pytest.raises(RuntimeError) as caught:
+            run(x, *parameters, scheme, reduction, arithmetic("fp16"))
+        assert caught.traceback[-1].name == "measure_wrongly"
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def test_a_pair_of_functions_in_the_place_of_another_has_a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the cell of a notebook that defines a norm is run again."""
+    monkeypatch.setitem(NORMS, "mine", NormSpec("mine"))
+    for name in ("roots", "median"):
+        monkeypatch.setitem(DISPERSIONS, "mine", OWN[name])
+        x, _, parameters, scheme, reduction = example("mine", "batch", "fp16")
+        found = normalize_forward(x, *parameters, scheme, reduction, arithmetic("fp16"))
+        wanted = op_by_op.forward(x, *parameters, scheme, reduction, arithmetic("fp16"))
+        assert is_same(found.output, wanted.output), name
 
 
 def test_what_is_known_of_a_format_is_what_the_values_are_in() -> None:

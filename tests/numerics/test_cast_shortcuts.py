@@ -9,7 +9,8 @@ pytest.importorskip("numba")
 import normstab as ns
 from normstab.numerics.kernels.cpu import cpu_tensors as cpu
 from normstab.numerics.kernels.cpu.cpu_round import round32_chunk
-from normstab.numerics.kernels.format_table import LANE32, plan
+from normstab.numerics.kernels.format_table import plan
+from normstab.numerics.kernels.shortcut_table import LANE32
 from normstab.numerics.kernels.strides import turned
 from normstab.numerics.philox import Draw
 from normstab.numerics.precision import Rounding

@@ -18,7 +18,8 @@ from normstab.numerics.kernels.cpu import openmp
 from normstab.numerics.kernels.cpu import threads as threads_module
 from normstab.numerics.kernels.cpu.cpu_round import round32_chunk
 from normstab.numerics.kernels.cpu.threads import SERIAL_BELOW, chunks, run_chunks
-from normstab.numerics.kernels.format_table import GENERIC, LANE32, PLAN, plan
+from normstab.numerics.kernels.format_table import PLAN, plan
+from normstab.numerics.kernels.shortcut_table import GENERIC, LANE32
 from normstab.numerics.ledger import Row
 from normstab.numerics.philox import Draw
 from normstab.numerics.precision import Rounding

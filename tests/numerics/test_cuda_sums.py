@@ -23,7 +23,7 @@ import triton.language as tl
 
 import normstab as ns
 from normstab.numerics import accumulate
-from normstab.numerics.kernels import format_table
+from normstab.numerics.kernels import shortcut_table
 from normstab.numerics.kernels.cuda.sums import cuda_sums, ordered_kernel, sum_launches, sum_passes
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How
 from normstab.numerics.sums import kernels_of_sums, matmul
@@ -250,7 +250,7 @@ def check_compiled(kernel, how, width, capability, folder, monkeypatch):
 
 
 IN_32 = How.NARROW | How.COUNTS
-MAGIC = format_table.MAGIC << How.STYLE_AT
+MAGIC = shortcut_table.MAGIC << How.STYLE_AT
 COMPILED = {
     "fp16": (IN_32 | How.LOADS | MAGIC, (1, 64, 128)),
     "fp32": (IN_32 | How.WHOLE, (1, 64, 128)),

@@ -20,7 +20,7 @@ pytest.importorskip("numba")  # which the oracle's own module imports
 import triton
 
 from normstab import FORMATS, parse_format
-from normstab.numerics.kernels import format_table
+from normstab.numerics.kernels import shortcut_table
 from normstab.numerics.kernels.cuda import cuda_kernels, cuda_tensors, float32_kernels, float32_tensors
 from normstab.numerics.ledger import Row
 from normstab.numerics.precision import Rounding
@@ -191,7 +191,7 @@ FORBIDDEN = r"\bfma\.|\.approx|\.ftz|\.full|f64"
 def test_rounding_compiles_to_float32_alone_that_moves_sixteen_bytes_at_once(
     style, width, capability, tmp_path, monkeypatch
 ):
-    constants = {"DIGITS": 23, "COPIES": False, "STYLE": getattr(format_table, style), "WIDTH": width}
+    constants = {"DIGITS": 23, "COPIES": False, "STYLE": getattr(shortcut_table, style), "WIDTH": width}
     constants |= {"COUNTS": True, "BLOCK": float32_tensors.BLOCK32}
     ptx = compiled(float32_kernels.round32_kernel, constants, capability, tmp_path, monkeypatch)
     assert not re.search(FORBIDDEN, ptx)
@@ -205,7 +205,7 @@ def test_rounding_compiles_to_float32_alone_that_moves_sixteen_bytes_at_once(
     ("operation", "instruction"), [("add", "add.f32"), ("div", "div.rn.f32"), ("sqrt", "sqrt.rn.f32")]
 )
 def test_operations_compile_to_those_of_ieee_in_float32(operation, instruction, capability, tmp_path, monkeypatch):
-    constants = {"OPERATION": cuda_kernels.CODES[operation], "ROUNDS_DOWN": True, "STYLE": format_table.GENERIC}
+    constants = {"OPERATION": cuda_kernels.CODES[operation], "ROUNDS_DOWN": True, "STYLE": shortcut_table.GENERIC}
     constants |= {"FLAT": True, "COUNTS": True, "BLOCK": float32_tensors.tile_of(operation)}
     ptx = compiled(float32_kernels.pointwise32_kernel, constants, capability, tmp_path, monkeypatch)
     assert instruction in ptx.replace("add.rn.f32", "add.f32") and not re.search(FORBIDDEN, ptx)

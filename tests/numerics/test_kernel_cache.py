@@ -16,7 +16,8 @@ from normstab import FORMATS
 from normstab.numerics.kernels.cpu import compile as compiled
 from normstab.numerics.kernels.cpu.cpu_round import nearest32
 from normstab.numerics.kernels.cpu.sums.dot_tiles import dot_tiles
-from normstab.numerics.kernels.format_table import LANE32, plan
+from normstab.numerics.kernels.format_table import plan
+from normstab.numerics.kernels.shortcut_table import LANE32
 from normstab.numerics.precision import Rounding
 
 

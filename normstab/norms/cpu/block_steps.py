@@ -32,7 +32,8 @@ from normstab.numerics.kernels.cpu.counting import (
 )
 from normstab.numerics.kernels.cpu.shortcuts import nearest_finish32, nearest_magnitude32
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, COUNTS, SCRATCH_AT, sum_folded
-from normstab.numerics.kernels.format_table import INTEGER, MAGIC, PLAN
+from normstab.numerics.kernels.format_table import PLAN
+from normstab.numerics.kernels.shortcut_table import INTEGER, MAGIC
 
 __all__ = [
     "ADD",

@@ -28,7 +28,8 @@ from normstab.norms.fused.layer_table import BLOCK, FIELDS
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.sums.steps import contexts, rows_of, settle_all
 from normstab.numerics.kernels.cpu.threads import run_chunks
-from normstab.numerics.kernels.format_table import LANE32, plan
+from normstab.numerics.kernels.format_table import plan
+from normstab.numerics.kernels.shortcut_table import LANE32
 
 __all__ = ["Room", "Told", "run_backward", "run_forward", "run_pieces"]
 

@@ -34,7 +34,8 @@ from normstab.norms.fused.layer_table import FIELDS
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cuda.device_log import log_of
 from normstab.numerics.kernels.cuda.launches import add_found, signed
-from normstab.numerics.kernels.format_table import LANE64, plan
+from normstab.numerics.kernels.format_table import plan
+from normstab.numerics.kernels.shortcut_table import LANE64
 from normstab.numerics.philox import field_width
 from normstab.torch_private import modes_off
 

@@ -22,7 +22,8 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import is_served
 from normstab.numerics.formats import FORMATS, Format
 from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
-from normstab.numerics.kernels.format_table import GENERIC, INTEGER, LANE32, PLAN, plan
+from normstab.numerics.kernels.format_table import PLAN, plan
+from normstab.numerics.kernels.shortcut_table import GENERIC, INTEGER, LANE32
 from normstab.numerics.precision import Precision, Rounding
 
 __all__ = ["covers", "covers_program", "is_fast"]

@@ -26,6 +26,10 @@ __all__ = ["RUNNERS", "backward", "forward"]
 # Type of a device -> the module that runs segments there.
 RUNNERS = {"cpu": "normstab.norms.cpu.program.program_run"}
 Needs = tuple[bool, bool, bool]
+# What torch raises where a tensor of the device meta is asked for a number (`item`, `bool`; a NotImplementedError of
+# `tolist` and `nonzero` is a RuntimeError), or to be an array of numpy. A fault of the layer's own that looks like one
+# is not hidden: the readable code runs the layer next, and raises it at its own line.
+NO_NUMBERS = (RuntimeError, TypeError)
 
 
 def forward(
@@ -79,7 +83,7 @@ def recorded(trace: Callable[..., Program], *arguments: Any) -> Program | None:
     """Return a traced program; None where the layer asks its values for numbers, which there are none of."""
     try:
         return trace(*arguments)
-    except (NotImplementedError, RuntimeError):
+    except NO_NUMBERS:
         return None
 
 

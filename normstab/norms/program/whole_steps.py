@@ -15,9 +15,8 @@ from normstab.norms.trace import Program, Step, Value
 from normstab.numerics.accumulate import accumulate
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
-from normstab.numerics.execute import carrier_dtype, compute, finish, round_tensor
+from normstab.numerics.execute import carrier_dtype, compute, compute_function, round_tensor
 from normstab.numerics.readable import exact
-from normstab.numerics.readable.operations import carry_function
 
 __all__ = ["Values", "make_calls", "run_steps"]
 
@@ -58,9 +57,7 @@ def _result(step: Step, operands: tuple[Any, ...], calls: tuple[Call, ...], valu
         case "cast":
             return round_tensor(operands[0].to(carrier_dtype(operands, calls[0].format)), calls[0])
         case "apply":
-            return finish(
-                carry_function(step.detail, operands), calls[0], dtype=carrier_dtype(operands, calls[0].format)
-            )
+            return compute_function(step.detail, operands, calls[0])
         case "abs":
             return operands[0].abs()
         case "sign":

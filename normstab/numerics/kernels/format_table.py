@@ -14,14 +14,6 @@ from numpy.typing import NDArray
 from normstab.numerics.formats import DTYPES, AnyFormat, FixedFormat
 from normstab.numerics.kernels.shortcut_table import (
     GENERIC,
-    GRID,
-    INTEGER,
-    LANE32,
-    LANE64,
-    MAGIC,
-    SPREAD,
-    STEPPED,
-    WIDE,
     Lane,
     added_to_fraction,
     cast_shortcut_fields,
@@ -30,17 +22,7 @@ from normstab.numerics.kernels.shortcut_table import (
 from normstab.numerics.precision import Rounding
 
 __all__ = [
-    "GENERIC",
-    "GRID",
-    "INTEGER",
-    "LANE32",
-    "LANE64",
-    "MAGIC",
     "PLAN",
-    "SPREAD",
-    "STEPPED",
-    "WIDE",
-    "Lane",
     "contains_dtype",
     "plan",
 ]

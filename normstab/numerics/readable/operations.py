@@ -17,7 +17,7 @@ from torch import Tensor
 from normstab.numerics.readable.reference import power_of_two
 
 __all__ = [
-    "OPERATIONS", "Carried", "Operand", "carried_value", "carry", "carry_function", "exact_root", "exact_sqrt",
+    "OPERATIONS", "Carried", "Operand", "carried_value", "carry", "exact_root", "exact_sqrt",
     "wide_operands", "widened",
 ]  # fmt: skip
 
@@ -50,12 +50,6 @@ def carry(
     if operation == "div":
         divide_by_zero = (wide[1] == 0) & wide[0].isfinite() & (wide[0] != 0)
     return carried_value(value, wide)._replace(divide_by_zero=divide_by_zero)
-
-
-def carry_function(function: Callable[..., Tensor], operands: tuple[Operand, ...]) -> Carried:
-    """Compute `function` of `operands` in float64, by torch's library."""
-    wide = wide_operands(operands, widened)
-    return carried_value(function(*wide), wide)
 
 
 def carried_value(value: Tensor, wide: tuple[Tensor, ...]) -> Carried:

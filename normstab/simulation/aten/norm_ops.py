@@ -18,8 +18,7 @@ from normstab.norms.functional import (
     Forward,
     Reduction,
     Scheme,
-    is_input_kept,
-    narrowed,
+    in_16_bits,
     normalize_backward,
     normalize_forward,
     normalize_with,
@@ -197,11 +196,7 @@ def _remember(op: Operation, done: Forward, scheme: Scheme, reduction: Reduction
 
 def _kept(op: Operation, saved: Any) -> Any:
     """Return what our gradient needs beside what torch keeps for it."""
-    if op.stored is None:
-        return saved
-    if isinstance(saved, Saved):
-        return narrowed(saved, op.stored, op.ar)
-    return saved._replace(input=None) if is_input_kept(saved, op.stored, op.ar) else saved
+    return saved if op.stored is None else in_16_bits(saved, None, op.stored, op.ar)
 
 
 def _remembered(statistic: Tensor, again: Callable[[], tuple[Tensor, ...]]) -> Remembered:

@@ -41,6 +41,6 @@ def restore_session(session: Session, state: dict[str, Any]) -> None:
     session.scaler.load_state_dict(state["scaler"])
     session.history = History.from_text(state["history"])
     session.unrecognised_before = dict(session.history.unrecognised)
-    own = state["own"][session.ranks.rank] if "own" in state else state  # snapshots of 0.1 were of one process
+    own = state["own"][session.ranks.rank]
     torch.set_rng_state(own["random"].cpu())
     session.simulated.go_on(session.history.step, own["cast"], own["scales"])

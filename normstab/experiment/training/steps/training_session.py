@@ -69,7 +69,7 @@ class Session:
     unread: list[Unread] = field(default_factory=list)
     start: ReturnPoint | None = None
     logged: list[Step] = field(default_factory=list)
-    wants_checkpoint: Callable[[], bool] = bool
+    wants_checkpoint: Callable[[], bool] = lambda: False
     saves: bool = False
 
     def step(self, index: Tensor, augmentation: Augmentation | None) -> None:

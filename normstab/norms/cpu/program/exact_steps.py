@@ -16,7 +16,8 @@ from normstab.numerics.kernels.cpu.compile import device, outside, view
 __all__ = ["choose_block", "compare_block", "exact_scalar", "holds", "sign_bits_block"]
 
 u32 = np.uint32
-ABS, NEG, EQ, LT, SIGN = (CODES[name] for name in ("abs", "aten::neg", "aten::eq.Scalar", "aten::lt.Scalar", "sign"))
+SIGN, ABS, NEG, CHOICE = (CODES[name] for name in ("sign", "abs", "aten::neg", "aten::where.self"))
+EQ, LT = CODES["aten::eq.Scalar"], CODES["aten::lt.Scalar"]
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
@@ -75,6 +76,3 @@ def exact_scalar(code, a, b, c):  # pragma: no cover - compiled
     if code == CHOICE:
         return b if a != 0.0 else c
     return 1.0 if holds(code, a, b) else 0.0
-
-
-CHOICE = CODES["aten::where.self"]

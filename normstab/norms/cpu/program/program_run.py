@@ -25,11 +25,13 @@ from normstab.norms.program.whole_steps import Made, Values
 from normstab.norms.trace import Step
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
-from normstab.numerics.kernels.format_table import LANE32
 from normstab.numerics.kernels.format_table import plan as format_plan
+from normstab.numerics.kernels.shortcut_table import LANE32
 
 __all__ = ["run_segment"]
 
+# The kinds of places that are tensors; see `instructions.Place`.
+IN_MEMORY = ("tensor", "direct")
 AT_BLOCK, AT_VALUES = SLOTS.index("block"), SLOTS.index("values")
 
 
@@ -41,7 +43,7 @@ def instructions_of(plan: Plan, index: int) -> tuple[Instructions, NDArray[np.in
 
 
 def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmetic) -> None:
-    """Run a segment, whose inputs are in `values`, and put there what it writes; see `launch_program.SegmentRunner`."""
+    """Run a segment, whose inputs are in `values`, and put there what it writes."""
     told, rows = instructions_of(plan, index)
     groups = groups_of(plan.reduction)
     for number in plan.segments[index].written:
@@ -60,9 +62,6 @@ def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmet
         plan.reduction.n, precision.accumulation.width, len(calls), told.blocks, told.kept, told.streams, len(numbers)
     )
     run_pieces(run_groups, calls, groups, Told(fields, addresses, room, numbers))
-
-
-IN_MEMORY = ("tensor", "direct")
 
 
 def memory_of(x: Tensor) -> Tensor:

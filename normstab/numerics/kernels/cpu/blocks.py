@@ -52,6 +52,7 @@ from normstab.numerics.kernels.cpu.counting import (
 
 __all__ = [
     "BLOCK",
+    "counted_block",
     "nearest_block64",
     "nearest_uncounted64",
     "round_block32",
@@ -65,31 +66,45 @@ BLOCK = 1024
 REBIAS32, LEAST32 = np.int64(896 << 52), np.float64(2.0**-149)
 
 
+def counted_block(magnitude, finish):
+    """Return the part that rounds a block and counts it, from how a magnitude is rounded and a result finished."""
+
+    @outside
+    def block(x, drawn, y, n, rule, counts):
+        over, zeros, zeros_in, small, moved, nans, top, bottom = U0, U0, U0, U0, U0, U0, U0, ~U0
+        for i in range(n):
+            a, negative = u32(x[i] & MAGNITUDE32), u32(-i32(right32(x[i], U31)))
+            r = magnitude(a, negative, drawn[i], rule)
+            z = finish(r, a, negative, rule)
+            y[i] = z
+            # Of an infinity r is beyond the limit too: it is no overflow, and is counted afterwards.
+            is_over = (r > (rule.limit_negative if negative else rule.limit_positive)) & (a < INF32)
+            over = u32(over + u32(is_over))
+            zeros = u32(zeros + u32(u32(z & MAGNITUDE32) == U0))  # an overflow may wrap to zero
+            zeros_in = u32(zeros_in + u32(a == U0))
+            small = u32(small + u32(r < rule.least_normal))
+            # An overflow is inexact even where rounding to a quantum changed nothing.
+            moved = u32(moved + u32(is_over | ((r != a) & (a < INF32))))
+            nans = u32(nans + u32((u32(z & MAGNITUDE32) > INF32) & (a < INF32)))
+            top = max(top, a)
+            # The smallest but zero: less 1, a zero wraps to the greatest.
+            bottom = min(bottom, u32(a - U1))
+        # Zeros lie below the least normal number, but are not
+        # subnormal; in fixed point (0) nothing lies below it.
+        zeros_small = zeros if rule.least_normal != U0 else U0
+        add_block(counts, n, over, u32(zeros - zeros_in), u32(small - zeros_small), moved, nans, rule.saturates)
+        add_extremes32(x, y, n, rule, counts, top, bottom)
+
+    return block
+
+
+generic_block32 = counted_block(magnitude32, finish32)
+
+
 @outside
 def round_block32(x, drawn, y, n, rule, counts):
     """Round a block in any format and mode, and count it: reductions over lanes, special values afterwards."""
-    over, zeros, zeros_in, small, moved, nans, top, bottom = U0, U0, U0, U0, U0, U0, U0, ~U0
-    for i in range(n):
-        a, negative = u32(x[i] & MAGNITUDE32), u32(-i32(right32(x[i], U31)))
-        r = magnitude32(a, negative, drawn[i], rule)
-        y[i] = finish32(r, a, negative, rule)
-        # Of an infinity r is beyond the limit too: it is no overflow, and is counted afterwards.
-        is_over = (r > (rule.limit_negative if negative else rule.limit_positive)) & (a < INF32)
-        over = u32(over + u32(is_over))
-        zeros = u32(zeros + u32(r == U0))
-        zeros_in = u32(zeros_in + u32(a == U0))
-        small = u32(small + u32(r < rule.least_normal))
-        # An overflow is inexact even where rounding to a quantum changed nothing.
-        moved = u32(moved + u32(is_over | ((r != a) & (a < INF32))))
-        nans = u32(nans + u32((u32(y[i] & MAGNITUDE32) > INF32) & (a < INF32)))
-        top = max(top, a)
-        # The smallest but zero: less 1, a zero wraps to the greatest.
-        bottom = min(bottom, u32(a - U1))
-    # Zeros lie below the least normal number, but are not
-    # subnormal; in fixed point (0) nothing lies below it.
-    zeros_small = zeros if rule.least_normal != U0 else U0
-    add_block(counts, n, over, u32(zeros - zeros_in), u32(small - zeros_small), moved, nans, rule.saturates)
-    add_extremes32(x, y, n, rule, counts, top, bottom)
+    generic_block32(x, drawn, y, n, rule, counts)
     # Wrapped numbers are computed again, for the first loop has only what an overflow saturates to.
     # One may wrap to 0.
     if rule.wrap_bits != U0:

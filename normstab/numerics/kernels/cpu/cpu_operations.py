@@ -16,7 +16,8 @@ from normstab.numerics.kernels.cpu.cpu_pointwise import CODES, SCALAR, UNSAFE, p
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.kernels.cpu.workspace import OWN
-from normstab.numerics.kernels.format_table import LANE64, MAGIC, PLAN, plan
+from normstab.numerics.kernels.format_table import PLAN, plan
+from normstab.numerics.kernels.shortcut_table import LANE64, MAGIC
 from normstab.numerics.kernels.strides import Axes, align, flat, is_dense, is_flat, overlaps, result_like
 from normstab.numerics.philox import signed_step
 from normstab.numerics.readable.carriers import WIDEST_FOLDED, are_wide, is_ieee, wraps

@@ -24,7 +24,7 @@ from normstab.numerics.kernels.cpu.blocks import (
     widened32,
 )
 from normstab.numerics.kernels.cpu.casts.cast_blocks import counted_block32, uncounted_block32
-from normstab.numerics.kernels.cpu.compile import kernel, outside, right32, view
+from normstab.numerics.kernels.cpu.compile import device, kernel, outside, right32, view
 from normstab.numerics.kernels.cpu.counting import (
     COUNT,
     HISTOGRAM_BINS,
@@ -41,7 +41,7 @@ from normstab.numerics.kernels.cpu.counting import (
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64, copy_block, narrow_block, widen_block
 from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
 from normstab.numerics.kernels.cpu.shortcuts import integer_block32, magic_block32, nearest_bits32
-from normstab.numerics.kernels.format_table import INTEGER, MAGIC
+from normstab.numerics.kernels.shortcut_table import INTEGER, MAGIC
 
 __all__ = [
     "copied32_counted",
@@ -100,14 +100,19 @@ def nearest32_counted(source, target, n, table, scratch):  # pragma: no cover - 
             integer_block32(x, out, m, rule, counts)
 
 
+@device
+def buffers32():
+    """Return a block of what comes in, one of results, their random fields (0 where none are drawn), and words."""
+    return np.empty(BLOCK, u32), np.empty(BLOCK, u32), np.zeros(BLOCK, u32), np.empty(WORDS, u32)
+
+
 @kernel
 def quick32_chunk(source, target, dtype, n, table, scratch, word, step, first):  # pragma: no cover - compiled
     """Round `n` numbers of a dtype up to float32 by the shortcut of casts, counting."""
     rule = rule32(table)
     counts = view(scratch, SCRATCH, np.int64)
     clear(counts)
-    x, y = np.empty(BLOCK, u32), np.empty(BLOCK, u32)
-    fields, words = np.zeros(BLOCK, u32), np.empty(WORDS, u32)
+    x, y, fields, words = buffers32()
     width = np.int64(rule.field_width)
     size = 4 if dtype == FLOAT32 else 2
     for start in range(0, n, BLOCK):
@@ -122,8 +127,7 @@ def quick32_chunk(source, target, dtype, n, table, scratch, word, step, first): 
 def quick32_uncounted(source, target, dtype, n, table, word, step, first):  # pragma: no cover - compiled
     """Round as quick32_chunk does, counting nothing."""
     rule = rule32(table)
-    x, y = np.empty(BLOCK, u32), np.empty(BLOCK, u32)
-    fields, words = np.zeros(BLOCK, u32), np.empty(WORDS, u32)
+    x, y, fields, words = buffers32()
     width = np.int64(rule.field_width)
     size = 4 if dtype == FLOAT32 else 2
     for start in range(0, n, BLOCK):
@@ -145,8 +149,7 @@ def round32_chunk(source, target, dtype, n, table, scratch, word, step, first): 
     rule = rule32(table)
     counts = view(scratch, SCRATCH, np.int64)
     clear(counts)
-    x, y = np.empty(BLOCK, u32), np.empty(BLOCK, u32)
-    fields, words = np.zeros(BLOCK, u32), np.empty(WORDS, u32)
+    x, y, fields, words = buffers32()
     width = np.int64(rule.field_width)
     size = 4 if dtype == FLOAT32 else 2
     for start in range(0, n, BLOCK):

@@ -31,7 +31,8 @@ from normstab.numerics.kernels.cpu.cpu_round import (
 from normstab.numerics.kernels.cpu.layout import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.threads import SERIAL_BELOW, chunks, run_chunks
 from normstab.numerics.kernels.cpu.workspace import OWN
-from normstab.numerics.kernels.format_table import GENERIC, INTEGER, LANE32, LANE64, MAGIC, PLAN, contains_dtype, plan
+from normstab.numerics.kernels.format_table import PLAN, contains_dtype, plan
+from normstab.numerics.kernels.shortcut_table import GENERIC, INTEGER, LANE32, LANE64, MAGIC
 from normstab.numerics.kernels.strides import is_dense, turned
 from normstab.numerics.philox import Draw, signed_step
 from normstab.numerics.tallies.counter_row import COUNTING

@@ -17,7 +17,7 @@ import numpy as np
 from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32, SIGN32, U0, U1, U23, U31
 from normstab.numerics.kernels.cpu.blocks import add_block, add_extremes32
 from normstab.numerics.kernels.cpu.compile import as_float32, as_uint32, device, left32, outside, right32
-from normstab.numerics.kernels.format_table import INTEGER, MAGIC
+from normstab.numerics.kernels.shortcut_table import INTEGER, MAGIC
 
 __all__ = [
     "grid_magnitude32",

@@ -23,7 +23,8 @@ from normstab.numerics.kernels.cuda.float32_tensors import (
     rounds32,
 )
 from normstab.numerics.kernels.cuda.launches import Launch, prepared, settle
-from normstab.numerics.kernels.format_table import LANE64, contains_dtype, plan
+from normstab.numerics.kernels.format_table import contains_dtype, plan
+from normstab.numerics.kernels.shortcut_table import LANE64
 from normstab.numerics.kernels.strides import Axes, align, is_dense, overlaps, result_like
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import layout

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normstab.numerics.kernels import format_table
+from normstab.numerics.kernels import shortcut_table
 from normstab.numerics.kernels.format_table import PLAN
 
 __all__ = [
@@ -34,8 +34,8 @@ __all__ = [
 
 # Masks of float32 bits, and infinity.
 MAGNITUDE32, SIGN32, INF32 = tl.constexpr(2**31 - 1), tl.constexpr(-(2**31)), tl.constexpr(255 << 23)
-INTEGER, MAGIC = tl.constexpr(format_table.INTEGER), tl.constexpr(format_table.MAGIC)
-GRID, SPREAD = tl.constexpr(format_table.GRID), tl.constexpr(format_table.SPREAD)
+INTEGER, MAGIC = tl.constexpr(shortcut_table.INTEGER), tl.constexpr(shortcut_table.MAGIC)
+GRID, SPREAD = tl.constexpr(shortcut_table.GRID), tl.constexpr(shortcut_table.SPREAD)
 # What a kernel holds of a plan, in this order.
 HELD = (
     "shift", "base", "least", "flushed_below", "limit_positive", "limit_negative", "over_positive", "over_negative",

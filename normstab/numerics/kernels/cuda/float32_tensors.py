@@ -19,7 +19,8 @@ from normstab.numerics.kernels.cuda.float32_events import MOST_TILES
 from normstab.numerics.kernels.cuda.float32_exact import WIDEST_TARGET
 from normstab.numerics.kernels.cuda.float32_kernels import pointwise32_kernel, round32_kernel
 from normstab.numerics.kernels.cuda.launches import Launch
-from normstab.numerics.kernels.format_table import LANE32, PLAN, contains_dtype, plan
+from normstab.numerics.kernels.format_table import PLAN, contains_dtype, plan
+from normstab.numerics.kernels.shortcut_table import LANE32
 from normstab.numerics.kernels.strides import Axes
 from normstab.numerics.precision import Rounding
 

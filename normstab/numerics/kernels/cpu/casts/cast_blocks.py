@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32, SIGN32, U0, U1, U31, finish32
-from normstab.numerics.kernels.cpu.blocks import add_block, add_extremes32
+from normstab.numerics.kernels.cpu.bits import MAGNITUDE32, SIGN32, U0, U31, finish32
+from normstab.numerics.kernels.cpu.blocks import counted_block
 from normstab.numerics.kernels.cpu.compile import device, outside, right32
 from normstab.numerics.kernels.cpu.shortcuts import (
     grid_magnitude32,
@@ -22,7 +22,7 @@ from normstab.numerics.kernels.cpu.shortcuts import (
     wide_magnitude32,
     wrapped_finish32,
 )
-from normstab.numerics.kernels.format_table import GRID, INTEGER, MAGIC, SPREAD, STEPPED
+from normstab.numerics.kernels.shortcut_table import GRID, INTEGER, MAGIC, SPREAD, STEPPED
 
 __all__ = ["counted_block32", "uncounted_block32"]
 
@@ -39,33 +39,6 @@ def drawn_magnitude32(a, negative, drawn, rule):
 def drawn_finish32(r, a, negative, rule):
     """Return nearest_finish32: an infinity becomes what an overflow becomes."""
     return nearest_finish32(r, a, u32(negative & SIGN32), rule)
-
-
-def _counted(magnitude, finish):
-    """Return the part that rounds a block by a shortcut, and counts it."""
-
-    @outside
-    def block(x, drawn, y, n, rule, counts):
-        over, zeros, zeros_in, small, moved, nans, top, bottom = U0, U0, U0, U0, U0, U0, U0, ~U0
-        for i in range(n):
-            a, negative = u32(x[i] & MAGNITUDE32), u32(-i32(right32(x[i], U31)))
-            r = magnitude(a, negative, drawn[i], rule)
-            z = finish(r, a, negative, rule)
-            y[i] = z
-            is_over = (r > (rule.limit_negative if negative else rule.limit_positive)) & (a < INF32)
-            over = u32(over + u32(is_over))
-            zeros = u32(zeros + u32(u32(z & MAGNITUDE32) == U0))  # an overflow may wrap to zero
-            zeros_in = u32(zeros_in + u32(a == U0))
-            small = u32(small + u32(r < rule.least_normal))
-            moved = u32(moved + u32(is_over | ((r != a) & (a < INF32))))
-            nans = u32(nans + u32((u32(z & MAGNITUDE32) > INF32) & (a < INF32)))
-            top = max(top, a)
-            bottom = min(bottom, u32(a - U1))  # zero wraps to the greatest
-        zeros_small = zeros if rule.least_normal != U0 else U0
-        add_block(counts, n, over, u32(zeros - zeros_in), u32(small - zeros_small), moved, nans, rule.saturates)
-        add_extremes32(x, y, n, rule, counts, top, bottom)
-
-    return block
 
 
 def _uncounted(magnitude, finish):
@@ -89,13 +62,10 @@ def _uncounted(magnitude, finish):
 
 
 grid, spread = (grid_magnitude32, finish32), (drawn_magnitude32, drawn_finish32)
-stepped, wrapped, wide = (
-    (stepped_magnitude32, finish32),
-    (stepped_magnitude32, wrapped_finish32),
-    (wide_magnitude32, finish32),
-)
-grid_counted, spread_counted = _counted(*grid), _counted(*spread)
-stepped_counted, wrapped_counted, wide_counted = _counted(*stepped), _counted(*wrapped), _counted(*wide)
+stepped, wide = (stepped_magnitude32, finish32), (wide_magnitude32, finish32)
+wrapped = (stepped_magnitude32, wrapped_finish32)
+grid_counted, spread_counted = counted_block(*grid), counted_block(*spread)
+stepped_counted, wrapped_counted, wide_counted = counted_block(*stepped), counted_block(*wrapped), counted_block(*wide)
 grid_uncounted, spread_uncounted = _uncounted(*grid), _uncounted(*spread)
 stepped_uncounted, wrapped_uncounted, wide_uncounted = _uncounted(*stepped), _uncounted(*wrapped), _uncounted(*wide)
 

@@ -22,7 +22,8 @@ from normstab.numerics.kernels.cpu.sums.tiles import ROOM, ROWS, TILE, WORDS, ga
 from normstab.numerics.kernels.cpu.vector.lane_moves import word
 from normstab.numerics.kernels.cpu.vector.note_code import OF_ADDENDS, OF_SUMS
 from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE
-from normstab.numerics.kernels.format_table import LANE64, PLAN, plan
+from normstab.numerics.kernels.format_table import PLAN, plan
+from normstab.numerics.kernels.shortcut_table import LANE64
 
 __all__ = ["draw_addends", "draw_products", "draws"]
 

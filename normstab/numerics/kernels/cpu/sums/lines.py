@@ -23,7 +23,8 @@ from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, count_special
 from normstab.numerics.kernels.cpu.philox_cpu import field_of
 from normstab.numerics.kernels.cpu.sums.steps import COUNTS, DOWN, FIELD_WIDTH, FOLDS, HISTOGRAM, KEY, SCRATCH_AT, STEP
 from normstab.numerics.kernels.cpu.to_odd import sum_to_odd
-from normstab.numerics.kernels.format_table import MAGIC, PLAN
+from normstab.numerics.kernels.format_table import PLAN
+from normstab.numerics.kernels.shortcut_table import MAGIC
 
 __all__ = ["Desk", "add_line", "desk", "divide_line", "fma_line", "load_line", "multiply_line"]
 

@@ -21,7 +21,8 @@ from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE64, round64, rule
 from normstab.numerics.kernels.cpu.compile import as_float64, as_int64, device, kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import SCRATCH, histogram_bin, round_counted64, settle_scratches
 from normstab.numerics.kernels.cpu.philox_cpu import field_of
-from normstab.numerics.kernels.format_table import LANE64, PLAN, plan
+from normstab.numerics.kernels.format_table import PLAN, plan
+from normstab.numerics.kernels.shortcut_table import LANE64
 from normstab.numerics.precision import Rounding
 from normstab.numerics.tallies.counter_row import COUNTING
 
