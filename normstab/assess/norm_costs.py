@@ -47,8 +47,9 @@ def norm_cost(norm: str) -> NormCost:
     """Return what batch normalization by `norm` costs, with gamma and beta, in training."""
     from normstab.norms.catalogue import Scheme, parse_norm
     from normstab.norms.passes import split
+    from normstab.norms.program.layer_outline import Outline
     from normstab.norms.reduction import Reduction
-    from normstab.norms.trace import Outline, trace_backward, trace_forward
+    from normstab.norms.trace import trace_backward, trace_forward
     from normstab.numerics.precision import Precision
 
     reduction = Reduction.of_batch(SHAPE)

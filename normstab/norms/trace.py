@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 
 from normstab.norms import op_by_op
-from normstab.norms.catalogue import Scheme
-from normstab.norms.dispersion import DISPERSIONS, Dispersion
-from normstab.norms.reduction import Reduction
+from normstab.norms.program.layer_outline import Outline
 from normstab.numerics.accumulate import sum_calls
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
@@ -32,28 +30,9 @@ from normstab.numerics.readable.sums import Sums
 from normstab.numerics.sums.reduced_axes import canonical_dims, kept_shape
 from normstab.torch_private import TorchDispatchMode, tree_leaves, tree_map
 
-__all__ = ["Called", "Outline", "Program", "Step", "Value", "trace_backward", "trace_evaluation", "trace_forward"]
+__all__ = ["Called", "Program", "Step", "Value", "trace_backward", "trace_evaluation", "trace_forward"]
 
 UNRECORDED = "aten::empty.memory_format"  # makes memory and no value of the program
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What a program depends on: the layer, its arithmetic, which parameters it has, and the functions of its scale.
-
-    These are looked up by the kind, so that a kind whose functions are replaced has another program.
-    """
-
-    scheme: Scheme
-    reduction: Reduction
-    precision: Precision
-    has_gamma: bool = True
-    has_beta: bool = True
-    dispersion: Dispersion | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        spec = self.scheme.spec
-        object.__setattr__(self, "dispersion", None if spec is None else DISPERSIONS[spec.kind])
 
 
 class Value(NamedTuple):

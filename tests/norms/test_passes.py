@@ -10,9 +10,10 @@ import torch
 from normstab.norms import op_by_op
 from normstab.norms.catalogue import Scheme, parse_norm
 from normstab.norms.passes import VIEWS, Extent, Passes, split
+from normstab.norms.program.layer_outline import Outline
 from normstab.norms.program.whole_steps import Values, make_calls, run_steps
 from normstab.norms.reduction import Reduction
-from normstab.norms.trace import Outline, Program, Value, trace_backward, trace_forward
+from normstab.norms.trace import Program, Value, trace_backward, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key

@@ -24,8 +24,9 @@ from normstab.norms.dispersion import (
 from normstab.norms.functional import normalize_backward, normalize_forward
 from normstab.norms.program import launch_program
 from normstab.norms.program.known_formats import formats_of
+from normstab.norms.program.layer_outline import Outline
 from normstab.norms.reduction import Reduction
-from normstab.norms.trace import Outline, trace_forward
+from normstab.norms.trace import trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key

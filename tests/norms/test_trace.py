@@ -7,8 +7,9 @@ import torch
 
 from normstab.norms import op_by_op
 from normstab.norms.catalogue import Scheme, parse_norm
+from normstab.norms.program.layer_outline import Outline
 from normstab.norms.reduction import Reduction
-from normstab.norms.trace import Outline, Program, trace_backward, trace_evaluation, trace_forward
+from normstab.norms.trace import Program, trace_backward, trace_evaluation, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key

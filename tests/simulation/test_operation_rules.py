@@ -8,8 +8,9 @@ from torch import nn
 
 import normstab as ns
 from normstab.norms.catalogue import Scheme, parse_norm
+from normstab.norms.program.layer_outline import Outline
 from normstab.norms.reduction import Reduction
-from normstab.norms.trace import Outline, trace_backward, trace_evaluation, trace_forward
+from normstab.norms.trace import trace_backward, trace_evaluation, trace_forward
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import plain_operation
 from normstab.simulation.around.operation_rules import NORM_SITES

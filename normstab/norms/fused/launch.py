@@ -19,8 +19,9 @@ from normstab.norms.catalogue import Scheme
 from normstab.norms.fused.layer_table import FIELDS, FORWARD
 from normstab.norms.fused.plan_of_layer import Sites, groups_of, layer_fields
 from normstab.norms.program.known_formats import fitting_loads
+from normstab.norms.program.layer_outline import Outline
 from normstab.norms.reduction import Reduction
-from normstab.norms.trace import Outline, Program, trace_forward
+from normstab.norms.trace import Program, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 
 __all__ = ["AGAIN", "RUNNERS", "Layer", "SavedFused", "forward", "runner_of"]

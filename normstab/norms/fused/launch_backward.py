@@ -16,8 +16,9 @@ from normstab.norms.fused.layer_table import BACKWARD
 from normstab.norms.fused.plan_of_layer import Sites, groups_of, layer_fields
 from normstab.norms.op_by_op import Gradients
 from normstab.norms.program.known_formats import fitting_loads
+from normstab.norms.program.layer_outline import Outline
 from normstab.norms.reduction import Reduction
-from normstab.norms.trace import Outline, Program, trace_backward
+from normstab.norms.trace import Program, trace_backward
 from normstab.numerics.accumulate import accumulate
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call

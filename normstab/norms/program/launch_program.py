@@ -15,10 +15,11 @@ from torch import Tensor
 from normstab.norms.catalogue import Scheme
 from normstab.norms.op_by_op import Forward, Gradients, Saved
 from normstab.norms.program.known_formats import Known, formats_of
+from normstab.norms.program.layer_outline import Outline
 from normstab.norms.program.segments import Plan, plan_of
 from normstab.norms.program.whole_steps import make_calls, run_steps
 from normstab.norms.reduction import Reduction
-from normstab.norms.trace import Outline, Program, trace_backward, trace_forward
+from normstab.norms.trace import Program, trace_backward, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 
 __all__ = ["RUNNERS", "backward", "forward"]

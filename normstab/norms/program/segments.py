@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from normstab.norms.passes import VIEWS, Pass, Passes, split
 from normstab.norms.program.known_formats import Known, fitting_loads, formats_of, has_number, is_within
+from normstab.norms.program.layer_outline import Outline
 from normstab.norms.reduction import Reduction
-from normstab.norms.trace import Outline, Program, Step, Value
+from normstab.norms.trace import Program, Step, Value
 from normstab.numerics.precision import Precision
 
 __all__ = ["Plan", "Segment", "plan_of"]
