@@ -22,6 +22,7 @@ from normstab.numerics.readable.reference import contains, holds
 
 if TYPE_CHECKING:
     from normstab.norms.fused.launch import SavedFused
+    from normstab.norms.program.recomputed import SavedAgain
 
 __all__ = [
     "HALVES",
@@ -53,7 +54,7 @@ class Forward(NamedTuple):
     mean: Tensor | None
     scale: Tensor | None
     stored: Tensor | None
-    saved: Saved | SavedFused | SavedWhole
+    saved: Saved | SavedAgain | SavedFused | SavedWhole
 
 
 def normalize_forward(
@@ -78,7 +79,7 @@ def normalize_forward(
 
             done = launch_program.forward(x, gamma, beta, scheme, reduction, ar)
             if done is not None:
-                return _forward(done)
+                return Forward(*done)
     return _forward(op_by_op.forward(x, gamma, beta, scheme, reduction, ar))
 
 
@@ -104,7 +105,7 @@ def _forward(done: op_by_op.Forward) -> Forward:
 
 def normalize_backward(
     grad: Tensor,
-    saved: Saved | SavedFused | SavedWhole,
+    saved: Saved | SavedAgain | SavedFused | SavedWhole,
     scheme: Scheme,
     reduction: Reduction,
     ar: Arithmetic,
@@ -118,7 +119,12 @@ def normalize_backward(
         found = _backward_by_program(grad, wide, scheme, reduction, ar, needs)
         return op_by_op.backward(grad, wide, scheme, reduction, ar, needs) if found is None else found
     from normstab.norms.fused import launch_backward
+    from normstab.norms.program import launch_program, recomputed
 
+    if isinstance(saved, recomputed.SavedAgain):
+        gradients = launch_program.backward(grad, saved, scheme, reduction, ar, needs)
+        assert gradients is not None, "a forward pass that keeps its input has a backward program"
+        return gradients
     return launch_backward.backward(grad, saved, scheme, reduction, ar, needs)
 
 

@@ -57,6 +57,7 @@ class Step:
 
     `kind` is the name of an operation of Arithmetic, with the calls that it makes; or that of torch, with none.
     `detail` is what else it needs: the axes of a sum, a function to apply, or torch's function and arguments.
+    `again` is the number of a step that was done before, and is done once more uncounted (see `program.recomputed`).
     """
 
     kind: str
@@ -64,6 +65,7 @@ class Step:
     results: tuple[Value, ...]
     calls: tuple[Called, ...] = ()
     detail: Any = None
+    again: int | None = None
 
 
 @dataclass(frozen=True)

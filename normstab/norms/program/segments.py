@@ -56,7 +56,7 @@ class Plan:
     def runs_in_order(self) -> bool:
         """Whether the steps that count at one operation run in the order in which their calls are made."""
         place = {id(step): i for i, step in enumerate(steps_in_order(self))}
-        made = [step for step in self.program.steps if id(step) in place and step.calls]
+        made = [step for step in self.program.steps if id(step) in place and step.calls and step.again is None]
         last: dict[str, int] = {}
         for step in made:
             for called in step.calls:

@@ -26,9 +26,14 @@ Made = dict[int, tuple[Call, ...]]
 
 
 def make_calls(program: Program, ar: Arithmetic) -> Made:
-    """Make the calls of every step in the order of stamps, and count its constants; return them by the id of a step."""
+    """Make the calls of every step in the order of stamps, and count its constants; return them by the id of a step.
+
+    Those of what is done once more are not made here.
+    """
     made: Made = {}
     for step in program.steps:
+        if step.again is not None:
+            continue
         if step.kind == "constant":
             ar.constant(*step.detail)
         elif step.calls:

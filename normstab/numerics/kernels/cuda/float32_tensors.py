@@ -31,6 +31,7 @@ __all__ = [
     "launch_round32",
     "programs32",
     "rounds32",
+    "serves32",
     "table32",
     "tile_of",
 ]
@@ -57,13 +58,17 @@ def rounds32(x: Tensor, call: Call) -> bool:
 
 def computes32(operation: str, tensors: list[Tensor], call: Call, target: Tensor) -> bool:
     """Whether an operation is served: on float32 alone, in every deterministic mode, whatever the operands hold."""
+    is_float32 = all(x.dtype == torch.float32 for x in (*tensors, target)) and target.numel() <= MOST_ELEMENTS
+    return is_float32 and operation != "fma" and serves32(operation, call)
+
+
+def serves32(operation: str, call: Call) -> bool:
+    """Whether results of float32 numbers can be rounded in float32: those of a cast, add, sub, mul, div or sqrt."""
     format = call.format
-    if operation == "fma" or call.rounding.is_stochastic or not _is_simple(call):
-        return False
-    if format.precision > WIDEST_TARGET or target.numel() > MOST_ELEMENTS:
+    if call.rounding.is_stochastic or not _is_simple(call):
         return False
     least = -format.fraction_bits if isinstance(format, FixedFormat) else format.emin - format.precision + 1
-    return least >= LEAST_QUANTUM and all(x.dtype == torch.float32 for x in (*tensors, target))
+    return operation == "cast" or (format.precision <= WIDEST_TARGET and least >= LEAST_QUANTUM)
 
 
 def computes_sums32(dtype: torch.dtype, call: Call) -> bool:

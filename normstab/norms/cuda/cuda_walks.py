@@ -1,0 +1,209 @@
+"""Run the passes of a program on a CUDA device: walks by one kernel, sums by those of all sums.
+
+    pass     walk over the values   [ sub, mul ]        one launch; what a sum or a later pass reads is written
+             sums of groups         [ . . . ] -> .      one family of kernels for every order
+             walk over the groups   [ div, add, sqrt ]  one launch
+
+Steps that float32 does not carry, as those of stochastic rounding, run one by one, each by the kernel of its operation.
+Nothing here waits for the device, or knows a norm by name. Importing this needs Triton; under its interpreter it serves
+CPU tensors too.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normstab.norms.cuda.walk_kernel import EXTENTS, STEP_CODES, walk_kernel
+from normstab.norms.fused.plan_of_layer import groups_of
+from normstab.norms.passes import VIEWS, Extent, scalars_of
+from normstab.norms.program.segments import Plan
+from normstab.norms.program.whole_steps import Made, Values, run_steps
+from normstab.norms.reduction import Reduction
+from normstab.norms.trace import Step, Value
+from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.call import Call
+from normstab.numerics.formats import AnyFormat
+from normstab.numerics.kernels.cuda.device_log import log_of
+from normstab.numerics.kernels.cuda.float32_tensors import DTYPES32, MOST_ELEMENTS, programs32, serves32, table32
+from normstab.numerics.kernels.cuda.launches import add_found
+from normstab.numerics.precision import Rounding
+
+__all__ = ["run_segment"]
+
+# Elements of a program's tile; in registers are the counters of every step.
+BLOCK = 512
+
+
+class WalkPlan(NamedTuple):
+    """What a walk does: see `walk_kernel`. Values are known by their numbers, and on the way by their places.
+
+    `reads` are (number, extent); `steps` are given with the places of three operands; `writes` are (place, number).
+    """
+
+    reads: tuple[tuple[int, int], ...]
+    constants: tuple[float, ...]
+    steps: tuple[tuple[Step, tuple[int, ...]], ...]
+    writes: tuple[tuple[int, int], ...]
+
+
+def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmetic) -> None:
+    """Run a segment, whose inputs are in `values`, and put there what it writes."""
+    for number, part in enumerate(plan.segments[index].passes):
+        walk(plan, (index, number, False), values, made, ar)
+        run_steps([step for step in part.elements if step.kind == "accumulate"], values, made, ar, plan.views)
+        walk(plan, (index, number, True), values, made, ar)
+        spent = spent_after(plan, index, number)
+        for value in [value for value in values if plan.parts.viewed.get(value) in spent]:
+            del values[value]
+
+
+def walk(plan: Plan, place: tuple[int, int, bool], values: Values, made: Made, ar: Arithmetic) -> None:
+    """Do the steps of one pass for every element, or every group: in one launch where float32 carries them."""
+    told = walk_plan(plan, *place)
+    if not told.steps:
+        return
+    calls = [made[id(step)][0] if step.calls else None for step, _ in told.steps]
+    n = math.prod(plan.reduction.view) if not place[2] else groups_of(plan.reduction)
+    is_served = all(serves32(step.kind, call) for (step, _), call in zip(told.steps, calls, strict=True) if call)
+    if not is_served or n > MOST_ELEMENTS:
+        run_steps([step for step, _ in told.steps], values, made, ar, plan.views)
+        return
+    sources = [memory_of(values[number]) for number, _ in told.reads]
+    for _, number in told.writes:
+        values[number] = torch.empty(plan.shapes[number], dtype=torch.float32, device=sources[0].device)
+    launch(told, sources, [values[number] for _, number in told.writes], calls, n, plan.reduction)
+
+
+def launch(
+    told: WalkPlan, sources: list[Tensor], targets: list[Tensor], calls: list[Call | None], n: int, reduction: Reduction
+) -> None:
+    """Launch a walk, and have what it counts added to the rows of the calls before those are read."""
+    device = sources[0].device
+    formats = tuple(dict.fromkeys(call.format for call in calls if call is not None))
+    rounding = next((call.rounding for call in calls if call is not None), Rounding())
+    tables, styles = tables32(formats, rounding, device)
+    counting = [call for call in calls if call is not None and call.row is not None]
+    rows, site = [], 0
+    for (step, operands), call in zip(told.steps, calls, strict=True):
+        table = 0 if call is None else formats.index(call.format)
+        counts = call is not None and call.row is not None
+        rows.append((STEP_CODES[step.kind], *operands, table, styles[table], site if counts else -1))
+        site += counts
+    cells = log_of(device).borrow(len(counting)) if counting else None
+    reads = [(extent, DTYPES32[x.dtype][0]) for (_, extent), x in zip(told.reads, sources, strict=True)]
+    reads += [(-1, i) for i in range(len(told.constants))]
+    # No fused multiply-add: it would merge two roundings into one.
+    with torch.cuda.device_of(sources[0]):
+        walk_kernel[programs32(n, device, tile=BLOCK)](
+            tuple(x.view(DTYPES32[x.dtype][2]) for x in sources), tuple(y.view(torch.int32) for y in targets),
+            numbers_of(told.constants, device), tables, None if cells is None else cells.counts, n,
+            periods(reduction), READS=tuple(reads), STEPS=tuple(rows),
+            WRITES=tuple(at for at, _ in told.writes), TABLES=len(formats), SITES=len(counting),
+            ROUNDS_DOWN=rounding.mode == "down", BLOCK=BLOCK, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    def take(found: NDArray[np.int64]) -> None:
+        for row, call in zip(found, counting, strict=True):
+            row[0] = n  # how many results there are is known here
+            add_found(call, row)
+
+    if cells is not None:
+        log_of(device).take_back(cells, take, [call.row for call in counting if call.row is not None])
+
+
+@lru_cache(maxsize=1024)
+def walk_plan(plan: Plan, index: int, number: int, is_between: bool) -> WalkPlan:
+    """Return what a walk over values, or over groups, reads, does and writes."""
+    part = plan.segments[index].passes[number]
+    steps = list(part.between) if is_between else [step for step in part.elements if step.kind != "accumulate"]
+    own = {id(step) for step in steps}
+    made = [step.results[0].number for step in steps]
+    read: dict[int, int] = {}
+    constants: list[float] = []
+    for step in steps:
+        for x in operands_of(step):
+            if isinstance(x, Value) and plan.origin(x) not in made:
+                read.setdefault(plan.origin(x), extent_of(plan, x, is_between))
+    places = {number: i for i, number in enumerate(read)}
+    first = len(places) + sum(not isinstance(x, Value) for step in steps for x in operands_of(step))
+    places |= {number: first + i for i, number in enumerate(made)}
+    filled: list[tuple[int, ...]] = []
+    for step in steps:
+        found = []
+        for x in operands_of(step):
+            if isinstance(x, Value):
+                found.append(places[plan.origin(x)])
+            else:
+                found.append(len(read) + len(constants))
+                constants.append(x)
+        filled.append((*found, found[0], found[0])[:3])
+    wanted = read_elsewhere(plan, own)
+    writes = tuple((places[x], x) for x in made if x in wanted)
+    return WalkPlan(tuple(read.items()), tuple(constants), tuple(zip(steps, filled, strict=True)), writes)
+
+
+def operands_of(step: Step) -> list[Value | float]:
+    """Return the operands of a step and the numbers that torch's function is given beside them."""
+    return [x for x in (*step.operands, *scalars_of(step)) if x is not None]
+
+
+def extent_of(plan: Plan, x: Value, is_between: bool) -> int:
+    """Return how a walk reads a value: of groups each number is an element."""
+    extent = plan.parts.extents[x.number]
+    return EXTENTS.index(Extent.ELEMENT.value if is_between and extent == Extent.GROUP else extent.value)
+
+
+def read_elsewhere(plan: Plan, own: set[int]) -> set[int]:
+    """Return the numbers that others than the steps of these ids read, or that come out; a view reads nothing yet."""
+    others = [step for step in plan.program.steps if id(step) not in own and step.kind not in VIEWS]
+    read = {plan.origin(x) for step in others for x in step.operands if isinstance(x, Value)}
+    return read | {plan.origin(x) for x in plan.program.outputs.values() if x is not None}
+
+
+@lru_cache(maxsize=1024)
+def spent_after(plan: Plan, index: int, number: int) -> frozenset[int]:
+    """Return the numbers of what a pass makes or reads, and nothing after it does: their memory is given back."""
+    passes = [(i, j) for i, segment in enumerate(plan.segments) for j in range(len(segment.passes))]
+    done = [plan.segments[i].passes[j] for i, j in passes if (i, j) <= (index, number)]
+    own = {id(step) for part in done for step in (*part.elements, *part.between)} | {id(s) for s in plan.parts.before}
+    own |= {id(step) for segment in plan.segments[:index] for step in segment.whole}
+    last = done[-1]
+    known = {plan.origin(x) for step in last.elements for x in (*step.operands, *step.results) if isinstance(x, Value)}
+    return frozenset(known - read_elsewhere(plan, own))
+
+
+def memory_of(x: Tensor) -> Tensor:
+    """Return a tensor as the kernel reads it: dense, in 16 bits or float32; a mask as 0 and 1."""
+    return (x.detach() if x.dtype in DTYPES32 else x.detach().to(torch.float32)).contiguous()
+
+
+@lru_cache(maxsize=256)
+def periods(reduction: Reduction) -> tuple[int, int, int, int]:
+    """Return steps and counts: element i is of group (i // step) % count, and so of its parameter."""
+    view, sizes = reduction.view, reduction.parameters
+    group = reduction.kept[-1]
+    parameter = max((axis for axis, size in enumerate(sizes) if size > 1), default=0)
+    steps = [math.prod(view[axis + 1 :]) for axis in (group, parameter)]
+    return steps[0], groups_of(reduction), steps[1], math.prod(sizes)
+
+
+@lru_cache(maxsize=1024)
+def tables32(
+    formats: tuple[AnyFormat, ...], rounding: Rounding, device: torch.device
+) -> tuple[Tensor | None, tuple[int, ...]]:
+    """Return the plans of lane 32 of formats, one behind another, and their shortcuts."""
+    found = [table32(format, rounding, False, device) for format in formats]
+    return (torch.cat([table for table, _ in found]), tuple(style for _, style in found)) if found else (None, (0,))
+
+
+@lru_cache(maxsize=1024)
+def numbers_of(constants: tuple[float, ...], device: torch.device) -> Tensor | None:
+    """Return the bits of constants on a device."""
+    return torch.tensor(constants, dtype=torch.float32, device=device).view(torch.int32) if constants else None
