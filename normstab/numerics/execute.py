@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from normstab.numerics import dispatch as backends
-from normstab.numerics.call import Call
+from normstab.numerics.call import Call, Operands
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.philox import random_fields
 from normstab.numerics.readable.carriers import carried_for
@@ -101,6 +101,9 @@ def compute_function(function: Callable[..., Tensor], operands: tuple[Operand, .
     kernels = kernels_for(first, call, "functions")
     wide = wide_operands(operands, widened if kernels is None else kernels.widen)
     value = function(*wide)
+    if value.numel() and backends.later_for(value, call) is not None:
+        told = call._replace(operands=Operands(wide, are_elementwise=True))  # the device asks whose a NaN is
+        return encode(round_tensor(value, told), dtype).view(value.shape)
     found = _finite(value, call, dtype) if kernels is not None else None
     return finish(carried_value(value, wide), call, dtype=dtype) if found is None else found
 

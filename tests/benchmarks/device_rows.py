@@ -99,6 +99,7 @@ def readable() -> Iterator[None]:
     with (
         mock.patch.object(dispatch, "_kernels", lambda device_type: None),
         mock.patch.object(coverage, "covers", lambda *given, **named: False),
+        mock.patch.object(coverage, "covers_program", lambda *given, **named: False),
     ):
         yield
 

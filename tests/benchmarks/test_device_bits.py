@@ -10,7 +10,7 @@ pytest.importorskip("numba")
 
 from tests.benchmarks.device_rows import TINY
 from tests.benchmarks.device_table import SECTIONS, differing
-from tests.norms.test_fused_cuda import IS_INTERPRETED
+from tests.norms.test_cuda_walks import IS_INTERPRETED
 from tests.numerics.test_cuda_sums import run_interpreted
 from tests.simulation.test_host_waits import on_device
 

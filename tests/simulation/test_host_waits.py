@@ -22,14 +22,15 @@ pytest.importorskip("numba")
 import normstab as ns
 from normstab.experiment.training.steps.training_session import Session
 from normstab.experiment.training.train_cell import run_cell
-from normstab.norms.fused import launch
+from normstab.norms.fused import coverage
+from normstab.norms.program import launch_program
 from normstab.numerics import dispatch
 from normstab.numerics.kernels.cuda import cuda_tensors
 from normstab.numerics.ledger import COUNTERS, LOSSES
 from normstab.numerics.sums import kernels_of_sums
 from normstab.simulation.aten.round_and_attribute import settle, settle_elements
 from tests.experiment.cells import small_cell
-from tests.norms.test_fused_cuda import IS_INTERPRETED
+from tests.norms.test_cuda_walks import IS_INTERPRETED
 from tests.numerics.test_cuda_sums import run_interpreted
 
 # Methods of a tensor that wait for a device; to("cuda") waits too, unless it is told not to.
@@ -49,7 +50,8 @@ def test_a_simulated_step_waits_for_no_device_in_tritons_interpreter(chosen):
 def on_device():
     """CPU tensors go to the CUDA kernels."""
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        patch.setitem(launch.RUNNERS, "cpu", launch.RUNNERS["cuda"])
+        patch.setitem(launch_program.RUNNERS, "cpu", launch_program.RUNNERS["cuda"])
+        patch.setattr(coverage, "covers", lambda *given, **named: False)  # kernels that a device has not
         for what in ("sums", "matmul"):
             patch.setitem(kernels_of_sums.KERNELS, ("cpu", what), kernels_of_sums.KERNELS["cuda", what])
         patch.setitem(dispatch.LATER, "cpu", dispatch.LATER["cuda"])

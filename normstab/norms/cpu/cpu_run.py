@@ -40,12 +40,12 @@ N, WIDTH = FIELDS.index("n"), FIELDS.index("width")
 
 
 def run_forward(layer: Layer, groups: int, tensors: Mapping[str, Tensor | None]) -> None:
-    """Normalize every group; see `launch.Runner`."""
+    """Fill z, mean, scale, reciprocal, stored, members and signs from x, gamma and beta, for every group."""
     run(forward_groups, layer, groups, tensors)
 
 
 def run_backward(layer: Layer, groups: int, tensors: Mapping[str, Tensor | None]) -> None:
-    """Write the gradients of every group; see `launch.Runner`."""
+    """Fill dx, d_gamma and d_beta, or product and grad_cast, from grad and what the forward pass left."""
     run(backward_groups, layer, groups, tensors)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +37,9 @@ from normstab.numerics.precision import Rounding
 
 __all__ = ["run_segment"]
 
-# Elements of a program's tile; in registers are the counters of every step.
-BLOCK = 512
+# Elements of a program's tile, and the warps that share it: two elements for each thread, for in its registers are the
+# counters of every step too.
+BLOCK, WARPS = 512, 8
 
 
 class WalkPlan(NamedTuple):
@@ -86,28 +87,22 @@ def launch(
 ) -> None:
     """Launch a walk, and have what it counts added to the rows of the calls before those are read."""
     device = sources[0].device
-    formats = tuple(dict.fromkeys(call.format for call in calls if call is not None))
-    rounding = next((call.rounding for call in calls if call is not None), Rounding())
-    tables, styles = tables32(formats, rounding, device)
+    options, tables = compiled_in(told, calls, [x.dtype for x in sources], device)
     counting = [call for call in calls if call is not None and call.row is not None]
-    rows, site = [], 0
-    for (step, operands), call in zip(told.steps, calls, strict=True):
-        table = 0 if call is None else formats.index(call.format)
-        counts = call is not None and call.row is not None
-        rows.append((STEP_CODES[step.kind], *operands, table, styles[table], site if counts else -1))
-        site += counts
     cells = log_of(device).borrow(len(counting)) if counting else None
-    reads = [(extent, DTYPES32[x.dtype][0]) for (_, extent), x in zip(told.reads, sources, strict=True)]
-    reads += [(-1, i) for i in range(len(told.constants))]
-    # No fused multiply-add: it would merge two roundings into one.
     with torch.cuda.device_of(sources[0]):
         walk_kernel[programs32(n, device, tile=BLOCK)](
-            tuple(x.view(DTYPES32[x.dtype][2]) for x in sources), tuple(y.view(torch.int32) for y in targets),
-            numbers_of(told.constants, device), tables, None if cells is None else cells.counts, n,
-            periods(reduction), READS=tuple(reads), STEPS=tuple(rows),
-            WRITES=tuple(at for at, _ in told.writes), TABLES=len(formats), SITES=len(counting),
-            ROUNDS_DOWN=rounding.mode == "down", BLOCK=BLOCK, enable_fp_fusion=False,
-        )  # fmt: skip
+            tuple(x.view(DTYPES32[x.dtype][2]) for x in sources),
+            tuple(y.view(torch.int32) for y in targets),
+            numbers_of(told.constants, device),
+            tables,
+            None if cells is None else cells.counts,
+            n,
+            periods(reduction),
+            **options,
+            num_warps=WARPS,
+            enable_fp_fusion=False,  # a fused multiply-add would merge two roundings into one
+        )
 
     def take(found: NDArray[np.int64]) -> None:
         for row, call in zip(found, counting, strict=True):
@@ -116,6 +111,26 @@ def launch(
 
     if cells is not None:
         log_of(device).take_back(cells, take, [call.row for call in counting if call.row is not None])
+
+
+def compiled_in(
+    told: WalkPlan, calls: list[Call | None], dtypes: list[torch.dtype], device: torch.device
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Return what is compiled into the kernel of a walk, by name, and the tables of its formats."""
+    formats = tuple(dict.fromkeys(call.format for call in calls if call is not None))
+    rounding = next((call.rounding for call in calls if call is not None), Rounding())
+    tables, styles = tables32(formats, rounding, device)
+    steps, sites = [], 0
+    for (step, operands), call in zip(told.steps, calls, strict=True):
+        table = 0 if call is None else formats.index(call.format)
+        counts = call is not None and call.row is not None
+        steps.append((STEP_CODES[step.kind], *operands, table, styles[table], sites if counts else -1))
+        sites += counts
+    reads = [(extent, DTYPES32[dtype][0]) for (_, extent), dtype in zip(told.reads, dtypes, strict=True)]
+    reads += [(-1, i) for i in range(len(told.constants))]
+    found: dict[str, Any] = {"READS": tuple(reads), "STEPS": tuple(steps)}
+    found |= {"WRITES": tuple(place for place, _ in told.writes), "TABLES": len(formats), "SITES": sites}
+    return found | {"ROUNDS_DOWN": rounding.mode == "down", "BLOCK": BLOCK}, tables
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,8 @@ every layer of a network. The arithmetic is that of float32_kernels. Numbers of 
 each of them an element.
 """
 
-# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,assignment,var-annotated"
+# ruff: noqa: RUF005 - Triton joins tuples, and knows no unpacking
 from __future__ import annotations
 
 import triton
@@ -102,6 +103,21 @@ def exact_step(a, b, c, CODE: tl.constexpr):
 
 
 @triton.jit
+def step_done(
+    values, rules, cells, inside, STEP: tl.constexpr, ROUNDS_DOWN: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Return the results of one of STEPS, and the cells that it counts in."""
+    a, b, c = values[STEP[1]], values[STEP[2]], values[STEP[3]]
+    if STEP[0] > CAST:
+        y = exact_step(a, b, c, STEP[0])
+    else:
+        y, cells = rounded_step(
+            a, b, rules[STEP[4]], cells, inside, STEP[0], STEP[5], ROUNDS_DOWN, STEP[6] >= 0, BLOCK
+        )  # fmt: skip
+    return y, cells
+
+
+@triton.jit
 def walk_kernel(
     sources, targets, numbers, tables, counts, n, period,
     READS: tl.constexpr, STEPS: tl.constexpr, WRITES: tl.constexpr, TABLES: tl.constexpr, SITES: tl.constexpr,
@@ -111,15 +127,16 @@ def walk_kernel(
 
     A value is known by its place: what is read, then the results of the steps. READS are (extent, fraction bits of
     the dtype), or (-1, i) for number i. STEPS are (code, a, b, c, table, shortcut, site), with site -1 where nobody
-    counts; cells of site i are at `counts` + i COUNTED.
+    counts; cells of site i are at `counts` + i COUNTED. `period` is (step, count) of the groups, and of the parameters.
     """
     rules = ()
     for i in tl.static_range(TABLES):
         rules = rules + (rule32(tables + i * TABLE),)
     nothing = tl.zeros([BLOCK // CELL], tl.int32)
+    empty = (nothing, nothing, nothing, nothing, nothing)
     cells = ()
     for _ in tl.static_range(SITES):
-        cells = cells + ((nothing, nothing, nothing, nothing, nothing),)
+        cells = cells + (empty,)
     for tile in range(tl.program_id(0).to(tl.int64), tl.cdiv(n, BLOCK), tl.num_programs(0)):
         index = tile * BLOCK + tl.arange(0, BLOCK)
         inside = index < n
@@ -130,19 +147,13 @@ def walk_kernel(
             else:
                 values = values + (read_one(sources[i], index, inside, period, READS[i][0], READS[i][1]),)
         for i in tl.static_range(len(STEPS)):
-            a, b, c = values[STEPS[i][1]], values[STEPS[i][2]], values[STEPS[i][3]]
-            if STEPS[i][0] > CAST:
-                values = values + (exact_step(a, b, c, STEPS[i][0]),)
+            # Steps that count do so in the order of their sites.
+            if STEPS[i][6] >= 0:
+                y, own = step_done(values, rules, cells[STEPS[i][6]], inside, STEPS[i], ROUNDS_DOWN, BLOCK)
+                counted = counted + (own,)
             else:
-                own = (nothing, nothing, nothing, nothing, nothing)
-                if STEPS[i][6] >= 0:
-                    own = cells[STEPS[i][6]]
-                y, own = rounded_step(
-                    a, b, rules[STEPS[i][4]], own, inside, STEPS[i][0], STEPS[i][5], ROUNDS_DOWN, STEPS[i][6] >= 0, BLOCK
-                )
-                values = values + (y,)
-                if STEPS[i][6] >= 0:
-                    counted = counted + (own,)
+                y, own = step_done(values, rules, empty, inside, STEPS[i], ROUNDS_DOWN, BLOCK)
+            values = values + (y,)
         for i in tl.static_range(len(WRITES)):
             tl.store(targets[i] + index, values[WRITES[i]], mask=inside)
         cells = counted

@@ -1,12 +1,12 @@
 """Which layers the fused kernels compute, and which of them in float32; everything else is computed op by op.
 
-Covered, forward and backward: l2 l1 linf topK range and mean-only; float and fixed-point formats of p <= 24 in
-every role, every rounding, sums in every order in a format of p <= 24, means of one sum. In float32 on a CPU:
-nearest rounding in fp16, bf16, the fp8 formats and their like in every role, and sums in lanes of fp32. On a CPU any
-other norm runs by its traced program (norms.program) in the same arithmetics.
+Covered, forward and backward: any norm, by its traced program (norms.program), and on a CPU l2 l1 linf topK range and
+mean-only by kernels of their own; float and fixed-point formats of p <= 24 in every role, every rounding, sums in every
+order in a format of p <= 24, means of one sum. In float32 on a CPU: nearest rounding in fp16, bf16, the fp8 formats and
+their like in every role, and sums in lanes of fp32.
 
 Left out on a CPU where it is slower than op by op: sums one after another, which have a vector kernel of their own
-(numerics.kernels.cpu.sums.sum_tiles) in narrow formats. Left out on CUDA: pairwise sums and Kahan's.
+(numerics.kernels.cpu.sums.sum_tiles) in narrow formats.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from normstab.numerics.precision import Precision, Rounding
 
 __all__ = ["covers", "covers_program", "is_fast"]
 
-WIDEST_ON_CUDA = 1024  # lanes of a sum, which one program holds
 LARGEST_K = 64  # members of a top k are kept sorted by insertion
 LARGEST_WIDE_PRECISION = 8  # with subnormals as small as float32's, a longer product is not exact there (tf32)
 COVERED_KINDS = ("l2", "l1", "linf", "topk", "range")
@@ -39,15 +38,15 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def covers(x: Tensor, scheme: Scheme, ar: Arithmetic, *, parameters: tuple[Tensor | None, ...] = ()) -> bool:
-    """Whether the fused kernels compute this layer of `x` and of gamma and beta, forward and backward."""
+    """Whether kernels of its own compute this layer of `x` and of gamma and beta, forward and backward."""
     spec = scheme.spec
     is_written = spec is None or (spec.kind in COVERED_KINDS and spec.k <= LARGEST_K)
-    return is_written and x.device.type in ("cpu", "cuda") and covers_arithmetic(x, ar, parameters)
+    return is_written and x.device.type == "cpu" and covers_arithmetic(x, ar, parameters)
 
 
 def covers_program(x: Tensor, ar: Arithmetic, *, parameters: tuple[Tensor | None, ...] = ()) -> bool:
-    """Whether the interpreter of traced programs runs any layer of `x` and of gamma and beta in this arithmetic."""
-    return x.device.type == "cpu" and covers_arithmetic(x, ar, parameters)
+    """Whether traced programs of layers of `x` and of gamma and beta are run in this arithmetic."""
+    return x.device.type in ("cpu", "cuda") and covers_arithmetic(x, ar, parameters)
 
 
 def covers_arithmetic(x: Tensor, ar: Arithmetic, parameters: tuple[Tensor | None, ...]) -> bool:
@@ -64,22 +63,14 @@ def covers_arithmetic(x: Tensor, ar: Arithmetic, parameters: tuple[Tensor | None
 
 @lru_cache(maxsize=256)
 def covers_precision(precision: Precision, device_type: str) -> bool:
-    """Whether float32 tensors hold every result of this precision, and the device's kernels have its sums."""
-    has_sums = has_sums_on_cuda(precision) if device_type == "cuda" else not has_faster_sums(precision)
+    """Whether float32 tensors hold every result of this precision, and nothing else has its sums faster."""
     formats = [precision.compute, precision.accumulation.format, *(getattr(precision, role) for role in ROLES)]
     return (
         precision.accumulation.kind == "rounded"
         and all(format is None or (format.fits_float32 and is_served(format, precision.rounding)) for format in formats)
         and precision.mean == "sum"
-        and has_sums
+        and not (device_type == "cpu" and has_faster_sums(precision))
     )
-
-
-def has_sums_on_cuda(precision: Precision) -> bool:
-    """Whether a program of the Triton kernels holds the open sums of a group."""
-    sums = precision.accumulation
-    has_order = sums.order in ("sequential", "blocked") or (sums.order == "lanes" and sums.width <= WIDEST_ON_CUDA)
-    return has_order and not sums.kahan
 
 
 def has_faster_sums(precision: Precision) -> bool:

@@ -1,14 +1,12 @@
 """The fused forward pass of a layer: its tensors, the calls of its sites, and what the backward pass needs.
 
-The kernels are those of the device: numba's (`cpu_run`) or Triton's (`cuda_run`), which take the same `Layer`.
+The kernels are numba's (`cpu_run`), which is imported with the first layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
-from importlib import import_module
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +22,8 @@ from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Program, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 
-__all__ = ["AGAIN", "RUNNERS", "Layer", "SavedFused", "forward", "runner_of"]
+__all__ = ["AGAIN", "Layer", "SavedFused", "forward"]
 
-# Type of a device -> the module that runs the kernels there.
-RUNNERS = {"cpu": "normstab.norms.cpu.cpu_run", "cuda": "normstab.norms.cuda.cuda_run"}
 K = FIELDS.index("k")
 # What the backward pass computes once more: these operations of the forward pass.
 AGAIN = ("input", "centre", "divide")
@@ -41,22 +37,6 @@ class Layer(NamedTuple):
     ar: Arithmetic
     fields: NDArray[np.int64]
     constants: NDArray[np.float64]
-
-
-class Runner(Protocol):
-    """What a module of RUNNERS offers: both run every group of the layer's `tensors`, and settle what is counted."""
-
-    def run_forward(self, layer: Layer, groups: int, tensors: Mapping[str, Tensor | None]) -> None:
-        """Fill z, mean, scale, reciprocal, stored, members and signs from x, gamma and beta."""
-
-    def run_backward(self, layer: Layer, groups: int, tensors: Mapping[str, Tensor | None]) -> None:
-        """Fill dx, d_gamma and d_beta, or product and grad_cast, from grad and what the forward pass left."""
-
-
-def runner_of(x: Tensor) -> Runner:
-    """Return the module that runs the kernels on the device of `x`."""
-    found: Runner = import_module(RUNNERS[x.device.type])
-    return found
 
 
 class SavedFused(NamedTuple):
@@ -92,7 +72,9 @@ def forward(
     members, signs = (torch.zeros(groups, k, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
     tensors = {"x": source, "z": z, "gamma": gamma_cast, "beta": beta_cast, "mean": mean, "scale": scale}
     tensors |= {"reciprocal": reciprocal, "stored": stored, "members": members, "signs": signs}
-    runner_of(x).run_forward(Layer(sites, ar, fields, constants), groups, tensors)
+    from normstab.norms.cpu.cpu_run import run_forward  # which needs numba
+
+    run_forward(Layer(sites, ar, fields, constants), groups, tensors)
     saved = SavedFused(x.detach(), mean, scale, reciprocal, gamma_cast, members, signs, draws_of(sites))
     spec = scheme.spec
     has_stored = spec is not None and (scheme.tracks or spec.kind != "l2")

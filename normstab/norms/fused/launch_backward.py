@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normstab.norms.catalogue import Scheme
 from normstab.norms.dispersion import slopes
-from normstab.norms.fused.launch import AGAIN, Layer, SavedFused, runner_of
+from normstab.norms.fused.launch import AGAIN, Layer, SavedFused
 from normstab.norms.fused.layer_table import BACKWARD
 from normstab.norms.fused.plan_of_layer import Sites, groups_of, layer_fields
 from normstab.norms.op_by_op import Gradients
@@ -59,7 +59,9 @@ def backward(
     tensors = {"grad": source, "x": x, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
     tensors |= {"reciprocal": saved.reciprocal, "members": saved.members, "slope": slope, "dx": dx}
     tensors |= of.room(groups, grad.device)
-    runner_of(grad).run_backward(Layer(sites, ar, fields, constants), groups, tensors)
+    from normstab.norms.cpu.cpu_run import run_backward  # which needs numba
+
+    run_backward(Layer(sites, ar, fields, constants), groups, tensors)
     return Gradients(dx, *of.gradients())
 
 

@@ -36,7 +36,7 @@ from normstab.numerics.arithmetic import Arithmetic
 __all__ = ["RUNNERS", "backward", "forward"]
 
 # Type of a device -> the module that runs segments there.
-RUNNERS = {"cpu": "normstab.norms.cpu.program.program_run"}
+RUNNERS = {"cpu": "normstab.norms.cpu.program.program_run", "cuda": "normstab.norms.cuda.cuda_walks"}
 Needs = tuple[bool, bool, bool]
 # What torch raises where a tensor of the device meta is asked for a number (`item`, `bool`; a NotImplementedError of
 # `tolist` and `nonzero` is a RuntimeError), or to be an array of numpy. A fault of the layer's own that looks like one

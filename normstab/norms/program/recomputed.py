@@ -152,17 +152,16 @@ def groups_kept(again: Again, outputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def draws_of(again: Again, made: Mapping[int, Sequence[Call]]) -> Tensor:
-    """Return where the random bits of each step came from, to draw them again; int64, shape (k, 2)."""
-    words = np.zeros((len(again.steps), 2), np.uint64)
-    for row, step in zip(words, again.steps, strict=True):
-        calls = made.get(id(step), ())
-        if calls and calls[0].draw is not None:
-            row[:] = calls[0].draw[:2]
+    """Return where the random bits of each step came from, to draw them again; int64, shape (k, 2), or none."""
+    draws = [calls[0].draw if (calls := made.get(id(step))) else None for step in again.steps]
+    if not any(draws):
+        return torch.empty(0, 2, dtype=torch.int64, device="cpu")
+    words = np.array([(0, 0) if draw is None else draw[:2] for draw in draws], np.uint64)
     return torch.from_numpy(words.view(np.int64))
 
 
 def silent_calls(program: Program, draws: Tensor, ar: Arithmetic) -> dict[int, tuple[Call, ...]]:
-    """Return the uncounted calls, with their random bits, of the steps of a program that are done again, by their ids."""
+    """Return the uncounted calls of the steps that are done again, with their random bits, by the ids of the steps."""
     words, rounding = draws.numpy().view(np.uint64).tolist(), ar.precision.rounding
     found = {}
     for step in program.steps:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from normstab.norms.passes import VIEWS
 from normstab.norms.trace import Program, Step, Value
 from normstab.numerics.accumulate import accumulate
 from normstab.numerics.arithmetic import Arithmetic
@@ -69,6 +70,8 @@ def _result(step: Step, operands: tuple[Any, ...], calls: tuple[Call, ...], valu
             return exact.sign(operands[0])
         case "accumulate":
             return _sum(step, operands[0], calls, ar)
+        case kind if kind in VIEWS:
+            return operands[0].reshape(step.results[0].shape)
     if step.calls:
         return compute(step.kind, operands, calls[0])
     function, args, kwargs = step.detail
