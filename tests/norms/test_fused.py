@@ -25,7 +25,7 @@ WIDE = [
     "fp16/stochastic",
     "bf16/stochastic:8/bf16:blocked4",
     "fp16/down/fp16:pairwise",
-    "fp16/nearest/fp16:sequential+kahan",
+    "q7.8/nearest/q7.8:sequential",
     "e4m3fn/to-odd/e5m2:lanes8",
     "q7.8/stochastic:20/q7.8:lanes16",
     "fp32/nearest-away",
@@ -154,7 +154,10 @@ def test_the_number_of_threads_changes_no_bit_and_no_count(threads: int) -> None
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("precision", ["fp64", "fp16;mean=blockwise4", "fp16/nearest/exact", "fp16/nearest/native"])
+@pytest.mark.parametrize(
+    "precision",
+    ["fp64", "fp16;mean=blockwise4", "fp16/nearest/exact", "fp16/nearest/native", "fp16/nearest/fp32:blocked64+kahan"],
+)
 def test_what_the_kernels_do_not_cover_is_computed_op_by_op(precision: str) -> None:
     x = torch.randn(4, 3, 5)
     scheme = Scheme(parse_norm("l2"))

@@ -8,6 +8,7 @@ import torch
 import normstab as ns
 from normstab.numerics import accumulate
 from normstab.numerics.sums import matmul
+from tests.thinned import thinned
 
 pytest.importorskip("numba")
 cpu_matmul = pytest.importorskip("normstab.numerics.kernels.cpu.sums.cpu_matmul")
@@ -69,8 +70,7 @@ def assert_kernel_equals_reference(compute, precision: str, monkeypatch, **optio
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("format", "mode"), thinned(FORMATS, MODES, every=3))
 def test_sums_equal_the_reference_in_every_order(format, mode, monkeypatch):
     for i, order in enumerate(ORDERS + (KAHAN if mode == "nearest" else ())):
         share = (0.0, 0.02)[i % 2]
@@ -188,8 +188,10 @@ def test_sums_of_the_carrier_equal_the_reference(format, mode, monkeypatch):
             )
 
 
-@pytest.mark.parametrize("kind", ["raw", "special", "near ties", "negated", "halves", "transposed"])
-@pytest.mark.parametrize(("format", "mode"), CARRIED)
+@pytest.mark.parametrize(
+    ("format", "mode", "kind"),
+    thinned(CARRIED, ["raw", "special", "near ties", "negated", "halves", "transposed"], every=3),
+)
 def test_products_of_the_carrier_equal_the_reference(format, mode, kind, monkeypatch):
     chains = ("blocked7+kahan",) if mode == "nearest" else ()
     for i, order in enumerate(("sequential", "pairwise", "blocked7", "lanes3", "blocked5+fused", *chains)):

@@ -36,8 +36,8 @@ AT_LANES, AT_BEFORE, AT_PARTIAL, AT_LEAVES, AT_STATE = (
 )
 AT_TABLE, LEAST = SLOTS.index("table"), PLAN.index("least")
 AT_P, AT_Q, AT_EXACT = (SLOTS.index(name) for name in ("p", "q", "exact"))
-# Of a sum, in the contexts: its additions, then the casts of its addends, Kahan's corrections, the cast of the sum.
-LOAD, KAHAN, CAST_SUM = 1, 2, 3
+# Of a sum, in the contexts: its additions, then the casts of its addends, and the cast of the sum.
+LOAD, CAST_SUM = 1, 2
 
 
 @device
@@ -82,12 +82,11 @@ def one_by_one(stream, x, mask, group, first, n, total, site, env):  # pragma: n
     leaves = integers(slot(env, AT_LEAVES) + 8 * room * stream, room)
     state = integers(slot(env, AT_STATE) + 16 * stream, 2)
     add, load = integers(context_at(env, site), CONTEXT), integers(context_at(env, site + LOAD), CONTEXT)
-    kahan = integers(context_at(env, site + KAHAN), CONTEXT if is_open(env, site + KAHAN) else 0)
     for i in range(n):
         value, leaf = widen(u32(v[i] & mask)), index_of(env, group, first + i)
         if has_load:
             value = load_step(value, leaf, load)
-        take(order, width, first + i, total, value, leaf, partial, leaves, state, add, kahan)
+        take(order, width, first + i, total, value, leaf, partial, leaves, state, add)
 
 
 @outside

@@ -5,8 +5,8 @@ mean-only by kernels of their own; float and fixed-point formats of p <= 24 in e
 order in a format of p <= 24, means of one sum. In float32 on a CPU: nearest rounding in fp16, bf16, the fp8 formats and
 their like in every role, and sums in lanes of fp32.
 
-Left out on a CPU where it is slower than op by op: sums one after another, which have a vector kernel of their own
-(numerics.kernels.cpu.sums.sum_tiles) in narrow formats.
+Left out on a CPU where it is slower than op by op: Kahan's sums and, in narrow formats, sums one after another, which
+have vector kernels of their own (numerics.kernels.cpu.sums.sum_tiles).
 """
 
 from __future__ import annotations
@@ -74,11 +74,13 @@ def covers_precision(precision: Precision, device_type: str) -> bool:
 
 
 def has_faster_sums(precision: Precision) -> bool:
-    """Whether sums go one after another here, and many rows at once on their own."""
+    """Whether sums go one after another here, and many rows at once on their own: Kahan's, and nearest ones."""
     from normstab.numerics.kernels.nearest import spec_table  # which needs numba, as CUDA does not
 
     sums = precision.accumulation
-    if sums.order == "lanes" or sums.kahan or precision.rounding != NEAREST:
+    if sums.kahan:
+        return True
+    if sums.order == "lanes" or precision.rounding != NEAREST:
         return False
     return sums.format is not None and spec_table(sums.format) is not None
 

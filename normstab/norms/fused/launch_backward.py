@@ -125,7 +125,7 @@ class Parameters:
     def take_calls(self, sites: Sites) -> None:
         """Take the calls of sums that the kernel does not make out of its sites."""
         for name in [name for name, is_needed in self.needs.items() if is_needed and not self.in_kernel]:
-            places = {suffix: f"{name}.sum{suffix}" for suffix in ("", ".load", ".kahan")}
+            places = {suffix: f"{name}.sum{suffix}" for suffix in ("", ".load")}
             made = {suffix: call for suffix, place in places.items() if (call := sites[place]) is not None}
             cast = sites[name]
             assert cast is not None

@@ -26,8 +26,8 @@ FIELDS = (
 
 
 def _with_sums(*names: str) -> tuple[str, ...]:
-    """Return the names, each sum followed by the sites of its loads, of Kahan's corrections and of its cast."""
-    suffixes = {True: ("", ".load", ".kahan", ".cast"), False: ("",)}
+    """Return the names, each sum followed by the sites of its loads and of its cast."""
+    suffixes = {True: ("", ".load", ".cast"), False: ("",)}
     return tuple(name + suffix for name in names for suffix in suffixes[name.endswith(".sum")])
 
 

@@ -68,9 +68,9 @@ class Instructions:
         return len(self.numbers) - 1
 
     def site(self, step: Step) -> int:
-        """Return the place of a step's calls; a sum has four: additions, loads, Kahan's corrections, and none."""
-        self.sites += [step, None, None, None] if step.kind == "accumulate" else [step]
-        return len(self.sites) - (4 if step.kind == "accumulate" else 1)
+        """Return the place of a step's calls; a sum has three: additions, loads, and none."""
+        self.sites += [step, None, None] if step.kind == "accumulate" else [step]
+        return len(self.sites) - (3 if step.kind == "accumulate" else 1)
 
 
 def compiled(plan: Plan, segment: Segment) -> Instructions:

@@ -80,8 +80,8 @@ def place_of(place: Place, tensors: Mapping[int, Tensor], n: int) -> tuple[int, 
 
 
 def calls_of(step: Step, made: Made, plan: Plan) -> tuple[Call | None, ...]:
-    """Return the calls of a step at its sites; a sum's are those of its additions, its loads, Kahan's corrections."""
+    """Return the calls of a step at its sites; a sum's are those of its additions and of its loads, and none."""
     if step.kind != "accumulate":
         return made[id(step)]
-    *kahan, add, load = made[id(step)]
-    return add, None if step.calls[-1].operation in plan.fitting else load, kahan[0] if kahan else None, None
+    add, load = made[id(step)]
+    return add, None if step.calls[-1].operation in plan.fitting else load, None

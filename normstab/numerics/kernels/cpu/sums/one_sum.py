@@ -1,12 +1,12 @@
 """The orders of a sum, and one sum that takes its addends one after another: what the kernels of norms are made of.
 
-    sequential   partial [ total | its lost part ]
-    blocked      partial [ total | lost | block | lost ]     a full block is added to the total
+    sequential   partial [ total ]
+    blocked      partial [ total | block ]                   a full block is added to the total
     lanes        partial [ lane 0 | lane 1 | ... ]           addend p joins lane p % width; lanes are joined at the end
     pairwise     partial [ 8 addends | 4 | 1 ]               of 13: a stack of subtrees, each less than the one before
 
-So a sum in any order needs a few numbers, not its addends. Whole tensors are summed by `line_sums` and `sum_tiles`,
-with the same bits and counters.
+So a sum in any order needs a few numbers, not its addends. Whole tensors, Kahan's sums too, are summed by `line_sums`
+and `sum_tiles`, with the same bits and counters.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -36,21 +36,6 @@ LEVELS = 64  # of a tree of partial sums: enough for any number of addends
 
 
 @outside
-def chain_step(partial, slot, x, leaf, add, kahan):  # pragma: no cover - compiled
-    """Add x to partial[slot], whose lost part is in partial[slot + 1] where Kahan's context is given."""
-    total = partial[slot]
-    if len(kahan) == 0:
-        partial[slot] = add_step(total, x, leaf, add)
-        return
-    # Kahan: y is x and what was lost before; (t - total) - y is what t lost of it.
-    # Never simplified, each is rounded.
-    y = add_step(x, -partial[slot + 1], leaf, kahan)
-    t = add_step(total, y, leaf, add)
-    partial[slot] = t
-    partial[slot + 1] = add_step(add_step(t, -total, leaf, kahan), -y, leaf, kahan)
-
-
-@outside
 def fold_lanes(partial, leaves, k, add):  # pragma: no cover - compiled
     """Add partial[:k] pairwise, level by level, into partial[0]."""
     while k > 1:
@@ -75,7 +60,7 @@ def push(partial, leaves, depth, p, x, leaf, add):
 
 
 @outside
-def take(order, width, p, n, x, leaf, partial, leaves, state, add, kahan):  # pragma: no cover - compiled
+def take(order, width, p, n, x, leaf, partial, leaves, state, add):  # pragma: no cover - compiled
     """Give addend x, number p of n, to the sum in `partial`; state[0] is a tree's depth, state[1] a block's leaf."""
     if order == PAIRWISE:
         state[0] = push(partial, leaves, state[0] if p else 0, p, x, leaf, add)
@@ -86,22 +71,16 @@ def take(order, width, p, n, x, leaf, partial, leaves, state, add, kahan):  # pr
         else:
             partial[j] = add_step(partial[j], x, leaf, add)
     elif order == SEQUENTIAL:
-        if p == 0:
-            partial[0], partial[1] = x, 0.0
-        else:
-            chain_step(partial, 0, x, leaf, add, kahan)
+        partial[0] = x if p == 0 else add_step(partial[0], x, leaf, add)
     else:
         # The first addend of a block is taken as it is: nothing
         # is added to zero, for that would count as an addition.
         if p % width == 0:
-            partial[2], partial[3], state[1] = x, 0.0, leaf
+            partial[1], state[1] = x, leaf
         else:
-            chain_step(partial, 2, x, leaf, add, kahan)
+            partial[1] = add_step(partial[1], x, leaf, add)
         if order == BLOCKED and (p % width == width - 1 or p == n - 1):
-            if p < width:
-                partial[0], partial[1] = partial[2], 0.0
-            else:
-                chain_step(partial, 0, partial[2], state[1], add, kahan)
+            partial[0] = partial[1] if p < width else add_step(partial[0], partial[1], state[1], add)
 
 
 @device
