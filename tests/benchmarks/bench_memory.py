@@ -45,6 +45,10 @@ class Checkpointed(nn.Module):
         super().__init__()
         self.block, self.use_reentrant = block, use_reentrant
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what the block has: torch's encoder asks its first layer how it is made."""
+        return super().__getattr__(name) if name == "block" else getattr(self.block, name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.use_reentrant:  # which takes no keywords
             return checkpoint(lambda *given: self.block(*given, **kwargs), *args, use_reentrant=True)
