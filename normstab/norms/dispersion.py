@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from normstab.norms.catalogue import Scheme
-from normstab.norms.reduction import Reduction
+from normstab.norms.reduction import Ratio, Reduction
 from normstab.numerics.arithmetic import Arithmetic
 
 __all__ = ["DISPERSIONS", "Centred", "Flow", "Measured", "scale_of_stored", "slopes"]
@@ -83,7 +83,7 @@ def unbiased(variance: Tensor, n: int, ar: Arithmetic) -> Tensor:
     """Return (v n) / (n - 1), formed in float64 and rounded once at `running_var`; v itself for n = 1."""
     if n == 1:
         return variance
-    return ar.apply(lambda v: (v * n) / (n - 1), variance, operation="running_var")
+    return ar.apply(Ratio(n, n - 1), variance, operation="running_var")
 
 
 def correct_mean_square(h: Tensor, flow: Flow, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> Tensor:

@@ -19,7 +19,7 @@ from enum import Enum
 import numpy as np
 import torch
 
-from normstab.norms.reduction import Reduction
+from normstab.norms.reduction import Ratio, Reduction
 from normstab.norms.trace import Program, Step, Value
 
 __all__ = ["COMPARED", "EXACT", "ROUNDED", "VIEWS", "Extent", "Pass", "Passes", "scalars_of", "split"]
@@ -104,7 +104,7 @@ def is_plain(step: Step) -> bool:
     if step.kind == "aten::where.self":
         is_chosen, values = values[0].dtype == torch.bool, values[1:]
     else:
-        is_chosen = step.kind in ROUNDED + EXACT
+        is_chosen = step.kind in ROUNDED + EXACT or isinstance(step.detail, Ratio)
     made = torch.bool if step.kind in COMPARED else torch.float32
     return (
         is_chosen
@@ -115,7 +115,9 @@ def is_plain(step: Step) -> bool:
 
 
 def scalars_of(step: Step) -> tuple[float, ...]:
-    """Return the numbers that torch's comparison is given beside its tensor."""
+    """Return the numbers that torch's comparison, or a ratio, is given beside its tensor."""
+    if isinstance(step.detail, Ratio):
+        return float(step.detail.n), float(step.detail.m)
     return tuple(step.detail[1][1:]) if step.kind in COMPARED else ()
 
 
@@ -150,7 +152,7 @@ class Splitting:
         extents = {self.extents[x.number] for x in operands} - {Extent.NUMBER}
         if self._is_sum_of_group(step, extents):
             self._put(step, "elements", self._pass_of_element(operands), Extent.GROUP)
-        elif is_plain(step) and Extent.ELEMENT in extents and self._have_shapes(step, operands):
+        elif self._is_walked(step, extents) and self._have_shapes(step, operands):
             self._put(step, "elements", self._pass_of_element(operands), Extent.ELEMENT)
         elif is_plain(step) and extents == {Extent.GROUP} and self._are_alike(step) and not self._reads_whole(operands):
             self._put(step, "between", self._last(operands), Extent.GROUP)
@@ -174,6 +176,10 @@ class Splitting:
         is_sum = step.kind == "accumulate" and extents == {Extent.ELEMENT}
         addends = [x.dtype for x in step.operands if isinstance(x, Value)]
         return is_sum and addends == [torch.float32] and tuple(step.detail[0]) == self.reduction.axes
+
+    def _is_walked(self, step: Step, extents: set[Extent]) -> bool:
+        """Whether a step computes one of the above of every element; ratios are taken of groups alone."""
+        return is_plain(step) and Extent.ELEMENT in extents and not isinstance(step.detail, Ratio)
 
     def _have_shapes(self, step: Step, operands: list[Value]) -> bool:
         """Whether each element of a result is that of the operands at its place, its group and its parameter."""

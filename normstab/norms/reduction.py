@@ -17,7 +17,19 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.sums.means import Shared, mean_over
 
-__all__ = ["Reduction"]
+__all__ = ["Ratio", "Reduction"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The function v -> (v n) / m, formed in float64 and rounded once: kernels know it by its two numbers."""
+
+    n: int
+    m: int
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return the ratio of every number."""
+        return (v * self.n) / self.m
 
 
 @dataclass(frozen=True)

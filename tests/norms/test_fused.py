@@ -100,7 +100,8 @@ def test_the_fused_kernels_equal_the_readable_code(precision: str, kind: str | N
     x = torch.randn(4, 6, 5, 11) * scale + scale / 2
     reduction, channels = reduction_of(layout, x.shape)
     scheme = Scheme(None if kind is None else parse_norm(kind), 1e-5, centres=layout != "rms", tracks=True)
-    assert coverage.covers(x, scheme, Arithmetic(precision))
+    assert coverage.covers_program(x, Arithmetic(precision))
+    assert coverage.covers(x, scheme, Arithmetic(precision)) == (kind in ("linf", "top1", "top10", "range"))
     assert_same(x, torch.randn_like(x), (torch.randn(channels), torch.randn(channels)), scheme, reduction, precision)
 
 
@@ -162,10 +163,10 @@ def test_what_the_kernels_do_not_cover_is_computed_op_by_op(precision: str) -> N
     x = torch.randn(4, 3, 5)
     scheme = Scheme(parse_norm("l2"))
     ar = Arithmetic(precision)
-    assert not coverage.covers(x, scheme, ar)
+    assert not coverage.covers_program(x, ar)
     done = normalize_forward(x, None, None, scheme, Reduction.of_batch(x.shape), ar)
     assert isinstance(done.saved, Saved)
-    assert not coverage.covers(x, scheme, Arithmetic("fp16", ledger=Ledger(histogram=True)))
+    assert not coverage.covers_program(x, Arithmetic("fp16", ledger=Ledger(histogram=True)))
     assert not coverage.covers(x, Scheme(parse_norm("lp3")), Arithmetic("fp16"))
 
 

@@ -1,13 +1,13 @@
-"""The fused backward pass: the sums over a group in a first pass, the gradient of its values in a second.
+"""The fused backward pass of linf, topK and range: sums over a group in a first pass, gradients of values in a second.
 
-    1.  x, grad  --> y, g = gamma grad --> sums of g, g y, sign(d), for gamma and beta      g and y (or d) are kept
-        sums     --> mean(g), the flow through s                                            a few scalars
-    2.  g, y     --> ((g - mean(g)) - flow) / s --> dx
+    1.  x, grad  --> y, g = gamma grad --> sums of g, g y, for gamma and beta      g is kept
+        sums     --> mean(g), the flow through s of each member and of all others  a few scalars
+    2.  g        --> ((g - mean(g)) - flow) / s --> dx
 
 The centred and the normalized values are computed once more from the input, silently and with the same random
 bits: writing them to memory in the forward pass would cost more.
 
-    block 0: scratch, then s | 1: grad, results | 2: y, flow | 3: gamma, rest | 4: mu, then mean(g) | 5: s, then weight
+    block 0: scratch, then s | 1: grad, results | 2: y, flow | 3: gamma, rest | 4: mu, then mean(g) | 5: s
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -21,16 +21,15 @@ from normstab.norms.cpu.environment import SLOTS, field, floats, integers, slot
 from normstab.norms.cpu.group_memory import copy, fill, gather, gather_parameters, scatter
 from normstab.norms.cpu.group_sums import add_to_sum, finish_sum
 from normstab.norms.cpu.scalars import cast_scalar, div_scalars, mul_scalars
-from normstab.norms.cpu.signs import flow_of_signs, sign_block, slopes_of_signs
-from normstab.norms.fused.layer_table import BACKWARD, BLOCK, FIELDS, KINDS
+from normstab.norms.fused.layer_table import BACKWARD, BLOCK, FIELDS
 from normstab.numerics.kernels.cpu.compile import kernel, outside
 
 __all__ = ["backward_groups"]
 
-N, KIND, K, CENTRES, RECIPROCAL_FORM, HAS_GAMMA, SUMS_PARAMETERS, NEEDS_INPUT, NEEDS_GAMMA, NEEDS_BETA = (
+N, K, CENTRES, RECIPROCAL_FORM, HAS_GAMMA, SUMS_PARAMETERS, NEEDS_INPUT, NEEDS_GAMMA, NEEDS_BETA = (
     FIELDS.index(name)
     for name in (
-        "n", "kind", "k", "centres", "reciprocal", "has_gamma", "sums_parameters", "needs_input", "needs_gamma",
+        "n", "k", "centres", "reciprocal", "has_gamma", "sums_parameters", "needs_input", "needs_gamma",
         "needs_beta",
     )
 )  # fmt: skip
@@ -41,24 +40,20 @@ GRAD, DB_SUM, D_BETA, DG_PRODUCT, DG_SUM, D_GAMMA, SCALE, MEAN_SUM, MEAN_DIV, CE
         "centre",
     )
 )  # fmt: skip
-PRODUCT, PRODUCT_SUM, PRODUCT_DIV, SLOPE_SUM, PROJECT, ELSEWHERE, SUBTRACT, DIVIDE = (
-    BACKWARD.index(name)
-    for name in (
-        "product", "product.sum", "product.div", "slope.sum", "project", "project.elsewhere", "subtract", "divide",
-    )
-)  # fmt: skip
+PRODUCT, PRODUCT_SUM, PROJECT, ELSEWHERE, SUBTRACT, DIVIDE = (
+    BACKWARD.index(name) for name in ("product", "product.sum", "project", "project.elsewhere", "subtract", "divide")
+)
 AGAIN_INPUT, AGAIN_CENTRE, AGAIN_DIVIDE = (
     BACKWARD.index(name) for name in ("silent.input", "silent.centre", "silent.divide")
 )
 AT_GRAD, AT_X, AT_GAMMA, AT_MEAN, AT_SCALE, AT_RECIPROCAL, AT_MEMBERS, AT_SLOPE, AT_DX = (
     SLOTS.index(name) for name in ("grad", "x", "gamma", "mean", "scale", "reciprocal", "members", "slope", "dx")
 )
-AT_D_GAMMA, AT_D_BETA, AT_GRAD_CAST, AT_PRODUCT, AT_VALUES, AT_KEPT, AT_BLOCK, AT_FOUND = (
-    SLOTS.index(name) for name in ("d_gamma", "d_beta", "grad_cast", "product", "values", "kept", "block", "found")
+AT_D_GAMMA, AT_D_BETA, AT_GRAD_CAST, AT_PRODUCT, AT_VALUES, AT_BLOCK = (
+    SLOTS.index(name) for name in ("d_gamma", "d_beta", "grad_cast", "product", "values", "block")
 )
-NONE, L2, L1, LINF, TOPK, RANGE = KINDS.values()
 BYTES = 4 * BLOCK
-OF_BETA, OF_GAMMA, OF_MEAN, OF_PRODUCT, OF_SLOPE = range(5)
+OF_BETA, OF_GAMMA, OF_MEAN, OF_PRODUCT = range(4)
 
 
 @kernel
@@ -68,8 +63,7 @@ def backward_groups(env, first, last):  # pragma: no cover - compiled
     `slope` (R, K + 1) holds ds/dx at the members and elsewhere. Where the parameters' sums run over several
     groups, `grad_cast` and `product` are written instead, to be summed afterwards.
     """
-    n = field(env, N)
-    g, kept, block = slot(env, AT_VALUES), slot(env, AT_KEPT), slot(env, AT_BLOCK)
+    n, g, block = field(env, N), slot(env, AT_VALUES), slot(env, AT_BLOCK)
     for group in range(first, last):
         # Scalars of a group as whole blocks, so that operations have operands of one kind.
         fill(block + 4 * BYTES, at_group(env, AT_MEAN, group))
@@ -77,14 +71,14 @@ def backward_groups(env, first, last):  # pragma: no cover - compiled
         fill(block + 5 * BYTES, at_group(env, divisor, group))
         for j in range(0, n, BLOCK):
             m = min(BLOCK, n - j)
-            normalize_again(kept + 4 * j, group, j, m, env)
-            first_pass(g + 4 * j, kept + 4 * j, group, j, m, env)
+            normalize_again(group, j, m, env)
+            first_pass(g + 4 * j, group, j, m, env)
         if field(env, SUMS_PARAMETERS):
             sum_parameters(group, env)
         if field(env, NEEDS_INPUT):
             weigh(group, env)
             for j in range(0, n, BLOCK):
-                second_pass(g + 4 * j, kept + 4 * j, group, j, min(BLOCK, n - j), env)
+                second_pass(g + 4 * j, group, j, min(BLOCK, n - j), env)
 
 
 @outside
@@ -94,26 +88,22 @@ def at_group(env, which, group):  # pragma: no cover - compiled
 
 
 @outside
-def normalize_again(kept, group, first, n, env):  # pragma: no cover - compiled
-    """Leave d in `kept` and y in block 2, uncounted; mu is in block 4, and s or 1 / s in block 5."""
+def normalize_again(group, first, n, env):  # pragma: no cover - compiled
+    """Leave y in block 2, uncounted; mu is in block 4, and s or 1 / s in block 5."""
     block = slot(env, AT_BLOCK)
+    d, y, divisor = block + BYTES, block + 2 * BYTES, block + 5 * BYTES
     gather(slot(env, AT_X), group, first, n, block, env)
-    operate(CAST, block, block, kept, group, first, n, AGAIN_INPUT, env)
+    operate(CAST, block, block, d, group, first, n, AGAIN_INPUT, env)
     if field(env, CENTRES):
-        operate(SUB, kept, block + 4 * BYTES, block, group, first, n, AGAIN_CENTRE, env)
-        copy(block, kept, n)
-    y, divisor = block + 2 * BYTES, block + 5 * BYTES
-    if field(env, KIND) == NONE:
-        copy(kept, y, n)
-    else:
-        kind = MUL if field(env, RECIPROCAL_FORM) else DIV
-        operate(kind, kept, divisor, y, group, first, n, AGAIN_DIVIDE, env)
+        operate(SUB, d, block + 4 * BYTES, block, group, first, n, AGAIN_CENTRE, env)
+        d = block
+    operate(MUL if field(env, RECIPROCAL_FORM) else DIV, d, divisor, y, group, first, n, AGAIN_DIVIDE, env)
 
 
 @outside
-def first_pass(g, kept, group, first, n, env):  # pragma: no cover - compiled
-    """Add one block to the sums, y being in block 2; leave g = gamma grad in `g`, and y (l2) or d (l1) in `kept`."""
-    kind, total, block = field(env, KIND), field(env, N), slot(env, AT_BLOCK)
+def first_pass(g, group, first, n, env):  # pragma: no cover - compiled
+    """Add one block to the sums, y being in block 2; leave g = gamma grad in `g`."""
+    total, block = field(env, N), slot(env, AT_BLOCK)
     grad, y = block + BYTES, block + 2 * BYTES
     gather(slot(env, AT_GRAD), group, first, n, block, env)
     operate(CAST, block, block, grad, group, first, n, GRAD, env)
@@ -127,16 +117,8 @@ def first_pass(g, kept, group, first, n, env):  # pragma: no cover - compiled
         copy(grad, g, n)
     if field(env, CENTRES):
         add_to_sum(OF_MEAN, g, EVERY, group, first, n, total, MEAN_SUM, env)
-    if kind != NONE:
-        operate(MUL, g, y, block, group, first, n, PRODUCT, env)
-        add_to_sum(OF_PRODUCT, block, EVERY, group, first, n, total, PRODUCT_SUM, env)
-    # mean(sign(d)) is needed only where the gradient is centred.
-    if kind == L1 and field(env, CENTRES):
-        sign_block(kept, block, n)
-        add_to_sum(OF_SLOPE, block, EVERY, group, first, n, total, SLOPE_SUM, env)
-    # For the second pass: l2 needs y again, l1 the sign of d.
-    if kind == L2:
-        copy(y, kept, n)
+    operate(MUL, g, y, block, group, first, n, PRODUCT, env)
+    add_to_sum(OF_PRODUCT, block, EVERY, group, first, n, total, PRODUCT_SUM, env)
 
 
 @outside
@@ -171,47 +153,31 @@ def sum_parameters(group, env):  # pragma: no cover - compiled
 
 @outside
 def weigh(group, env):  # pragma: no cover - compiled
-    """Close the sums: mean(g) into block 4, the flow through s into block 5 (l2), `found` (l1) or `slope`; s into 0."""
-    n, kind, block = field(env, N), field(env, KIND), slot(env, AT_BLOCK)
+    """Close the sums: mean(g) into block 4, the flow through s into `slope`; s into block 0."""
+    n, block = field(env, N), slot(env, AT_BLOCK)
     if field(env, CENTRES):
         total = finish_sum(OF_MEAN, group, n, MEAN_SUM, env)
         fill(block + 4 * BYTES, div_scalars(total, np.float64(n), group, MEAN_DIV, env))
-    if kind == NONE:
-        return
     weight = finish_sum(OF_PRODUCT, group, n, PRODUCT_SUM, env)
-    if kind in (L2, L1):
-        weight = div_scalars(weight, np.float64(n), group, PRODUCT_DIV, env)
-        fill(block + 5 * BYTES, weight)
-    if kind == L1:
-        slopes_of_signs(weight, group, OF_SLOPE, slot(env, AT_FOUND), env)
-    elif kind != L2:
-        k = field(env, K)
-        slope = floats(slot(env, AT_SLOPE) + 4 * (k + 1) * group, k + 1)
-        # In place of ds/dx at each member, the flow there; last the flow at every other value.
-        for i in range(k):
-            slope[i] = mul_scalars(weight, np.float64(slope[i]), group * k + i, PROJECT, env)
-        slope[k] = mul_scalars(weight, np.float64(slope[k]), group, ELSEWHERE, env)
+    k = field(env, K)
+    slope = floats(slot(env, AT_SLOPE) + 4 * (k + 1) * group, k + 1)
+    # In place of ds/dx at each member, the flow there; last the flow at every other value.
+    for i in range(k):
+        slope[i] = mul_scalars(weight, np.float64(slope[i]), group * k + i, PROJECT, env)
+    slope[k] = mul_scalars(weight, np.float64(slope[k]), group, ELSEWHERE, env)
     # By s itself, even where y is d (1 / s).
     fill(block, at_group(env, AT_SCALE, group))
 
 
 @outside
-def second_pass(g, kept, group, first, n, env):  # pragma: no cover - compiled
+def second_pass(g, group, first, n, env):  # pragma: no cover - compiled
     """Write the gradient of one block of values."""
-    kind, block = field(env, KIND), slot(env, AT_BLOCK)
+    block = slot(env, AT_BLOCK)
     result, flow, rest = block + BYTES, block + 2 * BYTES, block + 3 * BYTES
     if field(env, CENTRES):
         operate(SUB, g, block + 4 * BYTES, result, group, first, n, CENTRE, env)
         copy(result, g, n)
-    if kind == NONE:
-        scatter(g, group, first, n, slot(env, AT_DX), env)
-        return
-    if kind == L2:
-        operate(MUL, kept, block + 5 * BYTES, flow, group, first, n, PROJECT, env)
-    elif kind == L1:
-        flow_of_signs(kept, slot(env, AT_FOUND), block, group, first, n, env)
-    else:
-        place_members(flow, group, first, n, env)
+    place_members(flow, group, first, n, env)
     operate(SUB, g, flow, rest, group, first, n, SUBTRACT, env)
     operate(DIV, rest, block, result, group, first, n, DIVIDE, env)
     scatter(result, group, first, n, slot(env, AT_DX), env)

@@ -1,6 +1,6 @@
 """Run the fused numba kernels of a layer: their environment per thread, and the ledger.
 
-    memory of a thread   [ fields | addresses of tensors, contexts, buffers | values | kept | block | lanes | ... ]
+    memory of a thread   [ fields | addresses of tensors, contexts, buffers | values | block | lanes | ... ]
 
     groups               [ thread 0 takes these ][ thread 1 these ]          a group is never divided
 
@@ -69,7 +69,7 @@ class Room(NamedTuple):
     sites: int
     blocks: int = 6
     kept: int = 1
-    streams: int = 5
+    streams: int = 4
     numbers: int = 0
 
 
@@ -117,7 +117,7 @@ def layout(room: Room) -> tuple[dict[str, int], int]:
     # Lanes, or the stack of a pairwise tree: one buffer holds either.
     width = max(room.width, LEVELS)
     # Numbers of 4 bytes, two to an int64, and of 8 bytes.
-    narrow = {"values": room.kept * room.n, "kept": room.n, "block": room.blocks * BLOCK, "found": BLOCK}
+    narrow = {"values": room.kept * room.n, "block": room.blocks * BLOCK, "found": BLOCK}
     narrow |= {"drawn": BLOCK, "words": BLOCK + 16, "lanes": room.streams * width, "before": width}
     wide = {"p": BLOCK, "q": BLOCK, "exact": BLOCK, "rounded": BLOCK, "state": 2 * room.streams}
     wide |= {"partial": room.streams * width, "leaves": room.streams * width, "marks": room.sites}

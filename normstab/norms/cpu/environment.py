@@ -21,7 +21,7 @@ __all__ = ["SLOTS", "context_at", "field", "floats", "index_of", "integers", "ma
 # After the fields: tensors of the layer; what its sites need; buffers of a group, a block, open sums; a program.
 SLOTS = (
     "x", "z", "gamma", "beta", "mean", "scale", "reciprocal", "stored", "members", "signs", "grad", "slope", "dx",
-    "d_gamma", "d_beta", "grad_cast", "product", "table", "contexts", "marks", "constants", "values", "kept", "block",
+    "d_gamma", "d_beta", "grad_cast", "product", "table", "contexts", "marks", "constants", "values", "block",
     "drawn", "words", "p", "q", "exact", "rounded", "lanes", "before", "partial", "leaves", "state", "found",
     "rows", "places", "numbers",
 )  # fmt: skip

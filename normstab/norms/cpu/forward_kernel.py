@@ -1,7 +1,7 @@
-"""The fused forward pass: three passes over the values of a group, which stay in the cache.
+"""The fused forward pass of linf, topK and range: three passes over the values of a group, which stay in the cache.
 
     x, a group --gather, cast--> values            1. the sum for mu        a block of 1024 values at a time
-                                 values - mu       2. the sum for s, or the largest
+                                 values - mu       2. the largest
                                  values / s --> z  3. gamma, beta, written where x lay
 
 Every operation is the one that `op_by_op` makes, rounded and counted at its own site: only the order in which values
@@ -19,23 +19,21 @@ from normstab.norms.cpu.environment import SLOTS, field, floats, integers, slot
 from normstab.norms.cpu.group_memory import copy, fill, gather, gather_parameters, scatter
 from normstab.norms.cpu.group_sums import add_to_sum, finish_sum
 from normstab.norms.cpu.members import first_ends, largest_members
-from normstab.norms.cpu.scalars import add_scalars, div_scalars, mul_scalars, sqrt_scalar, unbiased
+from normstab.norms.cpu.scalars import add_scalars, div_scalars, mul_scalars
 from normstab.norms.fused.layer_table import BLOCK, FIELDS, FORWARD, KINDS
-from normstab.numerics.kernels.cpu.bits import MAGNITUDE32
 from normstab.numerics.kernels.cpu.compile import kernel, outside, view
 
 __all__ = ["forward_groups"]
 
-N, KIND, K, CENTRES, TRACKS, RECIPROCAL_FORM, HAS_GAMMA, HAS_BETA, HAS_EPS = (
-    FIELDS.index(name)
-    for name in ("n", "kind", "k", "centres", "tracks", "reciprocal", "has_gamma", "has_beta", "has_eps")
+N, KIND, K, CENTRES, RECIPROCAL_FORM, HAS_GAMMA, HAS_BETA, HAS_EPS = (
+    FIELDS.index(name) for name in ("n", "kind", "k", "centres", "reciprocal", "has_gamma", "has_beta", "has_eps")
 )
-INPUT, MEAN_SUM, MEAN_DIV, CENTRE, SQUARE, MAX, TOTAL, SHARE = (
+INPUT, MEAN_SUM, MEAN_DIV, CENTRE, MAX, TOTAL, SHARE = (
     FORWARD.index(name)
-    for name in ("input", "mean.sum", "mean.div", "centre", "square", "max", "dispersion.sum", "dispersion.div")
+    for name in ("input", "mean.sum", "mean.div", "centre", "max", "dispersion.sum", "dispersion.div")
 )
-CONSTANT, EPS, SQRT, RUNNING_VAR, RECIPROCAL, DIVIDE, SCALE, SHIFT = (
-    FORWARD.index(name) for name in ("constant", "eps", "sqrt", "running_var", "reciprocal", "divide", "scale", "shift")
+CONSTANT, EPS, RECIPROCAL, DIVIDE, SCALE, SHIFT = (
+    FORWARD.index(name) for name in ("constant", "eps", "reciprocal", "divide", "scale", "shift")
 )
 AT_X, AT_Z, AT_GAMMA, AT_BETA, AT_MEAN, AT_SCALE, AT_RECIPROCAL, AT_STORED, AT_MEMBERS, AT_SIGNS = (
     SLOTS.index(name)
@@ -43,16 +41,15 @@ AT_X, AT_Z, AT_GAMMA, AT_BETA, AT_MEAN, AT_SCALE, AT_RECIPROCAL, AT_STORED, AT_M
 )
 AT_VALUES, AT_BLOCK, AT_FOUND, AT_CONSTANTS = (SLOTS.index(name) for name in ("values", "block", "found", "constants"))
 LENGTH, GROUP_STRIDE = FIELDS.index("length"), FIELDS.index("group_stride")
-NONE, L2, L1, LINF, TOPK, RANGE = KINDS.values()
-OF_MEAN, OF_SCALE, OF_FEW = 0, 1, 2
+LINF, RANGE = KINDS["linf"], KINDS["range"]
+OF_MEAN, OF_FEW = 0, 1
 BYTES = 4 * BLOCK
 
 
 @kernel
 def forward_groups(env, first, last):  # pragma: no cover - compiled
     """Normalize groups first .. last - 1 of x into z."""
-    n, kind = field(env, N), field(env, KIND)
-    values, block = slot(env, AT_VALUES), slot(env, AT_BLOCK)
+    n, values, block = field(env, N), slot(env, AT_VALUES), slot(env, AT_BLOCK)
     for group in range(first, last):
         for j in range(0, n, BLOCK):
             m = min(BLOCK, n - j)
@@ -67,15 +64,14 @@ def forward_groups(env, first, last):  # pragma: no cover - compiled
             mu = div_scalars(finish_sum(OF_MEAN, group, n, MEAN_SUM, env), np.float64(n), group, MEAN_DIV, env)
             floats(slot(env, AT_MEAN), group + 1)[group] = mu
         centre(mu, group, env)
-        if kind != NONE:
-            s = scale_of(spread, group, env)
-            floats(slot(env, AT_SCALE), group + 1)[group] = s
-            if field(env, RECIPROCAL_FORM):
-                s = div_scalars(1.0, s, group, RECIPROCAL, env)
-                floats(slot(env, AT_RECIPROCAL), group + 1)[group] = s
-            # s, or 1 / s, as a whole block: the other operand of the divisions to come.
-            fill(block, s)
-            note_signs(group, env)
+        s = scale_of(spread, group, env)
+        floats(slot(env, AT_SCALE), group + 1)[group] = s
+        if field(env, RECIPROCAL_FORM):
+            s = div_scalars(1.0, s, group, RECIPROCAL, env)
+            floats(slot(env, AT_RECIPROCAL), group + 1)[group] = s
+        # s, or 1 / s, as a whole block: the other operand of the divisions to come.
+        fill(block, s)
+        note_signs(group, env)
         for j in range(0, n, BLOCK):
             m = min(BLOCK, n - j)
             finish(values + 4 * j, group, j, m, env)
@@ -96,47 +92,27 @@ def range_of(group, env):  # pragma: no cover - compiled
 
 @outside
 def centre(mu, group, env):  # pragma: no cover - compiled
-    """Replace the values by d = x - mu, and begin the sum of d d or abs d."""
-    n, kind, block = field(env, N), field(env, KIND), slot(env, AT_BLOCK)
+    """Replace the values by d = x - mu."""
+    if field(env, CENTRES) == 0:
+        return
+    n, block = field(env, N), slot(env, AT_BLOCK)
     result = block + BYTES
     fill(block, mu)
     for j in range(0, n, BLOCK):
         m, d = min(BLOCK, n - j), slot(env, AT_VALUES) + 4 * j
-        if field(env, CENTRES):
-            # A result is not written over its operands, which a recount would still ask for.
-            operate(SUB, d, block, result, group, j, m, CENTRE, env)
-            copy(result, d, m)
-        if kind == L2:
-            operate(MUL, d, d, result, group, j, m, SQUARE, env)
-            add_to_sum(OF_SCALE, result, EVERY, group, j, m, n, TOTAL, env)
-        elif kind == L1:
-            # The magnitude by its bits: abs is exact, and no operation.
-            add_to_sum(OF_SCALE, d, MAGNITUDE32, group, j, m, n, TOTAL, env)
+        # A result is not written over its operands, which a recount would still ask for.
+        operate(SUB, d, block, result, group, j, m, CENTRE, env)
+        copy(result, d, m)
 
 
 @outside
 def scale_of(spread, group, env):  # pragma: no cover - compiled
-    """Return s, and store the statistic that running averages keep; the sum that `centre` began is closed."""
-    n, kind, constants = field(env, N), field(env, KIND), view(slot(env, AT_CONSTANTS), 2, np.float64)
-    magnitude = spread
-    if kind in (L2, L1):
-        magnitude = div_scalars(finish_sum(OF_SCALE, group, n, TOTAL, env), np.float64(n), group, SHARE, env)
-    elif kind in (LINF, TOPK):
-        magnitude = largest(group, env)
-    if kind != L2:
-        # C of l1, linf, top k and range; l2 has none.
-        magnitude = mul_scalars(constants[0], magnitude, group, CONSTANT, env)
-    s = magnitude
-    if field(env, HAS_EPS):
-        s = add_scalars(magnitude, constants[1], group, EPS, env)
-    if kind == L2:
-        s = sqrt_scalar(s, group, SQRT, env)
-        # Running averages keep the unbiased variance; of one value there is none, and the biased one stays.
-        if field(env, TRACKS) and n > 1:
-            magnitude = unbiased(magnitude, np.float64(n), group, RUNNING_VAR, env)
-    # What is stored has no eps in it.
+    """Return s, and store the statistic that running averages keep, which has no eps in it."""
+    constants = view(slot(env, AT_CONSTANTS), 2, np.float64)
+    magnitude = spread if field(env, KIND) == RANGE else largest(group, env)
+    magnitude = mul_scalars(constants[0], magnitude, group, CONSTANT, env)
     floats(slot(env, AT_STORED), group + 1)[group] = magnitude
-    return s
+    return add_scalars(magnitude, constants[1], group, EPS, env) if field(env, HAS_EPS) else magnitude
 
 
 @outside
@@ -173,9 +149,8 @@ def finish(d, group, first, n, env):  # pragma: no cover - compiled
     """Replace a block of d by z = gamma (d / s) + beta; block 0 holds s, or its reciprocal."""
     block = slot(env, AT_BLOCK)
     result, gamma, beta = block + BYTES, block + 2 * BYTES, block + 3 * BYTES
-    if field(env, KIND) != NONE:
-        operate(MUL if field(env, RECIPROCAL_FORM) else DIV, d, block, result, group, first, n, DIVIDE, env)
-        copy(result, d, n)
+    operate(MUL if field(env, RECIPROCAL_FORM) else DIV, d, block, result, group, first, n, DIVIDE, env)
+    copy(result, d, n)
     if field(env, HAS_GAMMA):
         gather_parameters(slot(env, AT_GAMMA), group, first, n, gamma, env)
         operate(MUL, gamma, d, result, group, first, n, SCALE, env)

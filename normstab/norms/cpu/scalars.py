@@ -17,7 +17,7 @@ from normstab.numerics.kernels.cpu.counting import round_counted64
 from normstab.numerics.kernels.cpu.philox_cpu import field_of
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, KEY, SCRATCH_AT, STEP, add_step
 
-__all__ = ["add_scalars", "cast_scalar", "div_scalars", "mul_scalars", "sqrt_scalar", "unbiased"]
+__all__ = ["add_scalars", "cast_scalar", "div_scalars", "mul_scalars", "ratio_scalar", "sqrt_scalar"]
 
 
 @outside
@@ -63,7 +63,6 @@ def cast_scalar(a, leaf, site, env):  # pragma: no cover - compiled
 
 
 @outside
-def unbiased(v, n, leaf, site, env):  # pragma: no cover - compiled
-    """Return (v n) / (n - 1)."""
-    # Formed in float64, where n is exact, and rounded once: counts are never cast to a format.
-    return settle_scalar((v * n) / (n - 1), v != v, abs(v) == np.inf, False, leaf, site, env)
+def ratio_scalar(v, n, m, leaf, site, env):  # pragma: no cover - compiled
+    """Return (v n) / m: see `reduction.Ratio`."""
+    return settle_scalar((v * n) / m, v != v, abs(v) == np.inf, False, leaf, site, env)

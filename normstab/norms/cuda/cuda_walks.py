@@ -72,7 +72,10 @@ def walk(plan: Plan, place: tuple[int, int, bool], values: Values, made: Made, a
         return
     calls = [made[id(step)][0] if step.calls else None for step, _ in told.steps]
     n = math.prod(plan.reduction.view) if not place[2] else groups_of(plan.reduction)
-    is_served = all(serves32(step.kind, call) for (step, _), call in zip(told.steps, calls, strict=True) if call)
+    kinds = [step.kind for step, _ in told.steps]
+    is_served = all(
+        kind in STEP_CODES and (call is None or serves32(kind, call)) for kind, call in zip(kinds, calls, strict=True)
+    )
     if not is_served or n > MOST_ELEMENTS:
         run_steps([step for step, _ in told.steps], values, made, ar, plan.views)
         return

@@ -1,9 +1,9 @@
 """Which layers the fused kernels compute, and which of them in float32; everything else is computed op by op.
 
-Covered, forward and backward: any norm, by its traced program (norms.program), and on a CPU l2 l1 linf topK range and
-mean-only by kernels of their own; float and fixed-point formats of p <= 24 in every role, every rounding, sums in every
-order in a format of p <= 24, means of one sum. In float32 on a CPU: nearest rounding in fp16, bf16, the fp8 formats and
-their like in every role, and sums in lanes of fp32.
+Covered, forward and backward: any norm, by its traced program (norms.program), and on a CPU linf, topK and range by
+kernels of their own, for their few members are found there on the way. Float and fixed-point formats of p <= 24 in
+every role, every rounding, sums in every order in a format of p <= 24, means of one sum. In float32 on a CPU: nearest
+rounding in fp16, bf16, the fp8 formats and their like in every role, and sums in lanes of fp32.
 
 Left out on a CPU where it is slower than op by op: Kahan's sums and, in narrow formats, sums one after another, which
 have vector kernels of their own (numerics.kernels.cpu.sums.sum_tiles).
@@ -30,7 +30,7 @@ __all__ = ["covers", "covers_program", "is_fast"]
 
 LARGEST_K = 64  # members of a top k are kept sorted by insertion
 LARGEST_WIDE_PRECISION = 8  # with subnormals as small as float32's, a longer product is not exact there (tf32)
-COVERED_KINDS = ("l2", "l1", "linf", "topk", "range")
+COVERED_KINDS = ("linf", "topk", "range")
 STYLE = PLAN.index("style")
 ROLES = ("square", "sum", "variance", "reciprocal", "gradient")
 NEAREST = Rounding("nearest")
@@ -40,7 +40,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def covers(x: Tensor, scheme: Scheme, ar: Arithmetic, *, parameters: tuple[Tensor | None, ...] = ()) -> bool:
     """Whether kernels of its own compute this layer of `x` and of gamma and beta, forward and backward."""
     spec = scheme.spec
-    is_written = spec is None or (spec.kind in COVERED_KINDS and spec.k <= LARGEST_K)
+    is_written = spec is not None and spec.kind in COVERED_KINDS and spec.k <= LARGEST_K
     return is_written and x.device.type == "cpu" and covers_arithmetic(x, ar, parameters)
 
 

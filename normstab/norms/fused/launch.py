@@ -1,4 +1,4 @@
-"""The fused forward pass of a layer: its tensors, the calls of its sites, and what the backward pass needs.
+"""The fused forward pass of linf, topK and range: the tensors, the calls of the sites, and what backward needs.
 
 The kernels are numba's (`cpu_run`), which is imported with the first layer.
 """
@@ -64,8 +64,7 @@ def forward(
     outline = Outline(scheme, reduction, ar.precision, gamma is not None, beta is not None)
     (gamma_cast, beta_cast), constants = forward_sites(sites, outline, (gamma, beta), ar)
     fields = layer_fields(scheme, reduction, ar, has_gamma=gamma is not None, has_beta=beta is not None)
-    groups = groups_of(reduction)
-    k = max(int(fields[K]), 1)
+    groups, k = groups_of(reduction), int(fields[K])
     device = x.device
     z = torch.empty(x.shape, dtype=torch.float32, device=device)
     mean, scale, reciprocal, stored = (torch.zeros(groups, dtype=torch.float32, device=device) for _ in range(4))
@@ -76,15 +75,8 @@ def forward(
 
     run_forward(Layer(sites, ar, fields, constants), groups, tensors)
     saved = SavedFused(x.detach(), mean, scale, reciprocal, gamma_cast, members, signs, draws_of(sites))
-    spec = scheme.spec
-    has_stored = spec is not None and (scheme.tracks or spec.kind != "l2")
-    return (
-        z,
-        reduction.keepdim(mean) if scheme.centres else None,
-        reduction.keepdim(scale) if spec is not None else None,
-        reduction.keepdim(stored) if has_stored else None,
-        saved,
-    )
+    kept = reduction.keepdim(mean) if scheme.centres else None
+    return z, kept, reduction.keepdim(scale), reduction.keepdim(stored), saved
 
 
 @lru_cache(maxsize=512)

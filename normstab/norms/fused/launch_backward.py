@@ -1,4 +1,4 @@
-"""The fused backward pass of a layer, and the sums of the gradients of parameters that many groups share."""
+"""The fused backward pass of linf, topK and range, and the sums of gradients of parameters that many groups share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.norms.catalogue import Scheme
@@ -53,7 +52,7 @@ def backward(
     of = Parameters(reduction, ar, needs_gamma=needs_gamma, needs_beta=needs_beta)
     outline = Outline(scheme, reduction, ar.precision, has_gamma=saved.gamma is not None)
     sites = Sites(BACKWARD, ar)
-    slope, constants = backward_sites(sites, of, saved, backward_program(outline, needs), scheme)
+    slope = backward_sites(sites, of, saved, backward_program(outline, needs), scheme)
     groups = groups_of(reduction)
     dx = torch.empty(grad.shape, dtype=torch.float32, device=grad.device) if needs_input else None
     tensors = {"grad": source, "x": x, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
@@ -61,7 +60,7 @@ def backward(
     tensors |= of.room(groups, grad.device)
     from normstab.norms.cpu.cpu_run import run_backward  # which needs numba
 
-    run_backward(Layer(sites, ar, fields, constants), groups, tensors)
+    run_backward(Layer(sites, ar, fields, np.zeros(2)), groups, tensors)
     return Gradients(dx, *of.gradients())
 
 
@@ -74,27 +73,24 @@ def backward_program(outline: Outline, needs: tuple[bool, bool, bool]) -> tuple[
 
 def backward_sites(
     sites: Sites, of: Parameters, saved: SavedFused, traced: tuple[Program, frozenset[str]], scheme: Scheme
-) -> tuple[Tensor, NDArray[np.float64]]:
-    """Make the calls of the backward pass in the order of its program; return ds/dx of the members, and C.
+) -> Tensor:
+    """Make the calls of the backward pass in the order of its program; return ds/dx of the members.
 
-    The slopes of the few members of linf, topk and range are computed here, by the readable code itself.
+    These are few: their slopes are computed here, by the readable code itself.
     """
     program, fitting = traced
-    slope, constants, ar = torch.zeros(1, 1, dtype=torch.float32, device=saved.input.device), np.zeros(2), of.ar
-    has_members = scheme.spec is not None and scheme.spec.kind in ("linf", "topk", "range")
+    slope, ar = torch.zeros(1, 1, dtype=torch.float32, device=saved.input.device), of.ar
     call_again(sites, saved, scheme, ar)
     for step in program.steps:
         name = step.calls[0].operation if step.calls else ""
         # `slopes` makes the call of the constant, and those of the slopes, itself.
-        if has_members and step.kind == "constant":
+        if step.kind == "constant":
             found = slopes(saved.signs, saved.members, scheme, of.reduction, ar)
             slope = torch.cat([part.expand(len(saved.members), -1) for part in found], 1).to(torch.float32)
-        elif step.kind == "constant":
-            constants[0] = ar.constant(*step.detail)
-        elif not (has_members and name.startswith(OF_SLOPES)):
+        elif not name.startswith(OF_SLOPES):
             sites.make(step, fitting if of.in_kernel or not name.startswith(OF_PARAMETERS) else frozenset())
     of.take_calls(sites)
-    return slope, constants
+    return slope
 
 
 # The operations that `slopes` makes the calls of, and those of the gradients of parameters.
@@ -103,7 +99,7 @@ OF_SLOPES, OF_PARAMETERS = ("constant", "slope"), ("dbeta", "dgamma")
 
 def call_again(sites: Sites, saved: SavedFused, scheme: Scheme, ar: Arithmetic) -> None:
     """Make the uncounted calls of what was computed before, with its random bits."""
-    was_computed = {"input": True, "centre": scheme.centres, "divide": scheme.spec is not None}
+    was_computed = {"input": True, "centre": scheme.centres, "divide": True}
     for name, (word, step) in zip(AGAIN, saved.draws.numpy().astype(np.uint64).tolist(), strict=True):
         if not was_computed[name]:
             continue

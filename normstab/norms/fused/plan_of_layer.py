@@ -53,14 +53,14 @@ class Sites:
 def layer_fields(scheme: Scheme, reduction: Reduction, ar: Arithmetic, **flags: bool | int) -> NDArray[np.int64]:
     """Return the integers of a layer in the order of FIELDS."""
     spec = scheme.spec
+    assert spec is not None
     return fields_of(
         reduction,
         ar,
         is_fast=is_fast(ar),
-        kind=KINDS[None if spec is None else spec.kind],
-        k=0 if spec is None else {"linf": 1, "range": 2}.get(spec.kind, spec.k),
+        kind=KINDS[spec.kind],
+        k={"linf": 1, "range": 2}.get(spec.kind, spec.k),
         centres=scheme.centres,
-        tracks=scheme.tracks,
         has_eps=scheme.eps != 0,
         reciprocal=ar.precision.divide == "reciprocal",
         **flags,

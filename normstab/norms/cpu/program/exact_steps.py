@@ -13,12 +13,21 @@ from normstab.norms.cpu.program.instruction_codes import CODES
 from normstab.numerics.kernels.cpu.bits import MAGNITUDE32, SIGN32
 from normstab.numerics.kernels.cpu.compile import device, outside, view
 
-__all__ = ["choose_block", "compare_block", "exact_scalar", "holds", "sign_bits_block"]
+__all__ = ["choose_block", "compare_block", "exact_scalar", "holds", "sign_bits_block", "sign_block"]
 
 u32 = np.uint32
 SIGN, ABS, NEG, CHOICE = (CODES[name] for name in ("sign", "abs", "aten::neg", "aten::where.self"))
 EQ, LT = CODES["aten::eq.Scalar"], CODES["aten::lt.Scalar"]
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
+
+
+@outside
+def sign_block(d, y, n):  # pragma: no cover - compiled
+    """Set y = sign(d), NaN of NaN."""
+    x, signs = floats(d, n), floats(y, n)
+    for i in range(n):
+        s = ONE if x[i] > ZERO else (-ONE if x[i] < ZERO else ZERO)
+        signs[i] = x[i] if x[i] != x[i] else s
 
 
 @outside

@@ -13,7 +13,7 @@ CODES = {
         (
             "cast", "add", "sub", "mul", "div", "sqrt", "sign", "abs", "aten::neg", "aten::eq.Scalar",
             "aten::lt.Scalar", "aten::gt.Scalar", "aten::where.self", "GATHER", "SCATTER", "PARAMETERS", "SUM",
-            "FINISH", "FILL", "LOAD", "STORE", "LOOP", "END",
+            "FINISH", "FILL", "LOAD", "STORE", "LOOP", "END", "apply",
         )
     )
 }  # fmt: skip

@@ -19,10 +19,15 @@ from normstab.norms.cpu.block_steps import ADD, CAST, DIV, EVERY, MUL, SQRT, SUB
 from normstab.norms.cpu.environment import SLOTS, field, floats, index_of, integers, slot
 from normstab.norms.cpu.group_memory import fill, gather, gather_parameters, scatter
 from normstab.norms.cpu.group_sums import add_to_sum, finish_sum
-from normstab.norms.cpu.program.exact_steps import choose_block, compare_block, exact_scalar, sign_bits_block
+from normstab.norms.cpu.program.exact_steps import (
+    choose_block,
+    compare_block,
+    exact_scalar,
+    sign_bits_block,
+    sign_block,
+)
 from normstab.norms.cpu.program.instruction_codes import CODES, ROW
-from normstab.norms.cpu.scalars import add_scalars, cast_scalar, div_scalars, mul_scalars, sqrt_scalar
-from normstab.norms.cpu.signs import sign_block
+from normstab.norms.cpu.scalars import add_scalars, cast_scalar, div_scalars, mul_scalars, ratio_scalar, sqrt_scalar
 from normstab.norms.cpu.wide_blocks import narrowed
 from normstab.norms.fused.layer_table import BLOCK, FIELDS
 from normstab.numerics.kernels.cpu.bits import MAGNITUDE32
@@ -36,7 +41,7 @@ N = FIELDS.index("n")
 AT_ROWS, AT_PLACES, AT_NUMBERS = (SLOTS.index(name) for name in ("rows", "places", "numbers"))
 CODE, A, B, C, Y, SITE = (ROW.index(name) for name in ("code", "a", "b", "c", "y", "site"))
 LENGTH = len(ROW)
-SIGN, ABS, NEG, CHOICE = (CODES[name] for name in ("sign", "abs", "aten::neg", "aten::where.self"))
+SIGN, ABS, NEG, CHOICE, RATIO = (CODES[name] for name in ("sign", "abs", "aten::neg", "aten::where.self", "apply"))
 GATHER, SCATTER, PARAMETERS, SUM, FINISH, FILL, LOAD, STORE, LOOP, END = (
     CODES[name] for name in ("GATHER", "SCATTER", "PARAMETERS", "SUM", "FINISH", "FILL", "LOAD", "STORE", "LOOP", "END")
 )
@@ -145,4 +150,5 @@ def computed(row, group, env):  # pragma: no cover - compiled
         return sqrt_scalar(a, group, site, env)
     if code == CAST:
         return cast_scalar(a, group, site, env)
-    return exact_scalar(code, a, b, number(row[C], env))
+    c = number(row[C], env)
+    return ratio_scalar(a, b, c, group, site, env) if code == RATIO else exact_scalar(code, a, b, c)

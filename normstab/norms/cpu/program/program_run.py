@@ -49,7 +49,8 @@ def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmet
     for number in plan.segments[index].written:
         values[number] = torch.empty(plan.shapes[number], dtype=torch.float32, device="cpu")
     tensors = {place.which: memory_of(values[place.which]) for place in told.places if place.kind in IN_MEMORY}
-    places = np.array([place_of(place, tensors, plan.reduction.n) for place in told.places], np.int64)
+    n = plan.reduction.n
+    places = np.array([place_of(place, tensors, n) for place in told.places], np.int64)
     numbers = list(told.numbers)
     for number, at in told.scalars.items():
         numbers[at] = float(values[number])
@@ -58,14 +59,14 @@ def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmet
     fields = fields_of(plan.reduction, ar, is_fast=plan.is_uniform and is_fast(ar))
     table = format_plan(precision.format(), precision.rounding, LANE32)
     addresses = {"rows": rows.ctypes.data, "places": places.ctypes.data, "table": table.ctypes.data}
-    room = Room(
-        plan.reduction.n, precision.accumulation.width, len(calls), told.blocks, told.kept, told.streams, len(numbers)
-    )
+    room = Room(n, precision.accumulation.width, len(calls), told.blocks, told.kept, told.streams, len(numbers))
     run_pieces(run_groups, calls, groups, Told(fields, addresses, room, numbers))
 
 
 def memory_of(x: Tensor) -> Tensor:
     """Return a tensor as the interpreter reads it: dense float32, a mask as 0 and 1."""
+    if x.dtype == torch.float32 and x.is_contiguous() and not x.requires_grad:
+        return x
     return x.detach().to(torch.float32).contiguous()
 
 
