@@ -1,1 +1,1 @@
-"""The fused kernels of the norm layers, for CPUs and CUDA: the bits and the ledger of `op_by_op`, in a few passes."""
+"""The fused kernels of linf, topK and range on a CPU, and which layers kernels and traced programs compute."""
