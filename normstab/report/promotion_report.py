@@ -153,6 +153,7 @@ def tried_plot(found: Promotion) -> str:
     tested = [c.name for c in found.candidates if any(c.name in trial.members for trial in found.tried)][:MOST_ROWS]
 
     def paint(figure: Figure) -> None:
+        figure.set_layout_engine("constrained")  # which leaves room for names as long as they are
         axes = figure.add_subplot()
         for row, trial in enumerate(found.tried):
             columns = [column for column, name in enumerate(tested) if name in trial.members]
@@ -163,4 +164,5 @@ def tried_plot(found: Promotion) -> str:
         axes.set_yticks(range(len(found.tried)), [str(row + 1) for row in range(len(found.tried))])
         axes.set(xlim=(-0.7, len(tested) + 2.5), ylim=(len(found.tried) - 0.5, -0.5), ylabel="set tried")
 
-    return draw(3.0 + 0.3 * len(tested), 1.5 + 0.25 * max(1, len(found.tried)), paint)
+    longest = max(map(len, tested), default=0)
+    return draw(3.0 + 0.3 * len(tested), 1.0 + 0.25 * max(1, len(found.tried)) + 0.07 * longest, paint)
