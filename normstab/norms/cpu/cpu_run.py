@@ -23,8 +23,8 @@ from normstab.norms.cpu.backward_kernel import backward_groups
 from normstab.norms.cpu.environment import SLOTS, read_marks
 from normstab.norms.cpu.forward_kernel import forward_groups
 from normstab.norms.cpu.group_sums import LEVELS
-from normstab.norms.fused.launch import Layer
 from normstab.norms.fused.layer_table import BLOCK, FIELDS
+from normstab.norms.fused.plan_of_layer import Layer
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.sums.steps import contexts, rows_of, settle_all
 from normstab.numerics.kernels.cpu.threads import run_chunks

@@ -15,28 +15,19 @@ from torch import Tensor
 
 from normstab.norms.catalogue import Scheme
 from normstab.norms.fused.layer_table import FIELDS, FORWARD
-from normstab.norms.fused.plan_of_layer import Sites, groups_of, layer_fields
+from normstab.norms.fused.plan_of_layer import Layer, Sites, groups_of, layer_fields
 from normstab.norms.program.known_formats import fitting_loads
 from normstab.norms.program.layer_outline import Outline
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Program, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 
-__all__ = ["AGAIN", "Layer", "SavedFused", "forward"]
+__all__ = ["AGAIN", "SavedFused", "forward"]
 
 K = FIELDS.index("k")
 # What the backward pass computes once more: these operations of the forward pass.
 AGAIN = ("input", "centre", "divide")
 CONSTANTS = ("constant", "eps")  # in the order in which the kernels have them
-
-
-class Layer(NamedTuple):
-    """What the kernels of a pass are told: the calls of its sites, its arithmetic, its fields, and C and eps."""
-
-    sites: Sites
-    ar: Arithmetic
-    fields: NDArray[np.int64]
-    constants: NDArray[np.float64]
 
 
 class SavedFused(NamedTuple):

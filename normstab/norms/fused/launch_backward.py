@@ -10,9 +10,9 @@ from torch import Tensor
 
 from normstab.norms.catalogue import Scheme
 from normstab.norms.dispersion import slopes
-from normstab.norms.fused.launch import AGAIN, Layer, SavedFused
+from normstab.norms.fused.launch import AGAIN, SavedFused
 from normstab.norms.fused.layer_table import BACKWARD
-from normstab.norms.fused.plan_of_layer import Sites, groups_of, layer_fields
+from normstab.norms.fused.plan_of_layer import Layer, Sites, groups_of, layer_fields
 from normstab.norms.op_by_op import Gradients
 from normstab.norms.program.known_formats import fitting_loads
 from normstab.norms.program.layer_outline import Outline

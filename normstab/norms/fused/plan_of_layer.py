@@ -6,6 +6,7 @@ No numba here. Their names are those of `layer_table`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
 
-__all__ = ["Sites", "fields_of", "groups_of", "layer_fields", "where"]
+__all__ = ["Layer", "Sites", "fields_of", "groups_of", "layer_fields", "where"]
 
 
 class Sites:
@@ -48,6 +49,15 @@ class Sites:
             self[name] = self._ar.in_format(called.role).call(called.operation, called.format)
             if name in fitting:
                 self[name] = None
+
+
+class Layer(NamedTuple):
+    """What the kernels of a pass are told: the calls of its sites, its arithmetic, its fields, and C and eps."""
+
+    sites: Sites
+    ar: Arithmetic
+    fields: NDArray[np.int64]
+    constants: NDArray[np.float64]
 
 
 def layer_fields(scheme: Scheme, reduction: Reduction, ar: Arithmetic, **flags: bool | int) -> NDArray[np.int64]:
