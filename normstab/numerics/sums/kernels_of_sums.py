@@ -23,6 +23,7 @@ KERNELS = {
     ("cpu", "functions"): "cpu.cpu_functions",
     ("cuda", "sums"): "cuda.sums.cuda_sums",
     ("cuda", "matmul"): "cuda.sums.cuda_products",
+    ("cuda", "welford"): "cuda.sums.welford_launch",
 }
 
 # Devices whose sums read float16 and bfloat16 where they lie; elsewhere they are widened first.

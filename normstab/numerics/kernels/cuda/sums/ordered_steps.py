@@ -36,7 +36,7 @@ from normstab.numerics.kernels.cuda.float32_events import events32
 from normstab.numerics.kernels.cuda.float32_exact import product_and_rest32, sum32
 from normstab.numerics.kernels.cuda.sums.ordered_cells import grown
 
-__all__ = ["How", "add_step", "fused_step", "is_narrow", "load_step", "product_step", "rule_of"]
+__all__ = ["How", "add_step", "computed_step", "fused_step", "is_narrow", "load_step", "product_step", "rule_of"]
 
 
 class How:

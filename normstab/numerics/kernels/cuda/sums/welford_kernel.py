@@ -1,0 +1,111 @@
+"""Welford's running mean of many rows at once, one row a thread, every result rounded and counted at its site.
+
+    row of a thread    x_1  x_2  x_3 ...                                     read where they lie
+    registers          d = x_i - m;  m += d / i;  M2 += d (x_i - m)          seven sites, in emulated float64
+    at the end         m, M2                                                 two numbers a row
+
+A step needs the one before it, so that only rows run side by side.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from normstab.numerics.kernels.cuda.cuda_bits import SIGN64, as_int64, widened
+from normstab.numerics.kernels.cuda.cuda_kernels import CODES
+from normstab.numerics.kernels.cuda.device_log import COUNTED
+from normstab.numerics.kernels.cuda.sums.ordered_cells import MOST_STEPS, no_cells, settle_sums
+from normstab.numerics.kernels.cuda.sums.ordered_kernel import leaf_of, place_of, write_at
+from normstab.numerics.kernels.cuda.sums.ordered_steps import How, computed_step, load_step
+
+__all__ = ["WELFORD_SITES", "welford_kernel"]
+
+# The sites in the order of their counters and words; the last three are those of M2.
+WELFORD_SITES = ("load", "delta", "div", "sum", "delta_after", "mul", "m2")
+LOAD, DELTA, QUOTIENT, SUM, AFTER, PRODUCT, SQUARES = (tl.constexpr(i) for i in range(len(WELFORD_SITES)))
+ADD, MUL, DIV = (tl.constexpr(CODES[name]) for name in ("add", "mul", "div"))
+COUNTS, LOADS, FOLDS, WIDTH = (tl.constexpr(x) for x in (How.COUNTS, How.LOADS, How.FOLDS, How.WIDTHS))
+MOST, SITE = tl.constexpr(MOST_STEPS), tl.constexpr(COUNTED)
+
+
+@triton.jit
+def told_at(table, words, SITE_: tl.constexpr, HOW: tl.constexpr):
+    """Return what a step at a site reads: the plan of the format, and its two words of Philox."""
+    word, step = tl.full([], 0, tl.int64), tl.full([], 0, tl.int64)
+    if (HOW & WIDTH) > 0:
+        word, step = tl.load(words + 2 * SITE_), tl.load(words + 2 * SITE_ + 1)
+    return table, word, step
+
+
+@triton.jit
+def mean_step(x, mean, number, index, inside, cells, table, words, counts, HOW: tl.constexpr):
+    """Return x - m, the new mean m + (x - m) / i, and the cells of the three sites; `number` are the bits of i."""
+    folds: tl.constexpr = (HOW & FOLDS) > 0
+    off, shared, moved = cells
+    # Subtracted is by the bit of the sign, which keeps that of a zero.
+    other = mean ^ SIGN64
+    told = told_at(table, words, DELTA, HOW)
+    delta, off = computed_step(x, other, other, index, inside, off, told, counts, ADD, folds, HOW)
+    told = told_at(table, words, QUOTIENT, HOW)
+    share, shared = computed_step(delta, number, number, index, inside, shared, told, counts, DIV, folds, HOW)
+    told = told_at(table, words, SUM, HOW)
+    mean, moved = computed_step(mean, share, share, index, inside, moved, told, counts, ADD, folds, HOW)
+    return delta, mean, (off, shared, moved)
+
+
+@triton.jit
+def squares_step(x, delta, mean, m2, index, inside, cells, table, words, counts, HOW: tl.constexpr):
+    """Return M2 + (x - m_old) (x - m), and the cells of the three sites."""
+    folds: tl.constexpr = (HOW & FOLDS) > 0
+    off, squared, grown = cells
+    other = mean ^ SIGN64
+    told = told_at(table, words, AFTER, HOW)
+    after, off = computed_step(x, other, other, index, inside, off, told, counts, ADD, folds, HOW)
+    told = told_at(table, words, PRODUCT, HOW)
+    product, squared = computed_step(delta, after, after, index, inside, squared, told, counts, MUL, folds, HOW)
+    told = told_at(table, words, SQUARES, HOW)
+    m2, grown = computed_step(m2, product, product, index, inside, grown, told, counts, ADD, folds, HOW)
+    return m2, (off, squared, grown)
+
+
+@triton.jit
+def settle_three(cells, counts, FIRST: tl.constexpr):
+    """Add what three sites counted, the first of them number FIRST, to their counters."""
+    for i in tl.static_range(3):
+        settle_sums(cells[i], counts + (FIRST + i) * SITE, False)
+
+
+@triton.jit(do_not_specialize=["rows", "n"])
+def welford_kernel(
+    source, means, squares, table, words, counts, rows, n, kept, reduced, kept_index, reduced_index,
+    DIGITS: tl.constexpr, BIAS: tl.constexpr, HOW: tl.constexpr, HAS_M2: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Write m, and M2 where HAS_M2, of each row, as float64 bits; axes are given as to `ordered_kernel`."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    is_row = row < rows
+    memory, row_index = source + place_of(row, kept[0], kept[1]), place_of(row, kept_index[0], kept_index[1])
+    mean, m2 = row * 0, row * 0
+    for base in range(0, n, MOST):
+        loaded = no_cells(mean, False)
+        of_mean, of_squares = (loaded, loaded, loaded), (loaded, loaded, loaded)
+        for t in range(base, tl.minimum(base + MOST, n)):
+            position = row * 0 + t
+            x = widened(tl.load(memory + place_of(position, reduced[0], reduced[1]), is_row, other=0), DIGITS, BIAS)
+            index = leaf_of(row_index, position, 1, reduced_index, HOW)
+            if (HOW & LOADS) > 0:
+                x, loaded = load_step(x, index, is_row, loaded, told_at(table, words, LOAD, HOW), counts, HOW)
+            number = as_int64((position + 1).to(tl.float64))
+            delta, mean, of_mean = mean_step(x, mean, number, index, is_row, of_mean, table, words, counts, HOW)
+            if HAS_M2:
+                m2, of_squares = squares_step(x, delta, mean, m2, index, is_row, of_squares, table, words, counts, HOW)
+        if (HOW & COUNTS) > 0:
+            settle_three(of_mean, counts, DELTA)
+            if (HOW & LOADS) > 0:
+                settle_sums(loaded, counts + LOAD * SITE, False)
+            if HAS_M2:
+                settle_three(of_squares, counts, AFTER)
+    write_at(means, row, mean, is_row, HOW)
+    if HAS_M2:
+        write_at(squares, row, m2, is_row, HOW)
