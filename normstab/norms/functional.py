@@ -95,6 +95,14 @@ def normalize_with(
     """Return z with given `statistics`, the running mean and what is stored of the scale: evaluation."""
     if ar.precision.norm == "wide":
         return Forward(*wide_norm.forward(x, (gamma, beta), statistics, scheme, reduction, ar))
+    if not ar.is_native and reduction.shared is None and kernels_for(x) is not None:
+        from normstab.norms.fused import coverage
+        from normstab.norms.program import launch_program
+
+        if coverage.covers_program(x, ar, parameters=(gamma, beta, *statistics)):
+            done = launch_program.evaluate(x, gamma, beta, statistics, scheme, reduction, ar)
+            if done is not None:
+                return Forward(*done)
     return _forward(op_by_op.evaluate(x, gamma, beta, statistics, scheme, reduction, ar))
 
 

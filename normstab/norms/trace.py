@@ -260,7 +260,8 @@ def trace_evaluation(outline: Outline, has_mean: bool = True, has_stored: bool =
     statistics, ar = (given[0], given[1]), Recorder(outline.precision, tape)
     with recording(tape):
         done = op_by_op.evaluate(x, gamma, beta, statistics, outline.scheme, outline.reduction, ar)
-    return _program(tape, inputs, {"output": done.output, **done.saved._asdict()})
+    outputs = {"output": done.output, "mean": done.mean, "stored": done.stored, **done.saved._asdict()}
+    return _program(tape, inputs, outputs)
 
 
 @lru_cache(maxsize=512)

@@ -21,7 +21,7 @@ from normstab.norms.dispersion import (
     centred_sign,
     with_constant,
 )
-from normstab.norms.functional import normalize_backward, normalize_forward
+from normstab.norms.functional import normalize_backward, normalize_forward, normalize_with
 from normstab.norms.program import launch_program
 from normstab.norms.program.known_formats import formats_of
 from normstab.norms.program.layer_outline import Outline
@@ -151,6 +151,34 @@ def test_lp_runs_by_its_program_with_the_bits_of_the_readable_code(norm: str, la
 def test_lp_runs_by_its_program_in_every_rounding_and_order(precision: str) -> None:
     for layout in ("batch", "layer"):
         assert_same(*example("lp3", layout, precision), precision)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16;divide=reciprocal", *WIDE])
+@pytest.mark.parametrize("norm", ["l2", "l1", "linf", "lp3", None])
+def test_evaluation_runs_by_a_program_with_the_bits_of_the_readable_code(norm: str | None, precision: str) -> None:
+    x, gamma, beta, mean = torch.randn(4, 6, 5, 11) * 300, *(torch.randn(6) for _ in range(3))
+    scheme = Scheme(None if norm is None else parse_norm(norm), tracks=True)
+    stored = None if norm is None else torch.rand(6) + 0.5
+    for reduction in (Reduction.of_batch(x.shape), Reduction.of_instance(x.shape)):
+        for statistics, parameters in (((mean, stored), (gamma, beta)), ((None, stored), (gamma, None))):
+            program, readable = arithmetic(precision), arithmetic(precision)
+            for _ in range(2):
+                found = normalize_with(x, *parameters, statistics, scheme, reduction, program)
+                wanted = op_by_op.evaluate(x, *parameters, statistics, scheme, reduction, readable)
+                pairs = [(found.output, wanted.output), (found.mean, wanted.mean), (found.stored, wanted.stored)]
+                assert all(is_same(a, b) for a, b in [*pairs, *zip(found.saved, wanted.saved, strict=True)])
+            assert_same_ledger(program, readable)
+
+
+def test_a_layer_in_evaluation_runs_by_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked, run = [], launch_program.run
+    monkeypatch.setattr(launch_program, "run", lambda *given: walked.append(given[0]) or run(*given))
+    layer, x = ns.BatchNorm2d(6), torch.randn(4, 6, 5, 11, requires_grad=True)
+    layer.arithmetic = arithmetic("fp16")
+    layer.eval()(x).sum().backward()
+    assert len(walked) == 1
+    assert "running_var" in walked[0].program.inputs
+    assert x.grad is not None
 
 
 @pytest.mark.parametrize("norm", ["roots", "median"])

@@ -30,10 +30,10 @@ from normstab.norms.program.recomputed import (
 from normstab.norms.program.segments import Plan, plan_of
 from normstab.norms.program.whole_steps import Made, make_calls, run_steps
 from normstab.norms.reduction import Reduction
-from normstab.norms.trace import Program, trace_backward, trace_forward
+from normstab.norms.trace import Program, trace_backward, trace_evaluation, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
 
-__all__ = ["RUNNERS", "backward", "forward"]
+__all__ = ["RUNNERS", "backward", "evaluate", "forward"]
 
 # Type of a device -> the module that runs segments there.
 RUNNERS = {"cpu": "normstab.norms.cpu.program.program_run", "cuda": "normstab.norms.cuda.cuda_walks"}
@@ -70,9 +70,28 @@ def forward(
     else:
         groups, draws = groups_kept(again, found), draws_of(again, made)
         kept = SavedAgain(x.detach(), found["scale"], found["gamma"], found["members"], groups, draws)
-    output = found["output"]
-    assert output is not None
-    return Done(output.reshape(x.shape), found["mean"], found["scale"], found["stored"], kept)
+    return Done(found["output"].reshape(x.shape), found["mean"], found["scale"], found["stored"], kept)
+
+
+def evaluate(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    statistics: tuple[Tensor | None, Tensor | None],
+    scheme: Scheme,
+    reduction: Reduction,
+    ar: Arithmetic,
+) -> Done | None:
+    """Return what `op_by_op.evaluate` returns; None, and nothing is done, without a program."""
+    outline = Outline(scheme, reduction, ar.precision, gamma is not None, beta is not None)
+    plan = evaluation_plan(outline, statistics[0] is not None, statistics[1] is not None)
+    if plan is None:
+        return None
+    given = dict(zip(("running_mean", "running_var"), statistics, strict=True))
+    given |= {"x": x.reshape(reduction.view), "gamma": gamma, "beta": beta}
+    found = run(plan, given, make_calls(plan.program, ar), ar)
+    saved = Saved(*(found[name] for name in Saved._fields))
+    return Done(found["output"].reshape(x.shape), found["mean"], saved.scale, found["stored"], saved)
 
 
 def backward(
@@ -106,6 +125,13 @@ def forward_plan(outline: Outline) -> Plan | None:
     if program is None:
         return None
     return in_order(plan_of(program if again is None else slimmed(again), outline, {}))
+
+
+@lru_cache(maxsize=512)
+def evaluation_plan(outline: Outline, has_mean: bool, has_stored: bool) -> Plan | None:
+    """Return the plan of an evaluation with statistics that are given, or None."""
+    program = recorded(trace_evaluation, outline, has_mean, has_stored)
+    return None if program is None else in_order(plan_of(program, outline, {}))
 
 
 @lru_cache(maxsize=512)
