@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from normstab.experiment.records.files import write_atomically
 from normstab.report.pictures.svg import draw
@@ -18,6 +19,10 @@ from normstab.report.words import aligned
 from normstab.search.format_map import Frontier, Place
 
 __all__ = ["frontier_json", "frontier_text", "write_frontier"]
+
+# How strongly a square is painted whose format was trained, and one of which that only follows.
+TRIED, IMPLIED = 0.9, 0.25
+OUTLINE, DASHES = "#1f2328", "#57606a"  # inks of the map
 
 
 def frontier_json(found: Frontier) -> dict[str, Any]:
@@ -126,23 +131,37 @@ def frontier_plot(found: Frontier) -> str:
     bad = next((v for p, v in verdicts.items() if not stairs.holds(*p)), None)
 
     def paint(figure: Figure) -> None:
+        figure.set_layout_engine("constrained")  # which leaves room for the legend
         axes = figure.add_subplot()
         for x in stairs.xs:
             for y in stairs.ys:
                 own = verdicts.get((x, y))
                 shown = own or (good if stairs.holds(x, y) else bad)
                 if shown is not None:
-                    alpha = 0.9 if own is not None else 0.25
+                    alpha = TRIED if own is not None else IMPLIED
                     axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=shown.colour, alpha=alpha, linewidth=0))
         for x, y in stairs.corners:
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#1f2328", linewidth=1.8))
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=OUTLINE, linewidth=1.8))
         if found.predicted_exponent is not None:
-            axes.axvline(found.predicted_exponent - 0.5, linestyle="--", color="#57606a", label="range of the results")
+            axes.axvline(
+                found.predicted_exponent - 0.5, linestyle="--", color=DASHES, label="predicted: range of results"
+            )
         if found.grid.is_accumulator and found.predicted_significand is not None:
-            axes.axhline(found.predicted_significand - 0.5, linestyle=":", color="#57606a", label="variance retention")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            axes.axhline(
+                found.predicted_significand - 0.5, linestyle=":", color=DASHES, label="predicted: variance retention"
+            )
+        figure.legend(
+            handles=[*keys_of(found), *axes.get_legend_handles_labels()[0]], loc="outside lower left", ncols=2
+        )
         axes.set(xlim=(stairs.xs[0] - 0.6, stairs.xs[-1] + 0.6), ylim=(stairs.ys[0] - 0.6, stairs.ys[-1] + 0.6))
         axes.set(xlabel="exponent bits", ylabel="significand bits", xticks=stairs.xs, yticks=stairs.ys)
 
-    return draw(2.6 + 0.45 * len(stairs.xs), 1.4 + 0.35 * len(stairs.ys), paint)
+    return draw(2.2 + 0.45 * len(stairs.xs), 2.4 + 0.35 * len(stairs.ys), paint)
+
+
+def keys_of(found: Frontier) -> list[Artist]:
+    """Return what the squares of the map mean, for its legend: a verdict each, then what is no verdict."""
+    seen = dict.fromkeys(sorted((tried.verdict for tried in found.tried), key=str))
+    keys: list[Artist] = [Patch(color=verdict.colour, alpha=TRIED, linewidth=0, label=str(verdict)) for verdict in seen]
+    keys.append(Patch(color=DASHES, alpha=IMPLIED, linewidth=0, label="pale: implied, not trained"))
+    return [*keys, Patch(fill=False, edgecolor=OUTLINE, linewidth=1.8, label="a smallest format")]
