@@ -201,7 +201,7 @@ def test_what_several_processes_cannot_do_is_refused_once(ran, tmp_path, options
     assert "has died" not in done.stderr
 
 
-@pytest.mark.parametrize("victim", [1, 0])
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.nightly)])
 def test_a_process_that_dies_is_named_and_the_same_command_goes_on(tmp_path, victim):
     scenario, out = tmp_path / "tiny.yaml", tmp_path / "out"
     # The reference is soon finished; the cell that follows it, with norms op by op, is killed under way.

@@ -173,10 +173,12 @@ def test_tiles_of_rows_equal_the_general_kernel(format, mode, kind, monkeypatch)
         monkeypatch.undo()
 
 
-@pytest.mark.parametrize(("format", "mode"), CARRIED)
-def test_sums_of_the_carrier_equal_the_reference(format, mode, monkeypatch):
+@pytest.mark.parametrize(("format", "mode", "half"), thinned(CARRIED, [0, 1], every=2))
+def test_sums_of_the_carrier_equal_the_reference(format, mode, half, monkeypatch):
     chains = ("sequential+kahan", "blocked16+kahan") if mode == "nearest" else ()
     for i, order in enumerate(("sequential", "pairwise", "blocked16", "lanes64", *chains)):
+        if i % 2 != half:
+            continue
         x = gathered(("raw", "fits")[i % 2], (3, 256), format, seed=i)
         assert_kernel_equals_reference(
             lambda ar, x=x: ar.sum(x, 1), f"fp32/{mode}/{format}:{order}", monkeypatch, **ASKED[2]
