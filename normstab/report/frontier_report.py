@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from normstab.assess.verdicts import Verdict
 from normstab.experiment.records.files import write_atomically
 from normstab.report.pictures.svg import draw
 from normstab.report.words import aligned
@@ -63,9 +64,17 @@ def _headline(found: Frontier) -> str:
     what = "accumulators" if found.grid.is_accumulator else "results"
     cost = f"{asked} of {total} formats tried, {found.trainings} trainings"
     if not corners:
-        return f"No format of the grid trains, not even the widest ({cost})"
+        found_out = "is known to train" if undecided(found) else "trains, not even the widest"
+        return f"No format of the grid {found_out} ({cost})"
     names = [_name(p) + ("" if p in found.confirmed else " (not confirmed on fresh seeds)") for p in corners]
     return f"The smallest formats of {what} that train: {', '.join(names)} ({cost})"
+
+
+def undecided(found: Frontier) -> list[str]:
+    """Return the formats that count as failing because the seeds do not tell."""
+    stairs = found.staircase
+    tried = [each for each in found.tried if each.verdict == Verdict.INCONCLUSIVE and not stairs.holds(*each.place)]
+    return [_name(each.place) for each in tried]
 
 
 def _map(found: Frontier) -> str:
@@ -89,6 +98,11 @@ def _map(found: Frontier) -> str:
 def _remarks(found: Frontier) -> list[str]:
     """Return what was met on the way and what was predicted."""
     remarks = ["* a smallest format; in capitals: trained; in small letters: implied, if wider is never worse."]
+    if left := undecided(found):
+        remarks.append(
+            f"The seeds do not decide {', '.join(left)}, which count as failing, and what is narrower with them; "
+            "more seeds would tell, and --allow INCONCLUSIVE takes them for formats that train"
+        )
     for place, tried in found.again.items():
         remarks.append(
             f"{_name(place)} on fresh seeds {', '.join(map(str, found.fresh_seeds))}: {tried.verdict}, {tried.reason}"

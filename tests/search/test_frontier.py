@@ -16,6 +16,7 @@ from normstab.experiment.records.step_log import StepLog
 from normstab.numerics.bounds import accumulator_bits, variance_retention
 from normstab.numerics.ledger import Tally
 from normstab.numerics.precision import Precision
+from normstab.report.frontier_report import frontier_text
 from normstab.search import trials
 from normstab.search.format_map import Grid, find_frontier, in_format
 from normstab.search.staircase import walk
@@ -75,6 +76,17 @@ def test_corners_are_judged_again_on_seeds_that_no_question_has_seen():
     )
     assert unstable.staircase.corners == ((5, 3),)
     assert unstable.confirmed == ()
+
+
+def test_what_the_seeds_do_not_decide_is_not_called_a_failure_without_a_word():
+    def judge(place, seeds):
+        return (Verdict.INCONCLUSIVE if place[0] >= 5 else Verdict.NONFINITE), "spans the tolerance", None
+
+    said = frontier_text(find_frontier(judge, Grid(fresh_seeds=0), [0]))
+    assert said.startswith("No format of the grid is known to train")
+    assert "The seeds do not decide e5m10, e6m10, e7m10, e8m10" in said and "--allow INCONCLUSIVE" in said
+    failing = frontier_text(find_frontier(judged(lambda place, seeds: False), Grid(fresh_seeds=0), [0]))
+    assert failing.startswith("No format of the grid trains") and "do not decide" not in failing
 
 
 def trained_loss(precision, *, targets, lr, steps):
