@@ -187,7 +187,7 @@ def test_every_order_of_sums_is_served() -> None:
 
 
 @needs_device
-@pytest.mark.parametrize("kind", ["roots", "median"])
+@pytest.mark.parametrize("kind", ["roots", "median", "zeros"])
 def test_a_norm_of_ones_own_runs_there(kind: str, own: None) -> None:  # noqa: F811
     x = torch.randn(3, 2, 7)
     reduction, channels = reduction_of("batch", x.shape)

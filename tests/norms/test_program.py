@@ -67,6 +67,11 @@ def correct_nothing(h: Tensor, flow: Flow, scheme: Scheme, reduction: Reduction,
     return h
 
 
+# Whose gradient is -0 or 0, by the sign of h: two constants that are equal and not the same.
+def correct_to_zero(h: Tensor, flow: Flow, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> Tensor:
+    return ar.sub(ar.mul(-0.0, h, operation="below"), ar.mul(0.0, h, operation="above"), operation="subtract")
+
+
 # One that asks its values for a number, so that it cannot be recorded.
 def measure_asking(centred: Centred, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> Measured:
     assert float(centred.d.abs().max()) >= 0.0
@@ -87,6 +92,7 @@ def measure_wrongly(centred: Centred, scheme: Scheme, reduction: Reduction, ar: 
 OWN = {
     "roots": Dispersion(measure_roots, correct_roots),
     "median": Dispersion(measure_median, correct_nothing),
+    "zeros": Dispersion(measure_roots, correct_to_zero),
     "asking": Dispersion(measure_asking, correct_roots),
     "array": Dispersion(measure_array, correct_roots),
     "wrong": Dispersion(measure_wrongly, correct_roots),
@@ -181,7 +187,7 @@ def test_a_layer_in_evaluation_runs_by_its_program(monkeypatch: pytest.MonkeyPat
     assert x.grad is not None
 
 
-@pytest.mark.parametrize("norm", ["roots", "median"])
+@pytest.mark.parametrize("norm", ["roots", "median", "zeros"])
 @pytest.mark.usefixtures("own")
 def test_a_norm_of_ones_own_runs_by_its_program(norm: str) -> None:
     for layout in LAYOUTS:

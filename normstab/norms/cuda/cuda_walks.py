@@ -45,11 +45,12 @@ BLOCK, WARPS = 512, 8
 class WalkPlan(NamedTuple):
     """What a walk does: see `walk_kernel`. Values are known by their numbers, and on the way by their places.
 
-    `reads` are (number, extent); `steps` are given with the places of three operands; `writes` are (place, number).
+    `reads` are (number, extent); `constants` the bits of float32, of which -0 has its own; `steps` are given with the
+    places of three operands; `writes` are (place, number).
     """
 
     reads: tuple[tuple[int, int], ...]
-    constants: tuple[float, ...]
+    constants: tuple[int, ...]
     steps: tuple[tuple[Step, tuple[int, ...]], ...]
     writes: tuple[tuple[int, int], ...]
 
@@ -144,7 +145,7 @@ def walk_plan(plan: Plan, index: int, number: int, is_between: bool) -> WalkPlan
     own = {id(step) for step in steps}
     made = [step.results[0].number for step in steps]
     read: dict[int, int] = {}
-    constants: list[float] = []
+    constants: list[int] = []
     for step in steps:
         for x in operands_of(step):
             if isinstance(x, Value) and plan.origin(x) not in made:
@@ -160,7 +161,7 @@ def walk_plan(plan: Plan, index: int, number: int, is_between: bool) -> WalkPlan
                 found.append(places[plan.origin(x)])
             else:
                 found.append(len(read) + len(constants))
-                constants.append(x)
+                constants.append(int(np.float32(x).view(np.int32)))
         filled.append((*found, found[0], found[0])[:3])
     wanted = read_elsewhere(plan, own)
     writes = tuple((places[x], x) for x in made if x in wanted)
@@ -222,6 +223,6 @@ def tables32(
 
 
 @lru_cache(maxsize=1024)
-def numbers_of(constants: tuple[float, ...], device: torch.device) -> Tensor | None:
+def numbers_of(constants: tuple[int, ...], device: torch.device) -> Tensor | None:
     """Return the bits of constants on a device."""
-    return torch.tensor(constants, dtype=torch.float32, device=device).view(torch.int32) if constants else None
+    return torch.tensor(constants, dtype=torch.int32, device=device) if constants else None

@@ -38,9 +38,9 @@ __all__ = ["RUNNERS", "backward", "evaluate", "forward"]
 # Type of a device -> the module that runs segments there.
 RUNNERS = {"cpu": "normstab.norms.cpu.program.program_run", "cuda": "normstab.norms.cuda.cuda_walks"}
 Needs = tuple[bool, bool, bool]
-# What torch raises where a tensor of the device meta is asked for a number (`item`, `bool`; a NotImplementedError of
-# `tolist` and `nonzero` is a RuntimeError), or to be an array of numpy. A fault of the layer's own that looks like one
-# is not hidden: the readable code runs the layer next, and raises it at its own line.
+# What torch raises where a tensor of the device meta, which has no numbers, is asked for one (the first), or to be an
+# array of numpy (the second). A fault of the layer's own that looks like either is not hidden: the readable code runs
+# the layer next, and raises it at its own line.
 NO_NUMBERS = (RuntimeError, TypeError)
 
 

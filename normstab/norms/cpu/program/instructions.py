@@ -227,7 +227,7 @@ class Walk:
     def operand(self, x: Value | float | None) -> int:
         """Return the place of an operand, brought there where it is not yet."""
         extent = self.writer.extents[x.number] if isinstance(x, Value) else Extent.NUMBER
-        key: object = ("number", x) if not isinstance(x, Value) else self.writer.plan.origin(x)
+        key: object = self.writer.plan.origin(x) if isinstance(x, Value) else repr(x)  # -0.0 is another than 0.0
         if key in self.at:
             return self.at[key]
         if isinstance(key, int) and key in self.writer.kept:
