@@ -5,14 +5,14 @@ Both give the same bits and the same ledger. Tensors in, tensors out; autograd i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from normstab.norms import op_by_op, wide_norm
 from normstab.norms.catalogue import Scheme
-from normstab.norms.op_by_op import Gradients, Saved
+from normstab.norms.op_by_op import Forward, Gradients, Saved
 from normstab.norms.reduction import Reduction
 from normstab.norms.running import update_running
 from normstab.norms.wide_norm import SavedWhole
@@ -43,20 +43,6 @@ HALVES = (torch.float16, torch.bfloat16)
 """The dtypes in which a network of 16 bits has its numbers."""
 
 
-class Forward(NamedTuple):
-    """The output, the mean, the scale and the statistic to be stored, and what backward needs.
-
-    `mean`, `scale` and `stored` have the view's shape with the reduced axes of size 1, or are None where there
-    is none. `saved` is a tuple of tensors and None, which `normalize_backward` takes as it is.
-    """
-
-    output: Tensor
-    mean: Tensor | None
-    scale: Tensor | None
-    stored: Tensor | None
-    saved: Saved | SavedAgain | SavedFused | SavedWhole
-
-
 def normalize_forward(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, scheme: Scheme, reduction: Reduction, ar: Arithmetic
 ) -> Forward:
@@ -67,20 +53,19 @@ def normalize_forward(
     if scheme.spec is not None:
         scheme.spec.require_values(reduction.n)
     if ar.precision.norm == "wide":
-        return Forward(*wide_norm.forward(x, (gamma, beta), None, scheme, reduction, ar))
+        return wide_norm.forward(x, (gamma, beta), None, scheme, reduction, ar)
     if not ar.is_native and reduction.shared is None and kernels_for(x) is not None:
         from normstab.norms.fused import coverage, launch
 
         if coverage.covers(x, scheme, ar, parameters=(gamma, beta)):
-            z, mean, scale, stored, saved = launch.forward(x, gamma, beta, scheme, reduction, ar)
-            return Forward(z, mean, scale, stored, saved)
+            return launch.forward(x, gamma, beta, scheme, reduction, ar)
         if coverage.covers_program(x, ar, parameters=(gamma, beta)):
             from normstab.norms.program import launch_program
 
             done = launch_program.forward(x, gamma, beta, scheme, reduction, ar)
             if done is not None:
-                return Forward(*done)
-    return _forward(op_by_op.forward(x, gamma, beta, scheme, reduction, ar))
+                return done
+    return op_by_op.forward(x, gamma, beta, scheme, reduction, ar)
 
 
 def normalize_with(
@@ -94,7 +79,7 @@ def normalize_with(
 ) -> Forward:
     """Return z with given `statistics`, the running mean and what is stored of the scale: evaluation."""
     if ar.precision.norm == "wide":
-        return Forward(*wide_norm.forward(x, (gamma, beta), statistics, scheme, reduction, ar))
+        return wide_norm.forward(x, (gamma, beta), statistics, scheme, reduction, ar)
     if not ar.is_native and reduction.shared is None and kernels_for(x) is not None:
         from normstab.norms.fused import coverage
         from normstab.norms.program import launch_program
@@ -102,13 +87,8 @@ def normalize_with(
         if coverage.covers_program(x, ar, parameters=(gamma, beta, *statistics)):
             done = launch_program.evaluate(x, gamma, beta, statistics, scheme, reduction, ar)
             if done is not None:
-                return Forward(*done)
-    return _forward(op_by_op.evaluate(x, gamma, beta, statistics, scheme, reduction, ar))
-
-
-def _forward(done: op_by_op.Forward) -> Forward:
-    """Return what the readable code computed, the scale beside what else is saved."""
-    return Forward(done.output, done.mean, done.saved.scale, done.stored, done.saved)
+                return done
+    return op_by_op.evaluate(x, gamma, beta, statistics, scheme, reduction, ar)
 
 
 def normalize_backward(
@@ -156,8 +136,8 @@ def _backward_by_program(
 def in_16_bits(saved: Any, x: Tensor | None, dtype: torch.dtype, ar: Arithmetic) -> Any:
     """Return what backward needs of a norm whose input came in `dtype`: `x` for that, and rounded results in the dtype.
 
-    The fused kernels keep the input as it came, torch's own what it was cast to, which is the same where the format
-    has every number of the dtype. Op by op the input itself is not kept.
+    Kernels and traced programs keep the input as it came, torch's own what it was cast to, which is the same where the
+    format has every number of the dtype. Op by op the input itself is not kept.
     """
     if isinstance(saved, Saved):
         return _narrowed(saved, dtype, ar)

@@ -14,7 +14,7 @@ and `dbeta.sum dbeta`. The order is fixed, so that s^3 is never formed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -43,12 +43,17 @@ class Saved(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """The output, the mean and the statistic to be stored (reduced axes of size 1), and what backward needs."""
+    """The output, the mean, the scale and the statistic to be stored, and what backward needs.
+
+    `mean`, `scale` and `stored` have the view's shape with the reduced axes of size 1, or are None where there is
+    none. `saved` is a named tuple of tensors and None, of the type that the backward pass beside it takes: here Saved.
+    """
 
     output: Tensor
     mean: Tensor | None
+    scale: Tensor | None
     stored: Tensor | None
-    saved: Saved
+    saved: Any
 
 
 class Gradients(NamedTuple):
@@ -74,12 +79,12 @@ def forward(
     mean, centred = centre(viewed, scheme, reduction, ar)
     d = centred.d
     if scheme.spec is None:
-        return Forward(affine(d, gamma, beta, ar).reshape(x.shape), mean, None, Saved(d, d, None, gamma, None))
+        return Forward(affine(d, gamma, beta, ar).reshape(x.shape), mean, None, None, Saved(d, d, None, gamma, None))
     measured = DISPERSIONS[scheme.spec.kind].measure(centred, scheme, reduction, ar)
     scale = disturbed(measured.scale, scheme.noise, ar, "scale")
     y = divide_by_scale(d, scale, ar)
     z = affine(y, gamma, beta, ar).reshape(x.shape)
-    return Forward(z, mean, measured.stored, Saved(y, d, scale, gamma, measured.members))
+    return Forward(z, mean, scale, measured.stored, Saved(y, d, scale, gamma, measured.members))
 
 
 def evaluate(
@@ -104,12 +109,14 @@ def evaluate(
         mean = disturbed(mean, scheme.noise, ar, "mean")
         d = ar.sub(viewed, mean, operation="centre")
     if stored is None:
-        return Forward(affine(d, gamma, beta, ar).reshape(x.shape), mean, None, Saved(d, None, None, gamma, None))
+        z = affine(d, gamma, beta, ar).reshape(x.shape)
+        return Forward(z, mean, None, None, Saved(d, None, None, gamma, None))
     role = "variance" if scheme.spec is not None and scheme.spec.kind == "l2" else None
     stored = ar.in_format(role).cast(stored.detach(), "running_var").reshape(reduction.parameters)
     scale = disturbed(scale_of_stored(stored, scheme, ar), scheme.noise, ar, "scale")
     y = divide_by_scale(d, scale, ar)
-    return Forward(affine(y, gamma, beta, ar).reshape(x.shape), mean, stored, Saved(y, None, scale, gamma, None))
+    z = affine(y, gamma, beta, ar).reshape(x.shape)
+    return Forward(z, mean, scale, stored, Saved(y, None, scale, gamma, None))
 
 
 def centre(x: Tensor, scheme: Scheme, reduction: Reduction, ar: Arithmetic) -> tuple[Tensor | None, Centred]:

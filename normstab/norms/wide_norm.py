@@ -14,7 +14,7 @@ from torch import Tensor
 
 from normstab.norms import op_by_op
 from normstab.norms.catalogue import Scheme
-from normstab.norms.op_by_op import Gradients, Saved
+from normstab.norms.op_by_op import Forward, Gradients, Saved
 from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 
@@ -43,8 +43,8 @@ def forward(
     scheme: Scheme,
     reduction: Reduction,
     ar: Arithmetic,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Saved | SavedWhole]:
-    """Return z = gamma (x - mu) / s + beta, the mean, the scale, what is stored of it, and what backward needs.
+) -> Forward:
+    """Return z = gamma (x - mu) / s + beta, and what goes with it; what backward needs is a Saved or a SavedWhole.
 
     With the statistics of `x` or those given; see `op_by_op.forward`. The batch norm that torch has is torch's own.
     """
@@ -54,13 +54,12 @@ def forward(
     )
     with torch.no_grad():
         if statistics is None and _is_torchs(scheme, reduction):
-            output, *rest = _whole(cast, gamma, beta, scheme, reduction)
-            return ar.cast(output, "output"), *rest  # type: ignore[return-value]
-        if statistics is None:
+            done = _whole(cast, gamma, beta, scheme, reduction)
+        elif statistics is None:
             done = op_by_op.forward(cast, gamma, beta, scheme, reduction, INSIDE)
         else:
             done = op_by_op.evaluate(cast, gamma, beta, statistics, scheme, reduction, INSIDE)
-    return ar.cast(done.output, "output"), done.mean, done.saved.scale, done.stored, done.saved
+    return done._replace(output=ar.cast(done.output, "output"))
 
 
 def _is_torchs(scheme: Scheme, reduction: Reduction) -> bool:
@@ -70,16 +69,14 @@ def _is_torchs(scheme: Scheme, reduction: Reduction) -> bool:
     return is_batch and is_l2 and scheme.eps > 0 and reduction.n > 1 and math.prod(reduction.view) > 0
 
 
-def _whole(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, scheme: Scheme, reduction: Reduction
-) -> tuple[Tensor, Tensor, Tensor, Tensor, SavedWhole]:
+def _whole(x: Tensor, gamma: Tensor | None, beta: Tensor | None, scheme: Scheme, reduction: Reduction) -> Forward:
     """Return the same of batch norm by torch's kernel; with momentum 1 its running variance is the unbiased one."""
     running_mean, variance = (torch.zeros(reduction.view[1], dtype=x.dtype, device=x.device) for _ in range(2))
     gamma, beta = (None if p is None else p.to(x.dtype) for p in (gamma, beta))
     found = torch.native_batch_norm(x, gamma, beta, running_mean, variance, True, 1.0, scheme.eps)
     output, mean, reciprocal = found
     by_channel = (mean.view(1, -1, 1), (1.0 / reciprocal).view(1, -1, 1), variance.view(1, -1, 1))
-    return output, *by_channel, SavedWhole(x, gamma, mean, reciprocal)
+    return Forward(output, *by_channel, SavedWhole(x, gamma, mean, reciprocal))
 
 
 def backward(

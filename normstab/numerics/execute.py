@@ -175,9 +175,14 @@ def add_counts(call: Call, carried: Carried, rounded: Rounded) -> None:
     call.row.add_bins(counts.histogram)
 
 
-@lru_cache(maxsize=4096)
 def rounded_constant(value: float, format: AnyFormat) -> tuple[float, Counts]:
     """Return a host constant cast to `format`, and what that counts."""
-    x = torch.tensor([value], dtype=torch.float64, device="cpu")
+    return _rounded_constant(float(value).hex(), format)  # by its digits: -0 equals 0 and is another constant
+
+
+@lru_cache(maxsize=4096)
+def _rounded_constant(digits: str, format: AnyFormat) -> tuple[float, Counts]:
+    """Return the same of a constant given in hexadecimal."""
+    x = torch.tensor([float.fromhex(digits)], dtype=torch.float64, device="cpu")
     rounded = round_reference(x, format, NEAREST)
     return float(rounded.value[0]), count(rounded, operand_nan=x.isnan(), operand_inf=x.isinf())

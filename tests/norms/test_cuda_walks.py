@@ -39,7 +39,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.ledger import Ledger, Row
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
-from tests.norms.test_fused import LAYOUTS, SPECIAL, is_same, reduction_of
+from tests.norms.test_fused import LAYOUTS, SPECIAL, assert_same_ledger, is_same, reduction_of
 from tests.norms.test_program import own  # noqa: F401 - a fixture
 from tests.numerics.test_float32_kernels import FORBIDDEN, check_resources
 
@@ -113,11 +113,7 @@ def assert_same(
     assert gradients is not None
     wanted = op_by_op.backward(grad, expected.saved, scheme, reduction, readable, needs)
     assert [is_same_there(a, b) for a, b in zip(gradients, wanted, strict=True)] == [True] * 3
-    assert fused.ledger is not None and readable.ledger is not None
-    assert list(fused.ledger) == list(readable.ledger)
-    assert dict(fused.ledger) == dict(readable.ledger)
-    for site in readable.ledger:
-        assert (fused.ledger.row(site).first_stamp == readable.ledger.row(site).first_stamp).all(), site
+    assert_same_ledger(fused, readable)
 
 
 def is_same_there(found: Tensor | None, expected: Tensor | None) -> bool:

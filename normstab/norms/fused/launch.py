@@ -16,6 +16,7 @@ from torch import Tensor
 from normstab.norms.catalogue import Scheme
 from normstab.norms.fused.layer_table import FIELDS, FORWARD
 from normstab.norms.fused.plan_of_layer import Layer, Sites, groups_of, layer_fields
+from normstab.norms.op_by_op import Forward
 from normstab.norms.program.known_formats import fitting_loads
 from normstab.norms.program.layer_outline import Outline
 from normstab.norms.reduction import Reduction
@@ -48,8 +49,8 @@ class SavedFused(NamedTuple):
 
 def forward(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, scheme: Scheme, reduction: Reduction, ar: Arithmetic
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, SavedFused]:
-    """Return the output, mean, scale and stored statistic of `op_by_op.forward`, and what backward needs."""
+) -> Forward:
+    """Return what `op_by_op.forward` returns, but for what backward needs: a SavedFused."""
     source = x.detach().to(torch.float32).contiguous()
     sites = Sites(FORWARD, ar)
     outline = Outline(scheme, reduction, ar.precision, gamma is not None, beta is not None)
@@ -67,7 +68,7 @@ def forward(
     run_forward(Layer(sites, ar, fields, constants), groups, tensors)
     saved = SavedFused(x.detach(), mean, scale, reciprocal, gamma_cast, members, signs, draws_of(sites))
     kept = reduction.keepdim(mean) if scheme.centres else None
-    return z, kept, reduction.keepdim(scale), reduction.keepdim(stored), saved
+    return Forward(z, kept, reduction.keepdim(scale), reduction.keepdim(stored), saved)
 
 
 @lru_cache(maxsize=512)

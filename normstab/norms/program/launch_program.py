@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from normstab.norms.catalogue import Scheme
-from normstab.norms.op_by_op import Gradients, Saved
+from normstab.norms.op_by_op import Forward, Gradients, Saved
 from normstab.norms.passes import split
 from normstab.norms.program.known_formats import Known, formats_of
 from normstab.norms.program.layer_outline import Outline
@@ -44,19 +44,9 @@ Needs = tuple[bool, bool, bool]
 NO_NUMBERS = (RuntimeError, TypeError)
 
 
-class Done(NamedTuple):
-    """The output, the mean, the scale and the statistic to be stored, and what backward needs."""
-
-    output: Tensor
-    mean: Tensor | None
-    scale: Tensor | None
-    stored: Tensor | None
-    saved: Saved | SavedAgain
-
-
 def forward(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, scheme: Scheme, reduction: Reduction, ar: Arithmetic
-) -> Done | None:
+) -> Forward | None:
     """Return what `op_by_op.forward` returns, but for what is saved; None, and nothing is done, without a program."""
     outline = Outline(scheme, reduction, ar.precision, gamma is not None, beta is not None)
     plan = forward_plan(outline)
@@ -70,7 +60,7 @@ def forward(
     else:
         groups, draws = groups_kept(again, found), draws_of(again, made)
         kept = SavedAgain(x.detach(), found["scale"], found["gamma"], found["members"], groups, draws)
-    return Done(found["output"].reshape(x.shape), found["mean"], found["scale"], found["stored"], kept)
+    return Forward(found["output"].reshape(x.shape), found["mean"], found["scale"], found["stored"], kept)
 
 
 def evaluate(
@@ -81,7 +71,7 @@ def evaluate(
     scheme: Scheme,
     reduction: Reduction,
     ar: Arithmetic,
-) -> Done | None:
+) -> Forward | None:
     """Return what `op_by_op.evaluate` returns; None, and nothing is done, without a program."""
     outline = Outline(scheme, reduction, ar.precision, gamma is not None, beta is not None)
     plan = evaluation_plan(outline, statistics[0] is not None, statistics[1] is not None)
@@ -91,7 +81,7 @@ def evaluate(
     given |= {"x": x.reshape(reduction.view), "gamma": gamma, "beta": beta}
     found = run(plan, given, make_calls(plan.program, ar), ar)
     saved = Saved(*(found[name] for name in Saved._fields))
-    return Done(found["output"].reshape(x.shape), found["mean"], saved.scale, found["stored"], saved)
+    return Forward(found["output"].reshape(x.shape), found["mean"], saved.scale, found["stored"], saved)
 
 
 def backward(

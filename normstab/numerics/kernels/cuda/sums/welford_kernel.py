@@ -40,33 +40,32 @@ def told_at(table, words, SITE_: tl.constexpr, HOW: tl.constexpr):
 
 
 @triton.jit
-def mean_step(x, mean, number, index, inside, cells, table, words, counts, HOW: tl.constexpr):
+def site_step(
+    a, b, index, inside, cells, table, words, OPERATION: tl.constexpr, SITE_: tl.constexpr, HOW: tl.constexpr
+):  # fmt: skip
+    """Return an operation on a and b, rounded at a site, and the site's cells; nothing has bins here."""
+    told = told_at(table, words, SITE_, HOW)
+    return computed_step(a, b, b, index, inside, cells, told, table, OPERATION, (HOW & FOLDS) > 0, HOW)
+
+
+@triton.jit
+def mean_step(x, mean, number, index, inside, cells, table, words, HOW: tl.constexpr):
     """Return x - m, the new mean m + (x - m) / i, and the cells of the three sites; `number` are the bits of i."""
-    folds: tl.constexpr = (HOW & FOLDS) > 0
     off, shared, moved = cells
     # Subtracted is by the bit of the sign, which keeps that of a zero.
-    other = mean ^ SIGN64
-    told = told_at(table, words, DELTA, HOW)
-    delta, off = computed_step(x, other, other, index, inside, off, told, counts, ADD, folds, HOW)
-    told = told_at(table, words, QUOTIENT, HOW)
-    share, shared = computed_step(delta, number, number, index, inside, shared, told, counts, DIV, folds, HOW)
-    told = told_at(table, words, SUM, HOW)
-    mean, moved = computed_step(mean, share, share, index, inside, moved, told, counts, ADD, folds, HOW)
+    delta, off = site_step(x, mean ^ SIGN64, index, inside, off, table, words, ADD, DELTA, HOW)
+    share, shared = site_step(delta, number, index, inside, shared, table, words, DIV, QUOTIENT, HOW)
+    mean, moved = site_step(mean, share, index, inside, moved, table, words, ADD, SUM, HOW)
     return delta, mean, (off, shared, moved)
 
 
 @triton.jit
-def squares_step(x, delta, mean, m2, index, inside, cells, table, words, counts, HOW: tl.constexpr):
+def squares_step(x, delta, mean, m2, index, inside, cells, table, words, HOW: tl.constexpr):
     """Return M2 + (x - m_old) (x - m), and the cells of the three sites."""
-    folds: tl.constexpr = (HOW & FOLDS) > 0
     off, squared, grown = cells
-    other = mean ^ SIGN64
-    told = told_at(table, words, AFTER, HOW)
-    after, off = computed_step(x, other, other, index, inside, off, told, counts, ADD, folds, HOW)
-    told = told_at(table, words, PRODUCT, HOW)
-    product, squared = computed_step(delta, after, after, index, inside, squared, told, counts, MUL, folds, HOW)
-    told = told_at(table, words, SQUARES, HOW)
-    m2, grown = computed_step(m2, product, product, index, inside, grown, told, counts, ADD, folds, HOW)
+    after, off = site_step(x, mean ^ SIGN64, index, inside, off, table, words, ADD, AFTER, HOW)
+    product, squared = site_step(delta, after, index, inside, squared, table, words, MUL, PRODUCT, HOW)
+    m2, grown = site_step(m2, product, index, inside, grown, table, words, ADD, SQUARES, HOW)
     return m2, (off, squared, grown)
 
 
@@ -95,11 +94,11 @@ def welford_kernel(
             x = widened(tl.load(memory + place_of(position, reduced[0], reduced[1]), is_row, other=0), DIGITS, BIAS)
             index = leaf_of(row_index, position, 1, reduced_index, HOW)
             if (HOW & LOADS) > 0:
-                x, loaded = load_step(x, index, is_row, loaded, told_at(table, words, LOAD, HOW), counts, HOW)
+                x, loaded = load_step(x, index, is_row, loaded, told_at(table, words, LOAD, HOW), table, HOW)
             number = as_int64((position + 1).to(tl.float64))
-            delta, mean, of_mean = mean_step(x, mean, number, index, is_row, of_mean, table, words, counts, HOW)
+            delta, mean, of_mean = mean_step(x, mean, number, index, is_row, of_mean, table, words, HOW)
             if HAS_M2:
-                m2, of_squares = squares_step(x, delta, mean, m2, index, is_row, of_squares, table, words, counts, HOW)
+                m2, of_squares = squares_step(x, delta, mean, m2, index, is_row, of_squares, table, words, HOW)
         if (HOW & COUNTS) > 0:
             settle_three(of_mean, counts, DELTA)
             if (HOW & LOADS) > 0:
