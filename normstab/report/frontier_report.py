@@ -12,10 +12,11 @@ from typing import Any
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 
 from normstab.assess.verdicts import Verdict
 from normstab.experiment.records.files import write_atomically
-from normstab.report.pictures.svg import draw
+from normstab.report.pictures.svg import DARK_PAGE, INK, WHITE_PAGE, draw
 from normstab.report.words import aligned
 from normstab.search.format_map import Frontier, Place
 
@@ -23,7 +24,9 @@ __all__ = ["frontier_json", "frontier_text", "write_frontier"]
 
 # How strongly a square is painted whose format was trained, and one of which that only follows.
 TRIED, IMPLIED = 0.9, 0.25
-OUTLINE, DASHES = "#1f2328", "#57606a"  # inks of the map
+# A smallest format is framed in both pages' colours, of which one is seen on each.
+FRAME: dict[str, Any] = {"fill": False, "edgecolor": DARK_PAGE, "linewidth": 1.8}
+HALO = [withStroke(linewidth=3.6, foreground=WHITE_PAGE)]
 
 
 def frontier_json(found: Frontier) -> dict[str, Any]:
@@ -155,14 +158,12 @@ def frontier_plot(found: Frontier) -> str:
                     alpha = TRIED if own is not None else IMPLIED
                     axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=shown.colour, alpha=alpha, linewidth=0))
         for x, y in stairs.corners:
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=OUTLINE, linewidth=1.8))
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **FRAME, path_effects=HALO))
         if found.predicted_exponent is not None:
-            axes.axvline(
-                found.predicted_exponent - 0.5, linestyle="--", color=DASHES, label="predicted: range of results"
-            )
+            axes.axvline(found.predicted_exponent - 0.5, linestyle="--", color=INK, label="predicted: range of results")
         if found.grid.is_accumulator and found.predicted_significand is not None:
             axes.axhline(
-                found.predicted_significand - 0.5, linestyle=":", color=DASHES, label="predicted: variance retention"
+                found.predicted_significand - 0.5, linestyle=":", color=INK, label="predicted: variance retention"
             )
         figure.legend(
             handles=[*keys_of(found), *axes.get_legend_handles_labels()[0]], loc="outside lower left", ncols=2
@@ -177,5 +178,5 @@ def keys_of(found: Frontier) -> list[Artist]:
     """Return what the squares of the map mean, for its legend: a verdict each, then what is no verdict."""
     seen = dict.fromkeys(sorted((tried.verdict for tried in found.tried), key=str))
     keys: list[Artist] = [Patch(color=verdict.colour, alpha=TRIED, linewidth=0, label=str(verdict)) for verdict in seen]
-    keys.append(Patch(color=DASHES, alpha=IMPLIED, linewidth=0, label="pale: implied, not trained"))
-    return [*keys, Patch(fill=False, edgecolor=OUTLINE, linewidth=1.8, label="a smallest format")]
+    keys.append(Patch(color=INK, alpha=IMPLIED, linewidth=0, label="pale: implied, not trained"))
+    return [*keys, Patch(**FRAME, path_effects=HALO, label="a smallest format")]

@@ -157,11 +157,11 @@ def tried_plot(found: Promotion) -> str:
         axes = figure.add_subplot()
         for row, trial in enumerate(found.tried):
             columns = [column for column, name in enumerate(tested) if name in trial.members]
-            colour = trial.verdict.colour
-            axes.scatter(columns, [row] * len(columns), marker="s", s=60, color=colour)
-            axes.text(len(tested) - 0.3, row, str(trial.verdict), color=colour, va="center", fontsize=8)
+            axes.scatter(columns, [row] * len(columns), marker="s", s=60, color=trial.verdict.colour)
+            axes.text(len(tested) - 0.3, row, str(trial.verdict), va="center", fontsize=8)
         axes.set_xticks(range(len(tested)), tested, rotation=60, ha="right")
         axes.set_yticks(range(len(found.tried)), [str(row + 1) for row in range(len(found.tried))])
+        axes.grid(visible=False, axis="y")  # whose lines would strike the verdicts out
         axes.set(xlim=(-0.7, len(tested) + 2.5), ylim=(len(found.tried) - 0.5, -0.5), ylabel="set tried")
 
     longest = max(map(len, tested), default=0)

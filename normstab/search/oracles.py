@@ -67,7 +67,7 @@ class TrainedCell:
 
     @property
     def runs(self) -> int:
-        """How many trainings were not reused."""
+        """How many trainings were needed."""
         return self.trainer.trainings
 
     @property

@@ -27,8 +27,8 @@ __all__ = ["Trainer"]
 class Trainer:
     """Trains variants of one cell beside the cell's reference, and judges them.
 
-    `reference` is the wide cell of any seed; `trainings` counts those that were not reused, and `forks` those of
-    them that went on from a snapshot of another.
+    `reference` is the wide cell of any seed; `trainings` counts those that were needed, records of an earlier search
+    among them, and `forks` those of them that went on from a snapshot of another.
     """
 
     reference: Cell
@@ -47,15 +47,16 @@ class Trainer:
         *,
         origin: Callable[[int], Cell | None] = lambda seed: None,
     ) -> GroupJudgement:
-        """Return the judgement of a variant over `seeds`; a hard failure of one seed spares the others.
+        """Return the judgement of a variant over `seeds`, up to the first of them that fails hard.
 
         Where `origin` has a cell for a seed, the variant goes on from its snapshot; else it trains from the start.
-        As many seeds run at once as the execution has jobs. Raises KeyboardInterrupt where the run was stopped, and
+        As many seeds run at once as the execution has jobs; the judgement is the same for any number of jobs, for
+        what ran beside the seed that failed is not looked at. Raises KeyboardInterrupt where the run was stopped, and
         NormstabError where a cell was refused or crashed.
         """
         assert seeds, "a grid point has a seed"
         cells: list[Cell] = []
-        judged_cells: list[Cell] = []
+        judged_cells: list[tuple[Cell, Cell]] = []
         at_once = max(1, self.execution.jobs)
         for start in range(0, len(seeds), at_once):
             for seed in seeds[start : start + at_once]:
@@ -67,11 +68,12 @@ class Trainer:
                     own = forked(own, before, None)
                     cells.append(before)
                 cells += [reference, own]
-                judged_cells += [reference, own]
+                judged_cells.append((reference, own))
             self._train(cells)
-            judged = self._judged(judged_cells)
-            if judged.verdict in HARD:
-                break
+            for count in range(start + 1, len(judged_cells) + 1):
+                judged = self._judged([cell for pair in judged_cells[:count] for cell in pair])
+                if judged.verdict in HARD:
+                    return judged
         return judged
 
     def _train(self, cells: Sequence[Cell]) -> None:
@@ -86,9 +88,9 @@ class Trainer:
             failure = outcome.failures[0]
             raise NormstabError(f"{failure.id}: {failure.kind}: {failure.message}")
         self._finished |= set(outcome.finished)
-        trained = set(outcome.finished) - set(outcome.reused)
-        self.trainings += len(trained)
-        self.forks += sum(cell.id in trained and cell.fork is not None and cell.fork.of is not None for cell in wanted)
+        self.trainings += len(outcome.finished)
+        forks = {cell.id for cell in wanted if cell.fork is not None and cell.fork.of is not None}
+        self.forks += len(forks & set(outcome.finished))
 
     def _judged(self, cells: Sequence[Cell]) -> GroupJudgement:
         """Return the judgement of the variant among its references."""
