@@ -19,9 +19,8 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.philox import random_fields
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.readable.exact_sum import exact_sum
-from normstab.numerics.readable.losses import count_losses_of_sum, counts_losses, losses_apart
+from normstab.numerics.readable.losses import count_losses_of_sum
 from normstab.numerics.readable.operations import Carried, carry, widened
-from normstab.numerics.readable.partial_sums import are_known, loses_unknown, partial_sums
 from normstab.numerics.readable.reference import encode, round_reference
 from normstab.numerics.sums.kernels_of_sums import addends, kernels_for
 from normstab.numerics.sums.reduced_axes import canonical_dims, kept_shape
@@ -101,15 +100,11 @@ def accumulate(
     if accumulation.kind == "exact":
         return _exact(x, reduced, calls("", format)).view(shape)
     at = sum_calls(accumulation, calls)
-    kernels = None if loses_unknown(at.add, x.device) else kernels_for(x, at.add)
+    kernels = kernels_for(x, at.add)
     total = None if kernels is None else kernels.accumulate(x, reduced, accumulation, at)
     if total is None:
         terms = round_loads(terms_of(x, reduced), at.load)
         total = encode(sum_terms(terms, accumulation, at), carrier_dtype((x,), at.add.format))
-    elif counts_losses(at.add):
-        with losses_apart(at) as calls_apart:
-            apart = SumCalls(*calls_apart)  # type: ignore[arg-type]
-            sum_terms(round_loads(terms_of(x, reduced), apart.load), accumulation, apart)
     return total.view(shape)
 
 
@@ -124,15 +119,11 @@ def sum_calls(accumulation: Accumulation, calls: Calls) -> SumCalls:
 def block_sums(x: Tensor, dims: Sequence[int], width: int, at: SumCalls) -> Tensor:
     """Return the sequential sums (K, blocks) of consecutive blocks of `width` addends, the last one shorter."""
     x = addends(x)
-    kernels = kernels_for(x, at.add) if x.numel() and not loses_unknown(at.add, x.device) else None
+    kernels = kernels_for(x, at.add) if x.numel() else None
     sums = None if kernels is None else kernels.block_sums(x, dims, width, at)
     if sums is None:
         terms = round_loads(terms_of(x, dims), at.load)
         sums = encode(_blocks(terms, width, at).value, carrier_dtype((x,), at.add.format))
-    elif counts_losses(at.add):
-        with losses_apart(at) as calls_apart:
-            apart = SumCalls(*calls_apart)  # type: ignore[arg-type]
-            _blocks(round_loads(terms_of(x, dims), apart.load), width, apart)
     return sums
 
 
@@ -224,15 +215,10 @@ def _rows_added(terms: Terms, width: int, call: Call) -> Terms:
     """Return the sums of consecutive rows of `width` terms, one row added after another."""
     k, n = len(terms.value), terms.m // width
     x, leaf = (part.reshape(k, n, width) for part in terms)
-    is_of_losses = call.row is not None and call.row.counts_losses_alone
-    if not (is_of_losses and are_known(call, x.device)):
-        total = Terms(x[:, 0], leaf[:, 0])
-        for i in range(1, n):
-            total = add_terms(total, Terms(x[:, i], leaf[:, i]), call)
-        return total
-    sums = partial_sums(x)
-    count_losses_of_sum(sums[:, :-1], x[:, 1:], sums[:, 1:], call)
-    return Terms(sums[:, -1], leaf[:, 0])
+    total = Terms(x[:, 0], leaf[:, 0])
+    for i in range(1, n):
+        total = add_terms(total, Terms(x[:, i], leaf[:, i]), call)
+    return total
 
 
 def beside(*parts: Terms) -> Terms:

@@ -64,7 +64,9 @@ def compute(operation: str, operands: tuple[Operand, ...], call: Call, *, out: T
         return _rounded_once(operation, operands, call, out)
     before = _kept(operands, out)
     result = _rounded_once(operation, operands, call, out)
-    count_losses(operation, before, result, call)
+    kernels = kernels_for(result, call, "losses") if operation != "fma" else None
+    if kernels is None or not kernels.count_losses(operation, before, result, call):
+        count_losses(operation, before, result, call)
     return result
 
 

@@ -7,6 +7,7 @@ nothing. Nothing here needs torch.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -59,8 +60,8 @@ class Ledger(Mapping[Site, Tally]):
 
     `inexact=True` also counts inexact results, which rules out the float32 fast path; `histogram=True` counts
     exact results per binade, `mse=True` squared errors of scaled formats. `losses=True` counts `absorbed` and
-    `cancelled` on every add, sub, fma and inside sums, which the readable code does, slowly; `lost_updates` are
-    counted always. `processes` says of how many it was joined. `ledger[site]` takes a Site, or a dotted prefix such as
+    `cancelled` on every add, sub, fma and inside sums, in a few times the time; `lost_updates` are counted
+    always. `processes` says of how many it was joined. `ledger[site]` takes a Site, or a dotted prefix such as
     "conv1" or "bn1.square", for which it returns the sum.
     """
 
@@ -81,6 +82,23 @@ class Ledger(Mapping[Site, Tally]):
     def has_extras(self) -> bool:
         """Whether more is counted than the fastest kernels do."""
         return self.counts_inexact or self.counts_histogram or self.counts_losses
+
+    @contextmanager
+    def counting_losses(self) -> Iterator[None]:
+        """Count `absorbed` and `cancelled` inside, at every site: a few steps of a long run tell what sums lose."""
+        before = self.counts_losses
+        self._count_losses(True)
+        try:
+            yield
+        finally:
+            self._count_losses(before)
+
+    def _count_losses(self, is_counting: bool) -> None:
+        self.counts_losses = is_counting
+        for row in self._rows.values():
+            row.counts_losses = is_counting
+        if self._recomputed is not None:
+            self._recomputed._count_losses(is_counting)
 
     @property
     def recomputed(self) -> Ledger:

@@ -198,6 +198,7 @@ def _facts(group: GroupJudgement) -> list[str]:
         facts.append(f"{100 * metrics['collapsed_channels']:.0f} % of the channels are normalised by inf, NaN or zero")
     if metrics["zero_updates"] is not None and metrics["zero_updates"] >= 1e-3:
         facts.append(f"{100 * metrics['zero_updates']:.1f} % of the weight updates changed nothing")
+    facts += sections.precision_lost(cell.run)
     if metrics["headroom_up"] is not None:
         exceeded = ", exceeded" if metrics["headroom_up"] < 0 else ""
         facts.append(f"headroom of the tightest norm layer: {metrics['headroom_up']:+.1f} binades{exceeded}")

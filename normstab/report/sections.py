@@ -171,6 +171,19 @@ def sites_table(run: Run) -> str:
     return aligned(("site", "results", "overflow", "underflow", "subnormal", "NaN produced"), rows, right=range(1, 6))
 
 
+def precision_lost(run: Run) -> list[str]:
+    """Return what additions lost in the steps that were probed, a sentence for addends and one for digits."""
+    said = {"absorbed": "addends changed nothing", "cancelled": "sums lost half of their digits or more"}
+    sentences = []
+    for counter, words in said.items():
+        counts = {site: getattr(tally, counter) for site, tally in run.totals.items() if getattr(tally, counter)}
+        if counts:
+            site = max(counts, key=lambda each: (counts[each], each))
+            most = f", most at `{site}`: {counts[site]:,}" if len(counts) > 1 else f" at `{site}`"
+            sentences.append(f"in the steps that were probed {sum(counts.values()):,} {words}{most}")
+    return sentences
+
+
 def _rate(share: float) -> str:
     """Return a rate: a percentage from 0.1 % up, a power of ten below, a dash for none."""
     return "-" if not share else f"{100 * share:.1f} %" if share >= 1e-3 else f"{share:.0e}"

@@ -19,9 +19,10 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Ledger, Site
 from normstab.numerics.precision import Precision
 from normstab.numerics.recipes import RECIPES
+from normstab.numerics.sums.kernels_of_sums import are_losses_cheap
 from normstab.simulation import simulate
 from normstab.simulation.aten.parts.complex_parts import as_real
-from normstab.testing.culprit import Trace, counts_losses_cheaply, find_culprit, own_offences
+from normstab.testing.culprit import Trace, find_culprit, own_offences
 from normstab.testing.differences import Difference, compare
 from normstab.testing.error_bounds.run_errors import RunErrors
 from normstab.testing.output_verdict import (
@@ -148,7 +149,7 @@ def check_stable(
     narrow, wide = _machine(precision, recipe), Precision.parse(against)
     if narrow.is_native:
         raise NormstabError("precision 'native' rounds nothing; name a format to test, such as fp16")
-    ledger = Ledger(losses=counts_losses_cheaply(narrow))
+    ledger = Ledger(losses=are_losses_cheap(narrow))
     expected, reference = _run(module, x, wide, seed, grad=grad, ledger=Ledger())
     given = None if rtol is None or atol is None else Tolerance(rtol, atol, "as given")
     bounds = RunErrors() if given is None else None
@@ -158,8 +159,7 @@ def check_stable(
     roundings = ((), ()) if bounds is None else bounds.of_all(ledger, narrow)
     differences, errors = _compared(found, expected, narrow, roundings, given)
     verdict, reason = unless_unsimulated(trace.run, *_verdict(differences, errors, narrow))
-    fp32 = Precision.parse("fp32")
-    own = own_offences(ledger, lambda plain: _run(module, x, fp32, seed, grad=grad, ledger=plain))
+    own = own_offences(ledger, lambda own: _run(module, x, Precision.parse("fp32"), seed, grad=grad, ledger=own))
     culprit = find_culprit(trace, reference, ledger, own)
     stability = Stability(
         narrow,

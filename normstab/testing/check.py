@@ -25,6 +25,7 @@ from normstab.numerics.bounds import Step
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import LOSSES, Ledger, Tally
 from normstab.numerics.precision import Precision
+from normstab.numerics.sums.kernels_of_sums import are_losses_cheap
 from normstab.simulation import Run as Simulated
 from normstab.simulation import record, simulate
 from normstab.simulation.forecast import Forecast
@@ -32,7 +33,7 @@ from normstab.simulation.run import worst_site
 from normstab.testing.check_input import InputSpec
 from normstab.testing.check_record import BLAMED, as_run, norm_layers
 from normstab.testing.check_run import Outcome, Training, run_plainly, run_subject
-from normstab.testing.culprit import Culprit, Trace, counts_losses_cheaply, find_culprit, own_offences
+from normstab.testing.culprit import Culprit, Trace, find_culprit, own_offences
 from normstab.testing.error_bounds.run_errors import RunErrors
 from normstab.testing.output_verdict import (
     FAILING,
@@ -257,7 +258,7 @@ def _narrow_run(
     rules: Mapping[str, str | Precision | AnyFormat] | None,
 ) -> tuple[Simulated, Outcome, Trace, RunErrors]:
     """Return the simulation in the precision, what came of it, its trace, and the bounds of its operations."""
-    ledger = Ledger(histogram=True, losses=counts_losses_cheaply(spec))
+    ledger = Ledger(histogram=True, losses=are_losses_cheap(spec))
     narrow, trace, bounds = subject.copied(torch.float32), Trace(most=SAMPLED), RunErrors()
     bounds.watch(narrow.module)
     optimizer = training.optimizer_of(narrow.module)

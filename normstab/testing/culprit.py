@@ -13,11 +13,10 @@ from torch import Tensor
 
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger, Site
-from normstab.numerics.precision import Precision
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.run import Run
 
-__all__ = ["Culprit", "Own", "Trace", "counts_losses_cheaply", "find_culprit", "own_offences"]
+__all__ = ["Culprit", "Own", "Trace", "find_culprit", "own_offences"]
 
 # A distance from which a forward result is spoilt: what a backward one shows after that is a symptom.
 SPOILT = 0.1
@@ -34,11 +33,6 @@ OFFENCES = {
 Own = frozenset[tuple[str, Site]]
 """Offences of the network itself: those that its float32 run has too, at the same site."""
 SHARED = ("overflow", "divide_by_zero", "nan_produced")
-
-
-def counts_losses_cheaply(precision: Precision) -> bool:
-    """Whether a test counts absorbed and cancelled: in every addition of emulated products that would take minutes."""
-    return precision.matmul.kind != "rounded"
 
 
 def own_offences(ledger: Ledger, run_in_float32: Callable[[Ledger], object]) -> Own:

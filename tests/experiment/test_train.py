@@ -144,6 +144,22 @@ def test_a_native_cell_finds_itself_at_its_reference(tmp_path: Path) -> None:
     assert other.probes[0].gradient_cosine < 0.9999
 
 
+@pytest.mark.parametrize(("precision", "tells"), [("fp16", True), ("half", True), ("fp16;matmul=fp32:blocked8", False)])
+def test_steps_that_are_probed_tell_what_additions_lose_and_change_nothing_else(
+    precision: str, tells: bool, tmp_path: Path
+) -> None:
+    lost, others = [], []
+    for every in (0, 7, 3):
+        record = run_cell(small_cell(precision, train__probe_every=every), tmp_path / str(every))
+        tallies = [tally for epoch in record.epochs for tally in epoch.sites.values()]
+        lost.append(sum(tally.absorbed + tally.cancelled for tally in tallies))
+        kept = [replace(tally, absorbed=0, cancelled=0) for tally in tallies]
+        others.append((record.weights_sha256, kept, record.first, record.first_steps))
+    assert others[0] == others[1] == others[2]
+    assert lost[0] == 0
+    assert (lost[2] > lost[1] > 0) if tells else lost == [0, 0, 0]  # probed are steps 0, 7 and 0, 3, 6, 9, 12
+
+
 def final_weights(record: Record) -> object:
     return record.weights_sha256, record.predictions, record.epochs[-1].test_loss
 

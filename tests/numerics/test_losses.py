@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import normstab as ns
 from normstab.numerics.precision import Precision
+from normstab.numerics.sums import kernels_of_sums
 
 HALVES = [float(np.uint16(bits).view(np.float16)) for bits in range(0, 1 << 16, 37)]
 VALUES = st.sampled_from([x for x in HALVES if math.isfinite(x)] + [0.0, -0.0, 1.0, 2048.0, 65504.0, -65504.0])
@@ -150,22 +151,63 @@ def test_without_being_asked_nothing_is_counted() -> None:
     assert ledger["add"].absorbed == 0
 
 
-@pytest.mark.parametrize("order", ["sequential", "blocked8", "lanes4", "pairwise"])
-def test_additions_counted_together_are_those_counted_one_by_one(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_can_count_losses_for_a_while() -> None:
+    ledger = ns.Ledger()
+    ar = ns.Arithmetic("fp16", ledger=ledger)
+    for _ in range(2):
+        ar.add(torch.tensor([2048.0]), 1.0)
+        with pytest.raises(RuntimeError), ledger.counting_losses():
+            ar.add(torch.tensor([2048.0]), 1.0)
+            ar.add(torch.tensor([2048.0]), 1.0, operation="another")
+            raise RuntimeError
+    ar.add(torch.tensor([2048.0]), 1.0, operation="another")
+    assert (ledger["add"].count, ledger["add"].absorbed, ledger["another"].absorbed) == (4, 2, 2)
+    assert not ledger.counts_losses
+
+
+SPECIAL = (math.inf, math.nan, 3e38, 3e38, 2.0**-140, -0.0)
+COUNTED_ALIKE = (
+    "fp16/nearest/fp32:lanes4",
+    "fp16/nearest/fp32:blocked8",
+    "fp16/nearest/fp16:pairwise",
+    "e4m3/toward-zero/fp16:sequential",
+    "q4.4/nearest/q8.8:lanes4",
+    "fp16/down/fp16:sequential",
+    "bf16/stochastic/bf16:lanes4",
+    "fp16/stochastic/fp16:pairwise",
+    "fp16/nearest/fp16:sequential+kahan",
+    "fp16/nearest/fp32:blocked8+kahan",
+    "fp64/nearest/fp64:lanes4",
+    "e9m23/nearest/e9m23:sequential",
+    "fp16/nearest/fp32:lanes4;mean=welford",
+    "fp16/nearest/fp16:sequential;mean=blockwise8",
+    "fp16;matmul=fp16:blocked8",
+    "fp16;matmul=fp16:sequential+fused",
+    "fp16/toward-zero;matmul=fp16:sequential+fused",
+    "bf16/stochastic;matmul=fp32:lanes4",
+)
+
+
+@pytest.mark.parametrize("precision", COUNTED_ALIKE)
+def test_kernels_count_what_additions_lose_as_the_definition_does(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(1)
-    x = torch.randn(5, 3, 37) * 2.0 ** torch.randint(-60, 60, (5, 3, 37)).float()
-    x[0, 0, 3], x[1, 1, 5], x[2, 0, 0] = math.inf, math.nan, 3e38
-    x[2, 0, 4], x[3] = 3e38, 2.0**-140
+    x = torch.randn(5, 3, 37) * 2.0 ** torch.randint(-20, 20, (5, 3, 37)).float()
+    x[2].flatten()[: len(SPECIAL)] = torch.tensor(SPECIAL)
+    w = torch.randn(37, 4)
     found = []
-    for is_known in (True, False):
-        if not is_known:
-            for module in ("accumulate", "readable.partial_sums"):
-                monkeypatch.setattr(f"normstab.numerics.{module}.are_known", lambda call, device: False)
+    for is_compiled in (True, False):
+        if not is_compiled:
+            monkeypatch.setattr(kernels_of_sums, "COUNTING_LOSSES", [])
+            monkeypatch.delitem(kernels_of_sums.KERNELS, ("cpu", "losses"))
         ledger = ns.Ledger(losses=True, inexact=True)
-        ar = ns.Arithmetic(f"fp32/nearest/fp32:{order}", ledger=ledger)
-        total = ar.sum(x, (0, 2))
-        found.append((total.view(torch.int32).tolist(), ledger["sum"]))
+        ar = ns.Arithmetic(precision, ledger=ledger, key=ns.Key(seed=3))
+        results = [ar.sum(x, (0, 2)), ar.sum(x.mT, 1), ar.mean(x, (0, 2)), ar.mean(x, 1), ar.matmul(x, w)]
+        results += [ar.add(x, x.flip(0)), ar.sub(x.mT, x[:1].mT), ar.add(x.double(), 1e-3), ar.sub(-0.5, x[:, :1])]
+        bits = [r.double().view(torch.int64).tolist() for r in results]
+        found.append((bits, {site: pickle.loads(pickle.dumps(tally)) for site, tally in ledger.items()}))
     assert found[0] == found[1]
-    assert found[0][1].absorbed > 0
-    plain = ns.Arithmetic(f"fp32/nearest/fp32:{order}").sum(x, (0, 2))
-    assert plain.view(torch.int32).tolist() == found[0][0]
+    assert sum(tally.absorbed for tally in found[0][1].values()) and sum(t.cancelled for t in found[0][1].values())
+    plain = ns.Arithmetic(precision, key=ns.Key(seed=3)).sum(x, (0, 2))
+    assert plain.double().view(torch.int64).tolist() == found[0][0][0]

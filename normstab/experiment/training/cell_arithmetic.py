@@ -16,6 +16,7 @@ from normstab.experiment.scenario.spec import NumericsSpec
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.precision import Precision
+from normstab.numerics.sums.kernels_of_sums import are_losses_cheap
 from normstab.simulation.ranks.team import network_of
 from normstab.simulation.run import Run
 from normstab.simulation.simulate import simulate
@@ -28,7 +29,7 @@ __all__ = ["Simulated", "simulated"]
 class Simulated:
     """What runs around the network: `run` is the simulation, or the recording of exponents (`is_recording`).
 
-    Without a run plain torch computes.
+    Without a run plain torch computes. `tells_losses`: its sums can count what they lose in little time.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Simulated:
         *,
         is_recording: bool = False,
         rounds_optimizer: bool = False,
+        tells_losses: bool = False,
     ) -> None:
         self.run = run
         self.ledger = None if run is None else run.ledger
         self.is_recording = is_recording
         self.rounds_optimizer = rounds_optimizer
+        self.tells_losses = tells_losses
 
     def paused(self) -> AbstractContextManager[object]:
         """Return a context in which plain torch computes: the experiment's own bookkeeping."""
@@ -50,6 +53,15 @@ class Simulated:
     def rounding_float32(self) -> AbstractContextManager[object]:
         """Return a context in which the experiment's own float32 results are rounded: how test images are scaled."""
         return contextlib.nullcontext() if self.run is None else self.run.rounding_float32()
+
+    def counting_losses(self) -> AbstractContextManager[object]:
+        """Return a context in which what additions absorb and cancel is counted, where kernels count it.
+
+        Elsewhere, on a GPU or inside emulated products, that would take minutes for a step.
+        """
+        if self.ledger is None or not self.tells_losses:
+            return contextlib.nullcontext()
+        return self.ledger.counting_losses()
 
     def begin_step(self, step: int) -> None:
         """Set the step that keys random bits and dates offences."""
@@ -135,4 +147,7 @@ def simulated(
         master_weights=None if numerics.master_weights else False,
         expand=numerics.expand,
     ) as run:
-        yield Simulated(run, rounds_optimizer=numerics.round_optimizer)
+        precisions = [numerics.precision, *numerics.rules.values()]
+        device = next((p.device.type for p in model.parameters()), "cpu")
+        tells_losses = all(are_losses_cheap(Precision.parse(each), device) for each in precisions)
+        yield Simulated(run, rounds_optimizer=numerics.round_optimizer, tells_losses=tells_losses)

@@ -1,13 +1,12 @@
 """What a sum loses without overflow: operands that are absorbed, and leading bits that cancel.
 
 Counted on the rounded result of every add, sub and fma, and on every addition inside a sum, where the ledger asked
-for `losses`; plain torch, for it is asked for seldom.
+for `losses`. The kernels of a CPU count the same with the sums: `kernels.cpu.lost_bits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,13 +16,12 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import NEAREST
 from normstab.numerics.readable.operations import Operand, widened
 from normstab.numerics.readable.reference import round_reference
-from normstab.numerics.tallies.counter_row import Row
-from normstab.numerics.tallies.tally import LOSSES
 
-__all__ = ["SUMMING", "count_losses", "count_losses_of_sum", "counts_losses", "losses_apart"]
+__all__ = ["SUMMING", "count_losses", "count_losses_of_sum", "counts_losses", "half_of_precision", "lose"]
 
 SUMMING = ("add", "sub", "fma")
 """The operations that absorb and cancel."""
+LOSSES_OF_SUMS = ("absorbed", "cancelled")
 BELOW_ALL = -(2**15)  # an exponent for zero, which has none
 
 
@@ -32,19 +30,11 @@ def counts_losses(call: Call) -> bool:
     return call.row is not None and call.row.counts_losses
 
 
-@contextmanager
-def losses_apart(calls: Iterable[Call | None]) -> Iterator[list[Call | None]]:
-    """Give calls of which the losses alone count where `calls` do, for a sum that a kernel has counted in all else."""
-    own, apart = list(calls), list[Call | None]()
-    for call in own:
-        row = Row(with_histogram=False)
-        row.counts_losses = row.counts_losses_alone = True
-        apart.append(None if call is None else call._replace(row=row))
-    yield apart
-    for call, other in zip(own, apart, strict=True):
-        if call is not None and call.row is not None and other is not None and other.row is not None:
-            for counter in LOSSES:
-                call.row.lose(counter, other.row.count_of(counter), stamp=call.stamp, step=call.step)
+def lose(call: Call, counts: Sequence[int]) -> None:
+    """Add how many additions of a call absorbed and cancelled."""
+    if call.row is not None:
+        for counter, count in zip(LOSSES_OF_SUMS, counts, strict=True):
+            call.row.lose(counter, count, stamp=call.stamp, step=call.step)
 
 
 def count_losses(operation: str, operands: tuple[Operand, ...], result: Tensor, call: Call) -> None:
@@ -73,11 +63,10 @@ def count_losses_of_sum(a: Tensor, b: Tensor, result: Tensor, call: Call) -> Non
         return
     is_term = a.isfinite() & (a != 0), b.isfinite() & (b != 0)
     absorbed = ((result == a) & is_term[1]) | ((result == b) & is_term[0])
-    row.lose("absorbed", int(absorbed.sum()), stamp=call.stamp, step=call.step)
     larger = torch.maximum(_exponent(a), _exponent(b))
-    is_far = _exponent(result) <= larger - _half_of_precision(call.format)
+    is_far = _exponent(result) <= larger - half_of_precision(call.format)
     cancelled = is_term[0] & is_term[1] & result.isfinite() & is_far
-    row.lose("cancelled", int(cancelled.sum()), stamp=call.stamp, step=call.step)
+    lose(call, (int(absorbed.sum()), int(cancelled.sum())))
 
 
 def _wide(x: Operand, like: Tensor) -> Tensor:
@@ -90,6 +79,6 @@ def _exponent(x: Tensor) -> Tensor:
     return torch.where(x == 0, BELOW_ALL, torch.frexp(x).exponent)
 
 
-def _half_of_precision(format: AnyFormat) -> int:
+def half_of_precision(format: AnyFormat) -> int:
     """Return ceil(p / 2)."""
     return -(-format.precision // 2)

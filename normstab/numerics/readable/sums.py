@@ -22,7 +22,6 @@ from normstab.numerics.accumulate import (
     terms_of,
 )
 from normstab.numerics.call import Call
-from normstab.numerics.readable.losses import counts_losses
 from normstab.numerics.readable.operations import carry
 from normstab.numerics.sums.kernels_of_sums import kernels_for
 
@@ -39,8 +38,7 @@ class Sums(NamedTuple):
 
 def welford_sums(x: Tensor, reduced: Sequence[int], calls: dict[str, Call]) -> tuple[Tensor, Tensor]:
     """Return Welford's mean and M2, each (K,), rounded at the sites that `means.welford` names."""
-    is_open = x.numel() > 0 and not counts_losses(calls["sum"])
-    kernels = kernels_for(x, calls["sum"], "welford") if is_open else None
+    kernels = kernels_for(x, calls["sum"], "welford") if x.numel() else None
     found = None if kernels is None else kernels.welford(x, reduced, calls)
     return _welford_reference(x, reduced, calls) if found is None else found
 

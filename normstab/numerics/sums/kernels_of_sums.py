@@ -11,8 +11,10 @@ from torch import Tensor
 
 from normstab.numerics import dispatch
 from normstab.numerics.call import Call
+from normstab.numerics.precision import Precision
+from normstab.numerics.readable.losses import counts_losses
 
-__all__ = ["KERNELS", "READING_HALVES", "addends", "kernels_for"]
+__all__ = ["KERNELS", "READING_HALVES", "addends", "are_losses_cheap", "kernels_for"]
 
 # Device and what is computed -> where its kernels are. What has none the readable reference computes.
 KERNELS = {
@@ -21,11 +23,14 @@ KERNELS = {
     ("cpu", "matmul"): "cpu.sums.cpu_matmul",
     ("cpu", "exact"): "cpu.sums.cpu_exact",
     ("cpu", "functions"): "cpu.cpu_functions",
+    ("cpu", "losses"): "cpu.cpu_losses",
     ("cuda", "sums"): "cuda.sums.cuda_sums",
     ("cuda", "matmul"): "cuda.sums.cuda_products",
     ("cuda", "welford"): "cuda.sums.welford_launch",
 }
 
+# What adds up, and the devices whose kernels of it also count what each addition loses.
+ADDING, COUNTING_LOSSES = ("sums", "welford", "matmul"), ["cpu"]
 # Devices whose sums read float16 and bfloat16 where they lie; elsewhere they are widened first.
 READING_HALVES = ["cuda"]
 
@@ -40,7 +45,17 @@ def addends(x: Tensor) -> Tensor:
 def kernels_for(x: Tensor, call: Call | None, what: str = "sums") -> ModuleType | None:
     """Return the kernels of `what` that serve the device of `x` and `call`, or None."""
     place = KERNELS.get((x.device.type, what))
+    if what in ADDING and call is not None and counts_losses(call) and x.device.type not in COUNTING_LOSSES:
+        return None
     return None if place is None or dispatch.kernels_for(x, call) is None else _imported(place, what)
+
+
+def are_losses_cheap(precision: Precision, device: str = "cpu") -> bool:
+    """Whether what additions lose is counted in a few times the time of a step on a device.
+
+    In every addition of emulated products it would take minutes, and so would the readable sums of other devices.
+    """
+    return device in COUNTING_LOSSES and precision.matmul.kind != "rounded"
 
 
 @cache

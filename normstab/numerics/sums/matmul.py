@@ -27,7 +27,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.dispatch import carried
 from normstab.numerics.execute import carrier_dtype, finish
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.precision import Accumulation
+from normstab.numerics.precision import NEAREST, Accumulation
 from normstab.numerics.readable.exact_sum import exact_sum
 from normstab.numerics.readable.losses import count_losses, counts_losses
 from normstab.numerics.readable.operations import Carried, carry, widened
@@ -79,7 +79,9 @@ def accumulate_matmul(a: Tensor, b: Tensor, *, accumulation: Accumulation, calls
     product = calls(".mul", accumulation.format)
     kahan = calls(".sum.kahan", accumulation.format) if accumulation.kahan else None
     at = SumCalls(calls(".sum", accumulation.format), None, kahan)
-    kernels = None if counts_losses(product) else kernels_for(a, product, "matmul")
+    # The loss of a fused addition is by its product to nearest, of which the kernels have only what they round to.
+    is_known = not (accumulation.fused and counts_losses(product)) or product.rounding == NEAREST
+    kernels = kernels_for(a, product, "matmul") if is_known else None
     found: Tensor | None = None if kernels is None else kernels.matmul(a, b, shapes, accumulation, product, at)
     if found is None:
         sums = [_rows(x, y, index, accumulation, product, at) for x, y, index in _factors(a, b, shapes)]

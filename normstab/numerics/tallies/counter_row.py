@@ -58,9 +58,8 @@ class Row:
 
     `buffer` holds 31 int64: the ten COUNTERS; for each the stamp of its first offence (-1: none); for each
     the step of it; then the float32 pair (largest, smallest). `histogram` has HISTOGRAM_BINS int64, or is None.
-    `losses` has for each of LOSSES its count, the stamp of its first and the step of it, which no kernel writes;
-    `counts_losses_alone` says that nothing else of the row is read. `first_ranks` names the process of each first
-    offence, where several were joined.
+    `losses` has for each of LOSSES its count, the stamp of its first and the step of it, which no kernel writes.
+    `first_ranks` names the process of each first offence, where several were joined.
     """
 
     __slots__ = (
@@ -72,7 +71,6 @@ class Row:
         "_histogram",
         "address",
         "counts_losses",
-        "counts_losses_alone",
         "counts_squares",
         "first_ranks",
         "granules",
@@ -85,7 +83,7 @@ class Row:
         self.granules: GranuleCounts | None = None
         self.first_ranks: dict[str, int] = {}
         self.pending: set[Pending] = set()
-        self.counts_squares = self.counts_losses = self.counts_losses_alone = False
+        self.counts_squares = self.counts_losses = False
         self.losses: NDArray[np.int64] = np.zeros((3, len(LOSSES)), np.int64)
         self.losses[1:] = -1
         n = len(COUNTERS)
@@ -144,7 +142,7 @@ class Row:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # `address` is that of this very buffer, so a copy must be built, never restored field by field.
-        asked = self.counts_squares, self.counts_losses, self.counts_losses_alone
+        asked = self.counts_squares, self.counts_losses
         with COUNTING:
             self.settle()
             histogram = None if self._histogram is None else self._histogram.copy()
@@ -257,13 +255,13 @@ def _copied_row(
     histogram: NDArray[np.int64] | None,
     granules: GranuleCounts | None,
     losses: NDArray[np.int64],
-    asked: tuple[bool, bool, bool],
+    asked: tuple[bool, bool],
     ranks: dict[str, int],
 ) -> Row:
     """Return a row of its own memory with these counts, that counts on as `asked`."""
     row = Row(with_histogram=histogram is not None)
     row.granules, row.losses, row.first_ranks = granules, losses, ranks
-    row.counts_squares, row.counts_losses, row.counts_losses_alone = asked
+    row.counts_squares, row.counts_losses = asked
     row.buffer[:] = buffer
     if histogram is not None:
         row.add_bins(histogram)

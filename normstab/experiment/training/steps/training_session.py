@@ -115,14 +115,16 @@ class Session:
         yield from logged
 
     def _step_read(self, index: Tensor, augmentation: Augmentation | None) -> None:
-        """Take a step, and wait for what it finds."""
+        """Take a step, and wait for what it finds; in one that is probed, count what additions lose too."""
         history, step, skipped = self.history, self.history.step, self.scaler.skipped_steps
         self.scaler.asks_later = False
-        loss, logits, factor = self._gradients(index, augmentation)
-        with self.simulated.paused():
-            self._look_at(loss, logits, index)
-        if history.nonfinite is None:
-            self._update(step, factor)
+        is_due = self.probes.is_due(step)
+        with self.simulated.counting_losses() if is_due else contextlib.nullcontext():
+            loss, logits, factor = self._gradients(index, augmentation)
+            with self.simulated.paused():
+                self._look_at(loss, logits, index)
+            if history.nonfinite is None:
+                self._update(step, factor)
         history.step += 1
         if self.scaler.skipped_steps == skipped:
             self.looks.found_nothing()

@@ -20,8 +20,19 @@ from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE64, rule64
 from normstab.numerics.kernels.cpu.blocks import BLOCK, nearest_block64, nearest_uncounted64, round_block64
 from normstab.numerics.kernels.cpu.compile import outside, view
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, count_special, histogram_bin
+from normstab.numerics.kernels.cpu.lost_bits import lose_line
 from normstab.numerics.kernels.cpu.philox_cpu import field_of
-from normstab.numerics.kernels.cpu.sums.steps import COUNTS, DOWN, FIELD_WIDTH, FOLDS, HISTOGRAM, KEY, SCRATCH_AT, STEP
+from normstab.numerics.kernels.cpu.sums.steps import (
+    COUNTS,
+    DOWN,
+    FIELD_WIDTH,
+    FOLDS,
+    HISTOGRAM,
+    KEY,
+    LOSSES_AT,
+    SCRATCH_AT,
+    STEP,
+)
 from normstab.numerics.kernels.cpu.to_odd import sum_to_odd
 from normstab.numerics.kernels.format_table import PLAN
 from normstab.numerics.kernels.shortcut_table import MAGIC
@@ -101,6 +112,8 @@ def add_line(a, b, y, leaves, n, context, at):  # pragma: no cover - compiled
         exact[i] = sum_to_odd(a[i], b[i], folds, down)
     if context[COUNTS] != 0:  # y may be an operand, which the counting still asks for
         round_line(exact, a, b, b, at.rest, leaves, n, context, at.fields)
+        if context[LOSSES_AT] != 0:
+            lose_line(a, b, at.rest, n, context[LOSSES_AT:])
         for i in range(n):
             y[i] = at.rest[i]
     else:
@@ -123,6 +136,11 @@ def fma_line(a, b, total, leaves, n, context, at):  # pragma: no cover - compile
     for i in range(n):
         exact[i] = sum_to_odd(a[i] * b[i], total[i], folds, down)
     round_line(exact, a, b, total, at.rest, leaves, n, context, at.fields)
+    if context[LOSSES_AT] != 0:  # of the rounded product and the addend: only to nearest, by the very rule of the sums
+        for i in range(n):
+            exact[i] = a[i] * b[i]
+        round_uncounted(exact, at.rounded, at.fields, n, rule64(context), np.zeros(12, np.int64))
+        lose_line(at.rounded, total, at.rest, n, context[LOSSES_AT:])
     for i in range(n):
         total[i] = at.rest[i]
 

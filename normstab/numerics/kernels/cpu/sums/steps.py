@@ -1,6 +1,6 @@
 """One counted rounding after another: the scalar steps that the kernels of sums and products are chains of.
 
-    context   [ plan of lane 64 | key, step | folds, down, counts | histogram | scratch of 12 ]     int64 all
+    context   [ plan of lane 64 | key, step | folds, down, counts | histogram | scratch of 12 | losses of 3 ]    int64
 
 A context is all that a rounding at one site needs: its format and mode, where random bits come from, what to count,
 and where (see counting.py). There is one for each site and chunk of work, so that no two threads share one.
@@ -24,10 +24,12 @@ from normstab.numerics.kernels.cpu.philox_cpu import field_of
 from normstab.numerics.kernels.format_table import PLAN, plan
 from normstab.numerics.kernels.shortcut_table import LANE64
 from normstab.numerics.precision import Rounding
+from normstab.numerics.readable.losses import counts_losses, half_of_precision, lose
 from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = [
     "CONTEXT",
+    "LOSSES_AT",
     "ROW",
     "add_step",
     "contexts",
@@ -44,8 +46,10 @@ __all__ = [
 # exact zeros are -0 (mode down); whether anything is counted; the address of a histogram or 0; the scratch.
 KEY = len(PLAN)
 STEP, FOLDS, DOWN, COUNTS, HISTOGRAM, SCRATCH_AT = KEY + 1, KEY + 2, KEY + 3, KEY + 4, KEY + 5, KEY + 6
+# Where losses are counted: half of the format's precision, else 0; then how many additions absorbed and cancelled.
+LOSSES_AT = SCRATCH_AT + SCRATCH
 # Length of the context of one chain of steps.
-CONTEXT = SCRATCH_AT + SCRATCH
+CONTEXT = LOSSES_AT + 3
 FIELD_WIDTH = PLAN.index("field_width")
 HISTOGRAM_SIZE = 2101
 ROW = 4  # int64 that say where one call is counted
@@ -63,6 +67,8 @@ def contexts(calls: Sequence[Call | None], chunks: int) -> NDArray[np.int64]:
             made[0, i, STEP] = np.uint64(call.draw.step).astype(np.int64)
         if call.row is not None and call.row.histogram is not None:
             made[0, i, HISTOGRAM] = call.row.histogram.ctypes.data
+        if counts_losses(call):
+            made[0, i, LOSSES_AT] = half_of_precision(call.format)
     made[1:] = made[0]
     return made
 
@@ -76,7 +82,7 @@ def _context(format: AnyFormat, rounding: Rounding, counts: bool) -> NDArray[np.
     # what the exact one is; wider formats take float64's own.
     made[FOLDS], made[DOWN], made[COUNTS] = format.precision <= 51, rounding.mode == "down", counts
     # The smallest magnitude so far: none.
-    made[SCRATCH_AT + SCRATCH - 1] = INF64
+    made[LOSSES_AT - 1] = INF64
     made.flags.writeable = False
     return made
 
@@ -94,6 +100,9 @@ def settle_all(made: NDArray[np.int64], calls: Sequence[Call | None], rows: NDAr
     rows = rows_of(calls) if rows is None else rows
     with COUNTING:
         settle_contexts(made.ctypes.data, len(made), len(calls), rows.ctypes.data)
+    for i, call in enumerate(calls):
+        if call is not None and counts_losses(call):
+            lose(call, made[:, i, LOSSES_AT + 1 :].sum(0).tolist())
 
 
 @kernel

@@ -30,18 +30,19 @@ from normstab.numerics.kernels.cpu.vector.ways import (
     Way,
 )
 from normstab.numerics.kernels.nearest import DRAWN, STYLE, lane_table
+from normstab.numerics.readable.losses import counts_losses
 from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["Tallies", "is_drawn", "way_of"]
 
 
 def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool = False) -> Any | None:
-    """Return the way of these calls, all in the format and mode of `add`, or None.
+    """Return the way of these calls, all in the format and mode of `add`, or None: where what is lost is counted too.
 
     `load` is that of addends or products; `is_fused`: the products are added unrounded.
     """
     table = lane_table(add.format, add.rounding, is_odd=is_fused)
-    if table is None:
+    if table is None or any(call is not None and counts_losses(call) for call in (add, kahan)):
         return None
     rows = [(call.row, call.inexact) for call in (add, load, kahan) if call is not None and call.row is not None]
     has_bins = any(row.histogram is not None for row, _ in rows)
