@@ -12,6 +12,7 @@ import normstab as ns
 from normstab.numerics.call import Call
 from normstab.numerics.formats import FORMATS
 from normstab.numerics.kernels.cpu.granules.cpu_quantize import quantize_rows
+from normstab.numerics.scaled.by_parts import quantize_by_parts
 from normstab.numerics.scaled.quantize import quantize_readably, scaled_format
 
 COVERED = [
@@ -83,6 +84,46 @@ def assert_equal_to_the_reference(x, name, axis):
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 6), columns=st.integers(1, 100), axis=st.sampled_from([-1, 0]))
 def test_kernels_equal_the_reference(name, seed, rows, columns, axis):
     assert_equal_to_the_reference(hurting(seed, (rows, columns)), name, axis)
+
+
+IN_OTHER_MODES = [
+    "e2m1@tile16:e4m3fn", "e4m3fn@tile128", "int8@tile4", "fp8-rowwise", "mxfp6-e3m2", "nvfp4", "int8@row",
+    "e5m2fnuz@block4", "q3.4@row", "int7@block32:e8m0", "e4m3fn",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "stochastic:8", "toward-zero", "up"])
+@pytest.mark.parametrize("name", IN_OTHER_MODES)
+def test_division_and_product_equal_the_reference_in_every_mode(name, rounding):
+    for seed in range(10):
+        x = hurting(seed, (1 + 5 * seed % 7, 1 + (37 * seed) % 100))
+        x = x.half() if seed % 4 == 3 else x.mT if seed % 4 == 2 else x
+        assert_parts_equal_to_the_reference(x, name, rounding, mse=seed == 0, histogram=seed == 1, inexact=seed > 4)
+
+
+def assert_parts_equal_to_the_reference(x, name, rounding, **options):
+    scaled, ledgers = scaled_format(name), [ns.Ledger(**options), ns.Ledger(**options)]
+    draw = ns.Key(seed=5, site="a", step=2).draw if rounding.startswith("stochastic") else None
+    mode, inexact = ns.Rounding.parse(rounding), options.get("inexact", False)
+    rows = [ledger.row(ns.Site("a", "quantize")) for ledger in ledgers]
+    calls = [Call(FORMATS["fp32"], mode, row, 7, 3, draw, inexact) for row in rows]
+    found = quantize_by_parts(x, scaled, calls[0], axis=-1, amax=None)
+    expected = quantize_readably(x, scaled, calls[1], axis=-1)
+    assert found is not None
+    assert torch.equal(bits_of(found[1]), bits_of(expected.scales))
+    assert found[2].dtype == expected.codes.dtype and torch.equal(found[2], expected.codes)
+    assert found[0].dtype == x.dtype and torch.equal(bits_of(found[0]), bits_of(expected.values))
+    assert ledgers[0]["a"] == ledgers[1]["a"]
+    assert ledgers[0].first("saturated") == ledgers[1].first("saturated")
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "toward-zero"])
+def test_quotients_by_scales_that_vanished_equal_the_reference(rounding):
+    x = torch.full((3, 32), 2.0**-60)
+    x[0], x[1, :20], x[2, :16] = 3e30, torch.tensor(1.5 * 2.0**-75), 2.0**-75
+    x[2, 16:] = -(2.0**-120)
+    assert_parts_equal_to_the_reference(x, "nvfp4", rounding, inexact=True)
+    assert_parts_equal_to_the_reference(x.mT, "e2m1@tile16:e4m3fn", rounding)
 
 
 @pytest.mark.parametrize("name", ["mxfp8", "nvfp4", "fp8-tensorwise", "int8@row"])

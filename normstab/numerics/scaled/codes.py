@@ -13,7 +13,7 @@ from normstab.numerics.formats import FixedFormat, Format
 from normstab.numerics.readable.reference import decode, power_of_two
 from normstab.numerics.scaled.scaled_format import Scaled
 
-__all__ = ["codes_of", "numbers_of", "width_of"]
+__all__ = ["codes_of", "nan_code", "numbers_of", "width_of"]
 
 FRACTION_BITS = 52  # of binary64
 

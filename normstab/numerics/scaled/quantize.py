@@ -13,10 +13,9 @@ from torch import Tensor
 
 from normstab.errors import DtypeError, NormstabError
 from normstab.numerics.call import Call
-from normstab.numerics.dispatch import kernels_for
 from normstab.numerics.execute import fields_of
-from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat, Format
-from normstab.numerics.ledger import COUNTERS, Ledger, Row, Site
+from normstab.numerics.formats import FORMATS, AnyFormat
+from normstab.numerics.ledger import COUNTERS, Ledger, Site
 from normstab.numerics.philox import Key, signed_step
 from normstab.numerics.precision import Precision
 from normstab.numerics.readable.event_counts import count
@@ -24,14 +23,16 @@ from normstab.numerics.readable.operations import Carried, carry, widened
 from normstab.numerics.readable.reference import LAYOUTS, Rounded, encode, round_reference
 from normstab.numerics.recipes import RECIPES
 from normstab.numerics.rounding_modes import NEAREST, Rounding
+from normstab.numerics.scaled.by_parts import quantize_by_parts
 from normstab.numerics.scaled.codes import codes_of, numbers_of
-from normstab.numerics.scaled.granule_counts import GranuleCounts, Squares
-from normstab.numerics.scaled.granules import amax_of, extents_of, spread
+from normstab.numerics.scaled.element_formats import element_format
+from normstab.numerics.scaled.granule_losses import GranuleLosses, count_granules
+from normstab.numerics.scaled.granules import extents_of, spread
 from normstab.numerics.scaled.scaled_format import IntegerElement, Scaled
-from normstab.numerics.scaled.scales import Scales, affine_scales, scales_of
+from normstab.numerics.scaled.scales import tensor_scales
 from normstab.numerics.spelling.arguments import check_optional, whole
 from normstab.numerics.spelling.names import check_name
-from normstab.numerics.tallies.counter_row import COUNTING
+from normstab.numerics.sums.kernels_of_sums import kernels_for
 
 __all__ = [
     "Quantized",
@@ -115,27 +116,30 @@ def largest_magnitude(x: Tensor) -> float:
     return float(x.detach().abs().amax().to(torch.float32)) if x.numel() else 0.0
 
 
-def quantize_operand(x: Tensor, scaled: Scaled, call: Call, *, axis: int = -1, amax: float | None = None) -> Quantized:
+def quantize_operand(
+    x: Tensor, scaled: Scaled, call: Call, *, axis: int = -1, amax: float | None = None, with_codes: bool = True
+) -> Quantized:
     """Return `x` in `scaled`, rounded, counted and keyed as `call` says (its format does not matter).
 
-    `amax` is the largest magnitude that the scale of `delayedH` follows from: that of earlier steps.
+    `amax` is the largest magnitude that the scale of `delayedH` follows from: that of earlier steps. Without
+    `with_codes` codes that take time of their own are left out, an empty tensor.
     """
     extents_of(x.shape, scaled, axis)  # which refuses an axis that is not there
     if x.numel() == 0:
         no_scales = torch.ones([min(size, 1) for size in x.shape], dtype=torch.float32)
         return Quantized(x.clone(), no_scales, codes_of(widened(x), scaled))
-    if amax is None and x.device.type == "cpu" and kernels_for(x) is not None:
-        from normstab.numerics.kernels.cpu.granules.cpu_quantize import quantize_rows  # needs numba
-
-        if (found := quantize_rows(x, scaled, axis, call)) is not None:
-            return Quantized(*found)
+    kernels = kernels_for(x, None, "quantize") if amax is None else None
+    if kernels is not None and (found := kernels.quantize_rows(x, scaled, axis, call)) is not None:
+        return Quantized(*found)
+    if (found := quantize_by_parts(x, scaled, call, axis=axis, amax=amax, with_codes=with_codes)) is not None:
+        return Quantized(*found)
     return quantize_readably(x, scaled, call, axis=axis, amax=amax)
 
 
 def quantize_readably(x: Tensor, scaled: Scaled, call: Call, *, axis: int = -1, amax: float | None = None) -> Quantized:
     """Return what quantize_operand does, in plain torch: the oracle of its kernels."""
     extents = extents_of(x.shape, scaled, axis)
-    scales = _scales(x, scaled, extents, amax)
+    scales = tensor_scales(x, scaled, extents, amax)
     per_element = spread(scales.value, x.shape, extents)
     zero_point = None if scales.zero_point is None else spread(scales.zero_point, x.shape, extents)
     numbers, rounded, carried = _numbers(x, per_element, zero_point, scaled, call)
@@ -144,7 +148,7 @@ def quantize_readably(x: Tensor, scaled: Scaled, call: Call, *, axis: int = -1, 
     values = encode(values, torch.float32).view(x.shape).to(x.dtype)
     if call.row is not None:
         _count(call, rounded, carried, scales.saturated)
-        _count_granules(call.row, _Losses(x, values, stood_for, scales, extents))
+        count_granules(call.row, GranuleLosses(x, values, stood_for, scales, extents))
     return Quantized(values, encode(scales.value, torch.float32).view(scales.value.shape), codes_of(numbers, scaled))
 
 
@@ -156,30 +160,13 @@ def dequantize(quantized: Quantized, scaled: Scaled, *, axis: int = -1) -> Tenso
     return encode(round_reference(value, FORMATS["fp32"], NEAREST).value, torch.float32).view(value.shape)
 
 
-def _scales(x: Tensor, scaled: Scaled, extents: tuple[int, ...], amax: float | None) -> Scales:
-    """Return the scale of each granule of `x`."""
-    wide = x.dtype == torch.float64
-    narrow = encode(round_reference(x, FORMATS["fp32"], NEAREST).value, torch.float32) if wide else x.to(torch.float32)
-    # Magnitudes are compared as whole numbers, with which flush-to-zero does not meddle; NaN is the greatest.
-    bits = narrow.contiguous().view(torch.int32).view(x.shape)
-    magnitude = bits & 0x7FFFFFFF
-    if scaled.has_zero_point:
-        assert isinstance(scaled.element, IntegerElement)
-        # Zero is within every granule's range, so that it has a code of its own.
-        low, high = (amax_of(torch.where(side, magnitude, 0), extents) for side in (bits < 0, bits >= 0))
-        return affine_scales(-low.view(torch.float32), high.view(torch.float32), scaled.element.bits)
-    if amax is None:
-        return scales_of(amax_of(magnitude, extents).contiguous().view(torch.float32), scaled)
-    return scales_of(torch.full([1] * x.dim(), amax, dtype=torch.float32, device=x.device), scaled)
-
-
 def _numbers(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, scaled: Scaled, call: Call
 ) -> tuple[Tensor, Rounded, Carried]:
     """Return x / scale in the element's numbers (float64; with the zero point added), and what happened."""
     carried = carry("div", (x, torch.where(scale == 0, FLUSHING, scale)))
     fields = fields_of(x.shape, call, x.device)
-    rounded = round_reference(carried.value, _format_of(scaled), call.rounding, fields=fields)
+    rounded = round_reference(carried.value, element_format(scaled), call.rounding, fields=fields)
     if not isinstance(scaled.element, IntegerElement):
         return rounded.value, rounded, carried
     # intN gives up the least two's complement code, or, with a zero point, moves its range.
@@ -203,17 +190,6 @@ def _numbers(
     )
 
 
-def _format_of(scaled: Scaled) -> AnyFormat:
-    """Return the element as a format that saturates; intN is fixed point, wider where a zero point follows."""
-    element = scaled.element
-    if isinstance(element, IntegerElement):
-        whole_bits = element.precision - scaled.fraction_bits + (2 if scaled.has_zero_point else 0)
-        return FixedFormat(str(element), whole_bits, scaled.fraction_bits)
-    if isinstance(element, Format) and not element.fits_float32:
-        raise NormstabError(f"{scaled}: an element is a format whose numbers float32 holds")
-    return replace(element, overflow="saturate")
-
-
 def _count(call: Call, rounded: Rounded, carried: Carried, saturated_scales: int) -> None:
     """Add what happened to the elements, and how many scales saturated, to the row of `call`."""
     assert call.row is not None
@@ -223,36 +199,3 @@ def _count(call: Call, rounded: Rounded, carried: Carried, saturated_scales: int
         found.counts[-1] = 0
     call.row.add(found.counts, found.largest, found.smallest, stamp=call.stamp, step=call.step)
     call.row.add_bins(found.histogram)
-
-
-class _Losses(NamedTuple):
-    """What the granules of one call lost: the tensor, its values, the elements' numbers, the scales."""
-
-    x: Tensor
-    values: Tensor
-    numbers: Tensor
-    scales: Scales
-    extents: tuple[int, ...]
-
-
-def _count_granules(row: Row, losses: _Losses) -> None:
-    """Add zero and dead granules, the range of the scales, and, on request, squares to the row."""
-    amax = amax_of(widened(losses.x).abs(), losses.extents)
-    kept = amax_of(losses.numbers.abs(), losses.extents)
-    is_used = amax.isfinite() & (amax != 0)
-    used = losses.scales.value.expand(amax.shape)[is_used]
-    used = used[used > 0]
-    squares = None
-    if row.counts_squares:
-        error = (widened(losses.x) - widened(losses.values))[losses.x.isfinite() & losses.values.isfinite()]
-        signal = widened(losses.x)[losses.x.isfinite() & losses.values.isfinite()]
-        squares = Squares(float(error.square().sum()), float(signal.square().sum()), error.numel())
-    found = GranuleCounts(
-        zero_granules=int((amax == 0).sum()),
-        dead_granules=int((is_used & (kept == 0)).sum()),
-        largest_scale=float(used.max()) if used.numel() else 0.0,
-        smallest_scale=float(used.min()) if used.numel() else float("inf"),
-        squares=squares,
-    )
-    with COUNTING:
-        row.granules = found if row.granules is None else row.granules + found

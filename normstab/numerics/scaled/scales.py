@@ -13,11 +13,12 @@ from torch import Tensor
 
 from normstab.numerics.formats import FORMATS, Format
 from normstab.numerics.readable.operations import widened
-from normstab.numerics.readable.reference import decode, power_of_two, round_reference
+from normstab.numerics.readable.reference import decode, encode, power_of_two, round_reference
 from normstab.numerics.rounding_modes import NEAREST
-from normstab.numerics.scaled.scaled_format import Scaled
+from normstab.numerics.scaled.granules import amax_of
+from normstab.numerics.scaled.scaled_format import IntegerElement, Scaled
 
-__all__ = ["Scales", "affine_scales", "scales_of"]
+__all__ = ["Scales", "affine_scales", "scales_of", "tensor_scales"]
 
 FP32 = FORMATS["fp32"]
 # Powers of two that a scale may be. Source: OCP MX 1.0, 5.4.1 (e8m0); float32's for the others.
@@ -104,3 +105,20 @@ def _two_scales(amax: Tensor, counts: Tensor, scaled: Scaled) -> tuple[Tensor, T
     quotient = _to_fp32(amax / _to_fp32(scaled.largest * tensor_scale))
     rounded = round_reference(quotient, replace(scaled.scale, overflow="saturate"), NEAREST)
     return _to_fp32(tensor_scale * rounded.value), rounded.saturated
+
+
+def tensor_scales(x: Tensor, scaled: Scaled, extents: tuple[int, ...], amax: float | None) -> Scales:
+    """Return the scale of each granule of `x`."""
+    wide = x.dtype == torch.float64
+    narrow = encode(round_reference(x, FORMATS["fp32"], NEAREST).value, torch.float32) if wide else x.to(torch.float32)
+    # Magnitudes are compared as whole numbers, with which flush-to-zero does not meddle; NaN is the greatest.
+    bits = narrow.contiguous().view(torch.int32).view(x.shape)
+    magnitude = bits & 0x7FFFFFFF
+    if scaled.has_zero_point:
+        assert isinstance(scaled.element, IntegerElement)
+        # Zero is within every granule's range, so that it has a code of its own.
+        low, high = (amax_of(torch.where(side, magnitude, 0), extents) for side in (bits < 0, bits >= 0))
+        return affine_scales(-low.view(torch.float32), high.view(torch.float32), scaled.element.bits)
+    if amax is None:
+        return scales_of(amax_of(magnitude, extents).contiguous().view(torch.float32), scaled)
+    return scales_of(torch.full([1] * x.dim(), amax, dtype=torch.float32, device=x.device), scaled)

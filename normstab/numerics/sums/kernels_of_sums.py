@@ -24,9 +24,11 @@ KERNELS = {
     ("cpu", "exact"): "cpu.sums.cpu_exact",
     ("cpu", "functions"): "cpu.cpu_functions",
     ("cpu", "losses"): "cpu.cpu_losses",
+    ("cpu", "quantize"): "cpu.granules.cpu_quantize",
     ("cuda", "sums"): "cuda.sums.cuda_sums",
     ("cuda", "matmul"): "cuda.sums.cuda_products",
     ("cuda", "welford"): "cuda.sums.welford_launch",
+    ("cuda", "quantize"): "cuda.granules.cuda_quantize",
 }
 
 # What adds up, and the devices whose kernels of it also count what each addition loses.

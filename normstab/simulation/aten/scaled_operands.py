@@ -154,7 +154,8 @@ def _quantized(x: Tensor, role: str, ar: Arithmetic) -> Quantized | None:
     if scaled.granule == "delayed":
         operand = str(site_of(ar.site, f"operand.{role}", ar.direction))
         amax = ar.scales.amax(operand, ar.step, largest_magnitude(x), scaled.width)
-    return quantize_operand(x, scaled, call, axis=-1, amax=amax)
+    with_codes = isinstance(scaled.element, IntegerElement)  # whose products are those of whole numbers
+    return quantize_operand(x, scaled, call, axis=-1, amax=amax, with_codes=with_codes)
 
 
 def _format(role: str, precision: Precision) -> Scaled | None:

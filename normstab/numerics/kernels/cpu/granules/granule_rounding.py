@@ -5,7 +5,8 @@
 
 A division takes long, so that x is multiplied by the reciprocal of the scale, which is off by a little. In float32
 lanes that is noticed where it could matter, near a tie, and float64 ones do it again: kept to 40 bits, a quotient of
-two float32 numbers is on the right side of every tie.
+two float32 numbers is on the right side of every tie. What happened is counted by the way, of q before it is kept in
+range: how many were beyond the largest number, vanished, or are subnormal.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -83,32 +84,37 @@ def quotient_of(value, reciprocal):  # pragma: no cover - compiled
 
 @device
 def round_floats(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
-    """Write values and codes of `m` float32 whose scale is `scale`, in a floating-point element."""
+    """Write values and codes of `m` float32 whose scale is `scale`, in a floating-point element; return the counts."""
     # Places in `whole` and `number` are those of cpu_quantize.FIELDS and NUMBERS.
     p, emin, has_negative_zero = whole[3], whole[4], whole[6] != 0
     largest, sign_bit = number[0], np.int64(1) << (whole[8] - 1)
     reciprocal = FLUSHING if scale == 0 else 1.0 / scale
     drop, base, normal = np.int64(53) - p, (emin + 1023) << (p - 1), np.int64(1) << (p - 1)
     least_normal = as_float64((emin + 1023) << 52)
+    beyond, vanished, subnormal = np.int64(0), np.int64(0), np.int64(0)
     for i in range(m):
         bits = as_int64(quotient_of(x[i], reciprocal))
         a = as_float64(bits & ABSOLUTE)
         # Below emin the quantum stays.
         q = multiple(a, max(exponent_of(a), emin) - p + 1)
-        q = largest if q > largest else q
         # Adding the least normal number makes the bits below it those of a subnormal pattern.
         is_small = q < least_normal
+        beyond += q > largest
+        vanished += (q == 0) & (x[i] != np.float32(0))
+        subnormal += is_small & (q != 0)
+        q = largest if q > largest else q
         pattern = as_int64(q + least_normal if is_small else q) >> drop
         # A code is the exponent, 1 at emin, and the digits behind it; a subnormal has exponent 0.
         code = pattern - base + (np.int64(0) if is_small else normal)
         sign = bits & SIGN if has_negative_zero or q != 0 else np.int64(0)
         codes[i] = np.uint8(code | (sign_bit if sign != 0 else np.int64(0)))
         out[i] = np.float32(scale * as_float64(as_int64(q) | sign))
+    return beyond, vanished, subnormal
 
 
 @device
 def round_narrow(x, shared, out, codes, m, whole, number):  # pragma: no cover - compiled
-    """Do what round_floats does in float32 lanes; return whether a quotient may lie on the other side of a tie.
+    """Do what round_floats does in float32 lanes; return the counts, and whether a quotient may lie beyond a tie.
 
     `shared` has the reciprocal and the scale of each element, so that one loop runs over many granules. Where the
     scale is a power of two the quotient is exact, or so small that it vanishes either way.
@@ -119,7 +125,7 @@ def round_narrow(x, shared, out, codes, m, whole, number):  # pragma: no cover -
     drop, base, normal = u32(24 - whole[3]), u32((whole[4] + 127) << (whole[3] - 1)), u32(1 << (whole[3] - 1))
     least_normal, sign_down = as_float32(left32(emin, U23)), u32(32 - whole[8])
     keeps_sign = FULL if whole[6] != 0 else u32(0)
-    doubtful = u32(0)
+    doubtful, beyond, vanished, subnormal = u32(0), u32(0), u32(0), u32(0)
     for i in range(m):
         y = np.float32(x[i] * reciprocal[i])
         bits = as_uint32(y)
@@ -132,46 +138,60 @@ def round_narrow(x, shared, out, codes, m, whole, number):  # pragma: no cover -
         # How far the quotient is from half a quantum off q, which would be a tie.
         from_tie = np.float32(abs(np.float32(a - q)) - as_float32(left32(u32(quantum - U1), U23)))
         doubtful = u32(doubtful | u32(abs(from_tie) <= np.float32(a * DOUBT)))
-        q = largest if q > largest else q
         is_small = q < least_normal
+        beyond = u32(beyond + u32(q > largest))
+        vanished = u32(vanished + u32((q == np.float32(0)) & (x[i] != np.float32(0))))
+        subnormal = u32(subnormal + u32(is_small & (q != np.float32(0))))
+        q = largest if q > largest else q
         pattern = right32(as_uint32(np.float32(q + least_normal) if is_small else q), drop)
         code = u32(pattern - base + (u32(0) if is_small else normal))
         # A zero has a sign only where the format has one.
         sign = u32(u32(bits & SIGN32) & (FULL if q != np.float32(0) else keeps_sign))
         codes[i] = np.uint8(u32(code | right32(sign, sign_down)))
         out[i] = np.float32(scale[i] * as_float32(u32(as_uint32(q) | sign)))
-    return doubtful != 0
+    return (np.int64(beyond), np.int64(vanished), np.int64(subnormal)), doubtful != 0
 
 
 @device
 def round_in_parts(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
-    """Round a long granule in a floating-point element, part by part: in float32 lanes where they are sure."""
-    is_power_of_two = as_int64(scale) & FRACTION == 0
-    shared = np.empty((2, PART), np.float32)
+    """Round a long granule in a floating-point element, part by part: in float32 lanes where they are sure.
+
+    Return the counts.
+    """
+    is_power_of_two, length = as_int64(scale) & FRACTION == 0, min(m, PART)
+    shared = np.empty((2, length), np.float32)
     shared[0, :], shared[1, :] = np.float32(1.0 / scale), np.float32(scale)
+    beyond, vanished, subnormal = np.int64(0), np.int64(0), np.int64(0)
     for start in range(0, m, PART):
         n = min(PART, m - start)
         of_x, of_out, of_codes = x[start : start + n], out[start : start + n], codes[start : start + n]
-        is_doubtful = True
+        is_doubtful, counts = True, (np.int64(0), np.int64(0), np.int64(0))
         # Within these neither the reciprocal nor a quotient that matters leaves float32's normal range.
         # By a power of two no quotient is off.
         if LEAST_SCALE <= scale <= 1.0 / LEAST_SCALE:
-            is_doubtful = round_narrow(of_x, shared, of_out, of_codes, n, whole, number) and not is_power_of_two
+            counts, is_doubtful = round_narrow(of_x, shared, of_out, of_codes, n, whole, number)
+            is_doubtful = is_doubtful and not is_power_of_two
         if is_doubtful:
-            round_floats(of_x, scale, of_out, of_codes, n, whole, number)
+            counts = round_floats(of_x, scale, of_out, of_codes, n, whole, number)
+        beyond, vanished, subnormal = beyond + counts[0], vanished + counts[1], subnormal + counts[2]
+    return beyond, vanished, subnormal
 
 
 @device
 def round_whole(x, scale, out, codes, m, whole, number):  # pragma: no cover - compiled
-    """Write values and codes of `m` float32 whose scale is `scale`, in fixed point or whole numbers."""
+    """Write values and codes of `m` float32 whose scale is `scale`, in fixed point or whole numbers; return counts."""
     quantum, largest, least = -whole[7], number[0], number[1]
     reciprocal = FLUSHING if scale == 0 else 1.0 / scale
     up = as_float64((whole[7] + 1023) << 52)
+    beyond, vanished = np.int64(0), np.int64(0)
     for i in range(m):
         # Fixed point has no -0, and -0 + 0 is +0.
         q = multiple(quotient_of(x[i], reciprocal), quantum) + 0.0
+        beyond += (q > largest) | (q < least)
+        vanished += (q == 0) & (x[i] != np.float32(0))
         q = largest if q > largest else q
         q = least if q < least else q
         # The last bits of the sum are the whole number itself, in two's complement.
         codes[i] = np.uint8(as_int64(q * up + SHIFTER) & 0xFF)
         out[i] = np.float32(scale * q)
+    return beyond, vanished, np.int64(0)

@@ -5,7 +5,7 @@
                   +-> 1. largest magnitude -> scale      the granule stays in the cache in between
                   +-> 2. x / scale, rounded -> value and code (granule_rounding)
 
-Short granules that nobody counts are rounded many at a time, in one loop.
+Short granules are rounded many at a time, in one loop.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -23,7 +23,6 @@ from normstab.numerics.kernels.cpu.compile import (
     view,
 )
 from normstab.numerics.kernels.cpu.granules.granule_rounding import (
-    ABSOLUTE,
     FLUSHING,
     FRACTION,
     INFINITE,
@@ -93,26 +92,43 @@ def scale_of(amax, whole, number, of_scales):  # pragma: no cover - compiled
 
 
 @device
-def count_granule(x, scale, m, whole, number, counts, extremes):  # pragma: no cover - compiled
-    """Count a granule that is neither broken nor zero; return how many elements are left."""
-    p, emin = whole[3], whole[4]
-    divisor = 1.0 / FLUSHING if scale == 0 else scale
-    kept = 0
-    least_normal = as_float64((emin + 1023) << 52)
+def least_bits(bits, m):  # pragma: no cover - compiled
+    """Return the least magnitude that is not zero, of `m` float32 as bits; 0 where all are zero."""
+    # Less 1 zero is the greatest.
+    found = np.uint32(0xFFFFFFFF)
     for i in range(m):
-        # Counted is what the quotient is, not what a product with the reciprocal made of it.
-        y = np.float64(x[i]) / divisor
-        if y == 0:
-            continue
-        a = as_float64(as_int64(y) & ABSOLUTE)
-        extremes[0], extremes[1] = max(extremes[0], a), min(extremes[1], a)
-        q = multiple(y, max(exponent_of(a), emin) - p + 1)
-        beyond = q > number[0] or q < number[1]
-        counts[1] += beyond
-        counts[2] += q == 0
-        counts[3] += whole[5] and q != 0 and abs(q) < least_normal
-        kept += q != 0
-    return kept
+        magnitude = np.uint32(np.uint32(bits[i] & MAGNITUDE) - np.uint32(1))
+        found = magnitude if magnitude < found else found
+    return np.uint32(found + np.uint32(1))
+
+
+@device
+def count_granule(bits, m, top, scale, clipped, whole, counts, extremes):  # pragma: no cover - compiled
+    """Count what is one for a granule that is not broken: its scale, its largest and least quotient."""
+    counts[0] += clipped
+    if top == 0:
+        counts[5] += 1
+    elif scale == 0:
+        # A scale that vanished takes every quotient with it, of which some are zero before they are rounded.
+        counts[6] += 1
+        for i in range(m):
+            quotient = np.float64(as_float32(np.uint32(bits[i] & MAGNITUDE))) * FLUSHING
+            if quotient != 0:
+                counts[2] += 1
+                extremes[0], extremes[1] = max(extremes[0], quotient), min(extremes[1], quotient)
+    else:
+        # Division keeps the order, so that those of the largest and the least magnitude are the extremes.
+        most, least = np.float64(as_float32(top)) / scale, np.float64(as_float32(least_bits(bits, m))) / scale
+        extremes[0], extremes[1] = max(extremes[0], most), min(extremes[1], least)
+        extremes[2], extremes[3] = max(extremes[2], scale), min(extremes[3], scale)
+        counts[6] += multiple(most, max(exponent_of(most), whole[4]) - whole[3] + 1) == 0
+
+
+@device
+def count_elements(of_elements, counts):  # pragma: no cover - compiled
+    """Add how many elements were beyond the range, vanished, or are subnormal."""
+    for j in range(3):
+        counts[1 + j] += of_elements[j]
 
 
 @kernel
@@ -129,8 +145,11 @@ def granule_amax(source, target, table, first, last):  # pragma: no cover - comp
 
 
 @device
-def quick_batch(g, memory, start, n, shared, whole, number, of_scales):  # pragma: no cover - compiled
-    """Quantize the `n` elements of whole short granules from g on in one loop; False where that is not sure."""
+def quick_batch(g, memory, start, n, shared, whole, number, of_scales, counts, extremes):  # pragma: no cover - compiled
+    """Quantize the `n` elements of whole short granules from g on in one loop; False where that is not sure.
+
+    Then nothing is counted.
+    """
     width, source = whole[1], memory[0] + 4 * start
     scales = view(memory[2], g + n, np.float32)
     is_power_of_two = True
@@ -149,8 +168,19 @@ def quick_batch(g, memory, start, n, shared, whole, number, of_scales):  # pragm
         for i in range(begin, begin + m):
             shared[0, i], shared[1, i] = reciprocal, narrow
     x, out = view(source, n, np.float32), view(memory[1] + 4 * start, n, np.float32)
-    is_doubtful = round_narrow(x, shared, out, view(memory[3] + start, n, np.uint8), n, whole, number)
-    return is_power_of_two or not is_doubtful
+    of_elements, is_doubtful = round_narrow(x, shared, out, view(memory[3] + start, n, np.uint8), n, whole, number)
+    if is_doubtful and not is_power_of_two:
+        return False
+    if whole[14]:
+        count_elements(of_elements, counts)
+        for begin in range(0, n, width):
+            m = min(width, n - begin)
+            bits, scale = view(source + 4 * begin, m, np.uint32), np.float64(shared[1, begin])
+            top, clipped = largest_bits(bits, m), np.int64(0)
+            if top > 0:
+                _, clipped = scale_of(np.float64(as_float32(top)), whole, number, of_scales)
+            count_granule(bits, m, top, scale, clipped, whole, counts, extremes)
+    return True
 
 
 @outside
@@ -176,19 +206,13 @@ def quantize_granule(g, memory, whole, number, of_scales, counts, extremes):  # 
         scale, clipped = scale_of(np.float64(as_float32(top)), whole, number, of_scales)
     scales[g] = np.float32(scale)
     if whole[5]:
-        round_in_parts(x, scale, out, codes, m, whole, number)
+        of_elements = round_in_parts(x, scale, out, codes, m, whole, number)
     else:
-        round_whole(x, scale, out, codes, m, whole, number)
-    if not whole[14]:
-        return
-    counts[0] += clipped
-    if top == 0:
-        counts[5] += 1
-        return
-    kept = count_granule(x, scale, m, whole, number, counts, extremes)
-    counts[6] += kept == 0
-    if scale > 0:
-        extremes[2], extremes[3] = max(extremes[2], scale), min(extremes[3], scale)
+        of_elements = round_whole(x, scale, out, codes, m, whole, number)
+    if whole[14]:
+        count_granule(bits, m, top, scale, clipped, whole, counts, extremes)
+        if scale != 0:
+            count_elements(of_elements, counts)
 
 
 @kernel
@@ -196,8 +220,8 @@ def quantize_granules(addresses, table, first, last, found, of_scales):  # pragm
     """Quantize granules first .. last; `addresses` of x, values, scales, codes; counts into `found`.
 
     `found` holds int64: clipped scales, overflow, underflow, subnormal, broken elements, zero and dead
-    granules; then float64: largest and smallest quotient, largest and smallest scale. Short granules that
-    nobody counts go many at a time.
+    granules; then float64: largest and smallest quotient, largest and smallest scale. Short granules go many at a
+    time.
     """
     memory = view(addresses, 4, np.int64)
     whole, number = view(table, 15, np.int64), view(table + 8 * 15, 4, np.float64)
@@ -205,8 +229,7 @@ def quantize_granules(addresses, table, first, last, found, of_scales):  # pragm
     counts, extremes = view(found, 7, np.int64), view(found + 8 * 7, 4, np.float64)
     length, width, granules = whole[0], whole[1], whole[2]
     shared = np.empty((2, PART), np.float32)
-    # Events belong to their granule, so that counting takes one at a time.
-    at_once = PART // width if whole[5] and not whole[14] else 1
+    at_once = PART // width if whole[5] else 1
     g = first
     while g < last:
         place = g % granules
@@ -214,7 +237,7 @@ def quantize_granules(addresses, table, first, last, found, of_scales):  # pragm
         several = max(min(at_once, granules - place, last - g), 1)
         start = g // granules * length + place * width
         n = min(several * width, length - place * width)
-        if at_once <= 1 or not quick_batch(g, memory, start, n, shared, whole, number, scales_format):
+        if at_once <= 1 or not quick_batch(g, memory, start, n, shared, whole, number, scales_format, counts, extremes):
             for one in range(g, g + several):
                 quantize_granule(one, memory, whole, number, scales_format, counts, extremes)
         g += several

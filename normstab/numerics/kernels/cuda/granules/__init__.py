@@ -1,0 +1,1 @@
+"""Scaled formats on CUDA devices."""
