@@ -30,7 +30,7 @@ from normstab.numerics.sums import kernels_of_sums
 from tests.numerics.test_cuda_kernels import DEVICE, IS_INTERPRETED, needs_device
 from tests.numerics.test_cuda_sums import run_interpreted
 from tests.numerics.test_float32_kernels import FORBIDDEN, check_resources
-from tests.numerics.test_quantize_kernels import COVERED, bits_of, hurting
+from tests.numerics.test_quantize_kernels import COVERED, assert_same, bits_of, hurting
 
 
 @pytest.fixture(autouse=True)
@@ -57,21 +57,15 @@ def assert_equal_to_the_reference(x, name, axis=-1, **options):
         found = cuda_quantize.quantize_rows(x.to(DEVICE), scaled, axis, calls[0])
         expected = quantize_readably(x, scaled, calls[1], axis=axis)
         assert found is not None
-        values, scales, codes = (each.cpu() for each in found)
-        assert values.shape == x.shape and values.dtype == x.dtype and scales.shape == expected.scales.shape
-        assert torch.equal(bits_of(scales), bits_of(expected.scales))
-        assert codes.dtype == expected.codes.dtype and torch.equal(codes, expected.codes)
-        assert torch.equal(bits_of(values), bits_of(expected.values))
-    assert ledgers[0]["a"] == ledgers[1]["a"]
-    assert ledgers[0].first("saturated") == ledgers[1].first("saturated")
+        assert_same([each.cpu() for each in found], expected, ledgers)
     uncounted = cuda_quantize.quantize_rows(x.to(DEVICE), scaled, axis, Call(FORMATS["fp32"]))
-    assert uncounted is not None and torch.equal(bits_of(uncounted[0].cpu()), bits_of(values))
+    assert uncounted is not None and torch.equal(bits_of(uncounted[0].cpu()), bits_of(expected.values))
 
 
 @needs_device
 @pytest.mark.parametrize("name", COVERED)
 def test_kernels_equal_the_reference(name):
-    for seed in range(10):  # every kind of `hurting` twice
+    for seed in range(4):
         rows, columns = 1 + seed % 4, 1 + (37 * seed) % 100
         assert_equal_to_the_reference(hurting(seed, (rows, columns)), name, axis=-(seed % 2), inexact=seed % 3 == 0)
 

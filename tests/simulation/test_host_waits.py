@@ -52,7 +52,7 @@ def on_device():
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         patch.setitem(launch_program.RUNNERS, "cpu", launch_program.RUNNERS["cuda"])
         patch.setattr(coverage, "covers", lambda *given, **named: False)  # kernels that a device has not
-        for what in ("sums", "matmul"):
+        for what in ("sums", "matmul", "quantize"):
             patch.setitem(kernels_of_sums.KERNELS, ("cpu", what), kernels_of_sums.KERNELS["cuda", what])
         patch.setitem(dispatch.LATER, "cpu", dispatch.LATER["cuda"])
         patch.setattr(dispatch, "_kernels", lambda device_type: cuda_tensors)
@@ -101,13 +101,11 @@ RUNS = {
     "plain": {"precision": "fp16", "scale": 3e4},
     "extras": {"precision": "fp16", "scale": 3e4, "histogram": True, "inexact": True},
     "emulated": {"precision": "bf16/stochastic/bf16;matmul=bf16:lanes2"},
-    "scaled": {"precision": "fp8-rowwise"},
+    "rows": {"precision": "fp8-rowwise"},
+    "blocks": {"precision": "mxfp4"},
 }
-# Files that wait: functions without a kernel (of a norm taken step by step), and the readable code of scaled formats.
-LEFT: dict[str, set[str]] = {
-    "extras": {"execute.py", "event_counts.py"},
-    "scaled": {"quantize.py", "scales.py", "event_counts.py"},
-}
+# Files that wait: functions without a kernel (of a norm taken step by step).
+LEFT: dict[str, set[str]] = {"extras": {"execute.py", "event_counts.py"}}
 
 
 @needs_interpreter
