@@ -20,6 +20,7 @@ from torch import Tensor
 from normstab.errors import DtypeError
 from normstab.numerics.call import Call
 from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
+from normstab.numerics.kernels.huge_pages import widened_copy
 from normstab.numerics.ledger import Ledger, Row
 from normstab.numerics.rounding_modes import Rounding
 from normstab.numerics.version import beyond_tested
@@ -188,7 +189,7 @@ def carried(x: Tensor) -> Tensor:
     x = plain(x)
     if x.dtype is torch.float32 or x.dtype is torch.float64:
         return x
-    return x.to(torch.float32 if x.dtype in NARROW else torch.float64)
+    return widened_copy(x, torch.float32 if x.dtype in NARROW else torch.float64)
 
 
 # Whose every value float32 has.

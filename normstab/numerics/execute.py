@@ -17,6 +17,7 @@ from torch import Tensor
 from normstab.numerics import dispatch as backends
 from normstab.numerics.call import Call, Operands
 from normstab.numerics.formats import AnyFormat
+from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.philox import random_fields
 from normstab.numerics.readable.carriers import carried_for
 from normstab.numerics.readable.event_counts import Counts, count
@@ -43,7 +44,7 @@ def round_tensor(x: Tensor, call: Call, *, out: Tensor | None = None) -> Tensor:
     """Round `x` as `call` says, into `out` (which may be `x`) or a new tensor of the same strides."""
     x = backends.plain(x)
     kernels = backends.kernels_for(x, call)
-    result = torch.empty_like(x) if out is None else out
+    result = in_huge_pages(torch.empty_like(x)) if out is None else out
     if kernels is None or not kernels.round_into(x, result, call):
         fields = fields_of(x.shape, call, x.device)
         rounded = round_reference(x, call.format, call.rounding, fields=fields)

@@ -22,6 +22,7 @@ from normstab.norms.program.layer_outline import Outline
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Program, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.kernels.huge_pages import in_huge_pages
 
 __all__ = ["AGAIN", "SavedFused", "forward"]
 
@@ -58,7 +59,7 @@ def forward(
     fields = layer_fields(scheme, reduction, ar, has_gamma=gamma is not None, has_beta=beta is not None)
     groups, k = groups_of(reduction), int(fields[K])
     device = x.device
-    z = torch.empty(x.shape, dtype=torch.float32, device=device)
+    z = in_huge_pages(torch.empty(x.shape, dtype=torch.float32, device=device))
     mean, scale, reciprocal, stored = (torch.zeros(groups, dtype=torch.float32, device=device) for _ in range(4))
     members, signs = (torch.zeros(groups, k, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
     tensors = {"x": source, "z": z, "gamma": gamma_cast, "beta": beta_cast, "mean": mean, "scale": scale}

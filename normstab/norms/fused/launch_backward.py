@@ -22,6 +22,7 @@ from normstab.numerics.accumulate import accumulate
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.execute import round_tensor
+from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.philox import Draw
 
 __all__ = ["backward"]
@@ -54,7 +55,7 @@ def backward(
     sites = Sites(BACKWARD, ar)
     slope = backward_sites(sites, of, saved, backward_program(outline, needs), scheme)
     groups = groups_of(reduction)
-    dx = torch.empty(grad.shape, dtype=torch.float32, device=grad.device) if needs_input else None
+    dx = in_huge_pages(torch.empty(grad.shape, dtype=torch.float32, device=grad.device)) if needs_input else None
     tensors = {"grad": source, "x": x, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
     tensors |= {"reciprocal": saved.reciprocal, "members": saved.members, "slope": slope, "dx": dx}
     tensors |= of.room(groups, grad.device)

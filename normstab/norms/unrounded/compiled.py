@@ -25,6 +25,7 @@ from normstab.norms.reduction import Reduction
 from normstab.norms.unrounded.few_passes import Gradients, SavedNative
 from normstab.numerics.dispatch import plain
 from normstab.numerics.kernels.cpu.threads import run_chunks
+from normstab.numerics.kernels.huge_pages import in_huge_pages
 
 __all__ = ["backward", "forward"]
 
@@ -39,7 +40,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, SavedNative]:
     """Return the output, the statistic to be stored, and what backward needs, of a float32 tensor on a CPU."""
     groups, k = groups_of(reduction), members_of(scheme)
-    z = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    z = in_huge_pages(torch.empty(x.shape, dtype=torch.float32, device=x.device))
     mean, scale, stored = torch.empty(3, groups, dtype=torch.float32, device=x.device).unbind()
     members = torch.empty(groups, k, dtype=torch.int64, device=x.device) if k else None
     tensors = {"x": x, "gamma": gamma, "beta": beta}
@@ -54,7 +55,7 @@ def backward(grad: Tensor, saved: SavedNative, scheme: Scheme, reduction: Reduct
     """Return the gradients of the input, and of gamma and beta: as many as there are parameters."""
     groups = groups_of(reduction)
     d_gamma, d_beta = torch.empty(2, groups, dtype=torch.float32, device=grad.device).unbind()
-    dx = torch.empty(grad.shape, dtype=torch.float32, device=grad.device) if needs_input else None
+    dx = in_huge_pages(torch.empty(grad.shape, dtype=torch.float32, device=grad.device)) if needs_input else None
     written = {"dx": dx, "d_gamma": d_gamma, "d_beta": d_beta}
     tensors = {"x": saved.input, "gamma": saved.gamma, "mean": saved.mean, "scale": saved.scale}
     tensors |= {"members": saved.members, "grad": grad}

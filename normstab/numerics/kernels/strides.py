@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from normstab.numerics.kernels.huge_pages import in_huge_pages
+
 __all__ = ["Axes", "align", "flat", "is_dense", "is_flat", "overlaps", "result_like", "turned"]
 
 MOST_AXES = 3
@@ -119,8 +121,8 @@ def result_like(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
     if any(x.shape != shape for x in tensors):
         shape = torch.broadcast_shapes(*[x.shape for x in tensors])
     elif tensors[0].is_contiguous():
-        return torch.empty(shape, dtype=dtype, device=device)
+        return in_huge_pages(torch.empty(shape, dtype=dtype, device=device))
     for x in tensors:
         if x.shape == shape and is_dense(x):
-            return torch.empty_strided(shape, x.stride(), dtype=dtype, device=device)
-    return torch.empty(shape, dtype=dtype, device=device)
+            return in_huge_pages(torch.empty_strided(shape, x.stride(), dtype=dtype, device=device))
+    return in_huge_pages(torch.empty(shape, dtype=dtype, device=device))

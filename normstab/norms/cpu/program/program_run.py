@@ -26,6 +26,7 @@ from normstab.norms.trace import Step
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.format_table import plan as format_plan
+from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.kernels.shortcut_table import LANE32
 
 __all__ = ["run_segment"]
@@ -47,7 +48,7 @@ def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmet
     told, rows = instructions_of(plan, index)
     groups = groups_of(plan.reduction)
     for number in plan.segments[index].written:
-        values[number] = torch.empty(plan.shapes[number], dtype=torch.float32, device="cpu")
+        values[number] = in_huge_pages(torch.empty(plan.shapes[number], dtype=torch.float32, device="cpu"))
     tensors = {place.which: memory_of(values[place.which]) for place in told.places if place.kind in IN_MEMORY}
     n = plan.reduction.n
     places = np.array([place_of(place, tensors, n) for place in told.places], np.int64)

@@ -22,6 +22,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.formats import FixedFormat, Format
 from normstab.numerics.kernels.cpu.granules.quantize_kernel import RULES, granule_amax, quantize_granules
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
+from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.ledger import COUNTERS
 from normstab.numerics.rounding_modes import NEAREST
 from normstab.numerics.scaled.codes import nan_code, width_of
@@ -95,8 +96,9 @@ class _Job:
         self.width = {"tensor": PIECE, "row": self.length}.get(scaled.granule, scaled.width)
         self.granules = -(-self.length // self.width)
         self.count = x.numel() // self.length * self.granules
-        self.values = torch.empty_like(x)
-        self.codes = torch.empty(x.shape, dtype=torch.uint8 if isinstance(scaled.element, Format) else torch.int8)
+        self.values = in_huge_pages(torch.empty_like(x))
+        dtype = torch.uint8 if isinstance(scaled.element, Format) else torch.int8
+        self.codes = in_huge_pages(torch.empty(x.shape, dtype=dtype))
         self.scales = torch.empty(self.count, dtype=torch.float32)
         pieces = min(len(chunks(x.numel(), work=WORK)), self.count)
         bounds = [self.count * i // pieces for i in range(pieces + 1)]

@@ -30,6 +30,7 @@ from normstab.numerics.kernels.cpu.sums.one_sum import ORDERS
 from normstab.numerics.kernels.cpu.sums.product_lines import dot_lines
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, is_drawn, way_of
+from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.sums.matmul import Shapes
 
@@ -67,7 +68,7 @@ def matmul(
             found = matmul(narrow[0], narrow[1], shapes, accumulation, product, at)
             return None if found is None else found.to(dtype)
     left, right = factors(a, b, shapes)
-    out = a.new_empty((*shapes.batch, shapes.m, shapes.n), dtype=dtype)
+    out = in_huge_pages(a.new_empty((*shapes.batch, shapes.m, shapes.n), dtype=dtype))
     if out.numel() == 0 or shapes.k == 0:
         return out.zero_().flatten()
     left_out = None
