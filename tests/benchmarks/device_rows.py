@@ -187,6 +187,29 @@ def operations(sizes: Sizes) -> Iterator[Row]:
             )
 
 
+def scaled_formats(sizes: Sizes) -> Iterator[Row]:
+    """Scaled formats of rows of 256: largest magnitudes, scales, values and codes, counted."""
+    reach = {f"{name}, ledger": ("4", "2") for name in ("mxfp8", "e4m3fn@row", "nvfp4", "int8@row")}
+
+    def quantized(name: str, x: Tensor, ledger: ns.Ledger) -> tuple[Tensor, ...]:
+        return ns.quantize(x, name.removesuffix(", ledger"), ledger=ledger, site="a")
+
+    def bits(name: str, device: str) -> list[Tensor]:
+        ledger = ns.Ledger()
+        found = quantized(name, sample(sizes.checked).view(-1, 256).to(device), ledger)
+        return [*(each.cpu() for each in found), *counted(ledger)]
+
+    def make(n: int, device: str) -> Made:
+        x, ledger = torch.randn(n // 256, 256, device=device), ns.Ledger()
+        out = torch.empty_like(x)
+        works: dict[str, Work] = {"copy_": lambda: out.copy_(x)}
+        works |= {name: lambda name=name: quantized(name, x, ledger) for name in reach}
+        return Made(works, {name: lambda device, name=name: bits(name, device) for name in reach})
+
+    for n in sizes.bulk:
+        yield Row("scaled formats", f"{n:,}", lambda d, n=n: make(n, d), reach)
+
+
 def norm_layer(norm: str, precision: str, channels: int, device: str) -> nn.Module:
     """A batch norm whose every operation is counted, the same for every device."""
     layer = ns.BatchNorm2d(channels, norm=norm).to(device)

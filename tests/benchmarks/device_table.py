@@ -26,6 +26,7 @@ from tests.benchmarks.timing import Samples, Work
 SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "casts": device_rows.casts,
     "operations": device_rows.operations,
+    "scaled": device_rows.scaled_formats,
     "norms": device_rows.norms,
     "sums": device_rows.sums,
     "steps": device_runs.steps,

@@ -21,7 +21,7 @@ def test_the_kernels_of_cuda_pass_the_tables_checks_in_tritons_interpreter() -> 
 
 
 @pytest.mark.skipif(not IS_INTERPRETED, reason="runs in Triton's interpreter")
-@pytest.mark.parametrize("section", ["casts", "operations", "sums"])
+@pytest.mark.parametrize("section", ["casts", "operations", "scaled", "sums"])
 def test_checked_as_on_a_device(section: str) -> None:
     for row in SECTIONS[section](TINY):
         if row.is_launch_bound:

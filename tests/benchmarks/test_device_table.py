@@ -42,6 +42,7 @@ def test_every_ratio_of_the_issue_has_a_row_with_its_floor_and_aim() -> None:
         ("cast to fp16", "nearest, ledger"): ("1.7", "1.25"),
         ("add in fp16", "add, ledger"): ("1.8", "1.3"),
         ("mul in fp16", "mul, ledger"): ("1.8", "1.3"),
+        **{("scaled formats", f"{n}, ledger"): ("4", "2") for n in ("mxfp8", "e4m3fn@row", "nvfp4", "int8@row")},
         ("batch norm, both passes", "l2, fp16, ledger"): ("8", "4"),
         ("batch norm, both passes", "l1, fp16, ledger"): ("8", "4"),
         ("batch norm, both passes", "linf, fp16, ledger"): ("8", "4"),
@@ -62,11 +63,11 @@ def test_every_ratio_of_the_issue_has_a_row_with_its_floor_and_aim() -> None:
 
 
 def test_the_table_of_a_cpu_has_a_time_for_each_work_and_equal_bits(capsys: pytest.CaptureFixture[str]) -> None:
-    code = benchmarks.main(["--device", "cpu", "--tiny", "casts", "operations", "norms", "sums"])
+    code = benchmarks.main(["--device", "cpu", "--tiny", "casts", "operations", "scaled", "norms", "sums"])
     text = capsys.readouterr().out
-    assert code == 0 and "bits: equal in all 16 works compared" in text
+    assert code == 0 and "bits: equal in all 20 works compared" in text
     compared = [row for row in lines(text) if row[-1] == "equal"]
-    assert len(compared) == 2 * 3 + 2 * 2 + 3 + 2 + 1  # casts and operations at a large and at a launch-bound size
+    assert len(compared) == 2 * 3 + 2 * 2 + 4 + 3 + 2 + 1  # casts and operations at a large and at a launch-bound size
     assert "| torch x.half().float() | 2,048 |" in text and "launch-bound" in text
 
 
