@@ -144,7 +144,9 @@ def test_a_native_cell_finds_itself_at_its_reference(tmp_path: Path) -> None:
     assert other.probes[0].gradient_cosine < 0.9999
 
 
-@pytest.mark.parametrize(("precision", "tells"), [("fp16", True), ("half", True), ("fp16;matmul=fp32:blocked8", False)])
+@pytest.mark.parametrize(
+    ("precision", "tells"), [("fp16", True), ("bf16/stochastic", True), ("fp16;matmul=fp32:blocked8", False)]
+)
 def test_steps_that_are_probed_tell_what_additions_lose_and_change_nothing_else(
     precision: str, tells: bool, tmp_path: Path
 ) -> None:
