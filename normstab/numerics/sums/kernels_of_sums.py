@@ -23,7 +23,7 @@ KERNELS = {
     ("cpu", "matmul"): "cpu.sums.cpu_matmul",
     ("cpu", "exact"): "cpu.sums.cpu_exact",
     ("cpu", "functions"): "cpu.cpu_functions",
-    ("cpu", "losses"): "cpu.cpu_losses",
+    ("cpu", "losses"): "cpu.losses.cpu_losses",
     ("cpu", "quantize"): "cpu.granules.cpu_quantize",
     ("cuda", "sums"): "cuda.sums.cuda_sums",
     ("cuda", "matmul"): "cuda.sums.cuda_products",

@@ -20,7 +20,7 @@ from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE64, rule64
 from normstab.numerics.kernels.cpu.blocks import BLOCK, nearest_block64, nearest_uncounted64, round_block64
 from normstab.numerics.kernels.cpu.compile import outside, view
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, count_special, histogram_bin
-from normstab.numerics.kernels.cpu.lost_bits import lose_line
+from normstab.numerics.kernels.cpu.losses.lost_bits import lose_line
 from normstab.numerics.kernels.cpu.philox_cpu import field_of
 from normstab.numerics.kernels.cpu.sums.steps import (
     COUNTS,

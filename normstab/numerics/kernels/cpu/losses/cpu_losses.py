@@ -8,7 +8,7 @@ from torch import Tensor
 
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
-from normstab.numerics.kernels.cpu.lost_bits import lose_chunk
+from normstab.numerics.kernels.cpu.losses.lost_bits import lose_chunk
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.readable.losses import half_of_precision, lose
 
