@@ -116,8 +116,9 @@ def test_without_time_every_row_is_left_out_and_named(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "bits: nothing was compared" in text
     rows = [row for row in lines(text) if row[0] != "work"]
-    # Casts and operations at two sizes, norms, sums, a product, two steps; four first uses and a run.
-    assert len(rows) == 2 * (3 + 2) + 5 + 2 + 1 + 2 + 4 + 1 and all("left out: no time was left" in row for row in rows)
+    # Casts and operations at two sizes, scaled formats, norms, sums, a product, two steps; four first uses and a run.
+    assert len(rows) == 2 * (3 + 2) + 4 + 5 + 2 + 1 + 2 + 4 + 1
+    assert all("left out: no time was left" in row for row in rows)
 
 
 def test_a_budget_is_shared_among_the_rows_that_are_left() -> None:
@@ -154,7 +155,8 @@ def test_a_device_that_is_not_there_is_refused_with_what_is(capsys: pytest.Captu
 def test_an_unknown_section_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmarks.main(["--device", "cpu", "norm"])
-    assert "unknown section norm (there are: casts, operations, norms, sums, steps, once)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "unknown section norm (there are: casts, operations, scaled, norms, sums, steps, once)" in said
 
 
 def test_a_step_is_simulated_beside_a_plain_one_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
