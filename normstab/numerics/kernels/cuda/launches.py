@@ -19,7 +19,7 @@ from normstab.numerics.philox import field_width
 from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
 from normstab.numerics.tallies.tally import COUNTERS
 
-__all__ = ["Launch", "add_found", "give_back", "prepared", "settle", "signed"]
+__all__ = ["Launch", "add_found", "give_back", "prepared", "settle", "signed", "value32"]
 
 # Bits: of infinity; of the least normal float32, as
 # float64; what biases differ by; of the largest float32.
@@ -95,8 +95,8 @@ def add_found(call: Call, found: NDArray[np.int64]) -> None:
     # Kept as a distance from infinity, so that cells of zeros say: none seen.
     # Of both pairs one was written.
     smallest = _towards_zero32(INF64 - below_inf) if below_inf else np.inf
-    largest = max(largest, _value32(magnitudes[2]))
-    smallest = min(smallest, _value32(INF32 - magnitudes[3]))
+    largest = max(largest, value32(magnitudes[2]))
+    smallest = min(smallest, value32(INF32 - magnitudes[3]))
     call.row.add(counts, largest, smallest, stamp=call.stamp, step=call.step)
 
 
@@ -122,10 +122,10 @@ def _towards_zero32(bits: int) -> float:
         biased = max(bits >> 52, 1)
         significand = bits - ((biased - 1) << 52)
         narrow = significand >> (926 - biased)
-    return _value32(narrow)
+    return value32(narrow)
 
 
-def _value32(bits: int) -> float:
+def value32(bits: int) -> float:
     """Return the float32 of the bits."""
     return float(np.int32(bits).view(np.float32))
 

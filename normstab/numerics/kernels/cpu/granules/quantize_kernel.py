@@ -17,6 +17,7 @@ from normstab.numerics.kernels.cpu.compile import (
     as_float32,
     as_float64,
     as_int64,
+    as_uint32,
     device,
     kernel,
     outside,
@@ -156,9 +157,11 @@ def quick_batch(g, memory, start, n, shared, whole, number, of_scales, counts, e
     for begin in range(0, n, width):
         m = min(width, n - begin)
         top = largest_bits(view(source + 4 * begin, m, np.uint32), m)
-        scale = 1.0
+        scale, clipped = 1.0, np.int64(0)
         if 0 < top < INFINITE:
-            scale, _ = scale_of(np.float64(as_float32(top)), whole, number, of_scales)
+            scale, clipped = scale_of(np.float64(as_float32(top)), whole, number, of_scales)
+        # Kept for the counting, at the granule's first place.
+        shared[2, begin], shared[3, begin] = as_float32(top), np.float32(clipped)
         if top >= INFINITE or not LEAST_SCALE <= scale <= 1.0 / LEAST_SCALE:
             return False
         is_power_of_two = is_power_of_two and as_int64(scale) & FRACTION == 0
@@ -175,11 +178,8 @@ def quick_batch(g, memory, start, n, shared, whole, number, of_scales, counts, e
         count_elements(of_elements, counts)
         for begin in range(0, n, width):
             m = min(width, n - begin)
-            bits, scale = view(source + 4 * begin, m, np.uint32), np.float64(shared[1, begin])
-            top, clipped = largest_bits(bits, m), np.int64(0)
-            if top > 0:
-                _, clipped = scale_of(np.float64(as_float32(top)), whole, number, of_scales)
-            count_granule(bits, m, top, scale, clipped, whole, counts, extremes)
+            bits, top, scale = view(source + 4 * begin, m, np.uint32), shared[2, begin], np.float64(shared[1, begin])
+            count_granule(bits, m, as_uint32(top), scale, np.int64(shared[3, begin]), whole, counts, extremes)
     return True
 
 
@@ -228,7 +228,7 @@ def quantize_granules(addresses, table, first, last, found, of_scales):  # pragm
     scales_format = view(of_scales, 3, np.float64)
     counts, extremes = view(found, 7, np.int64), view(found + 8 * 7, 4, np.float64)
     length, width, granules = whole[0], whole[1], whole[2]
-    shared = np.empty((2, PART), np.float32)
+    shared = np.empty((4, PART), np.float32)
     at_once = PART // width if whole[5] else 1
     g = first
     while g < last:

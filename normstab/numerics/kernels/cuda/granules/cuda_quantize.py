@@ -20,7 +20,6 @@ from torch import Tensor
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat, FixedFormat, Format
 from normstab.numerics.kernels.cuda.device_log import Cells, log_of
-from normstab.numerics.kernels.cuda.float32_events import MOST_TILES
 from normstab.numerics.kernels.cuda.float32_tensors import MOST_ELEMENTS, programs32, serves32, table32
 from normstab.numerics.kernels.cuda.granules.granule_scales import NUMBERS, RULES
 from normstab.numerics.kernels.cuda.granules.quantize32_kernel import (
@@ -30,7 +29,7 @@ from normstab.numerics.kernels.cuda.granules.quantize32_kernel import (
     quantize_kernel,
     scales_kernel,
 )
-from normstab.numerics.kernels.cuda.launches import INF32, add_found
+from normstab.numerics.kernels.cuda.launches import INF32, add_found, value32
 from normstab.numerics.rounding_modes import NEAREST
 from normstab.numerics.scaled.codes import nan_code, width_of
 from normstab.numerics.scaled.element_formats import symmetric_format
@@ -70,9 +69,8 @@ class Tiling(NamedTuple):
         return {"GRANULES": max(1, TILE // places), "WIDTH": places}
 
     def grid(self, device: torch.device) -> tuple[int]:
-        """Return how many programs there are: what the device holds at a time, more where a cell would run over."""
-        tiles = -(-self.granules // self.shape["GRANULES"])
-        return (max(programs32(tiles * TILE, device, tile=TILE)[0], -(-tiles // MOST_TILES)),)
+        """Return how many programs there are."""
+        return programs32(-(-self.granules // self.shape["GRANULES"]), device, tile=1)
 
 
 def quantize_rows(x: Tensor, scaled: Scaled, axis: int, call: Call) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -198,14 +196,9 @@ def _settle(cells: Cells, call: Call, n: int) -> None:
         found[0, 0] = n
         found[0, SATURATED] += clipped
         add_found(call, found[0])
-        scales = (_float32(largest), _float32(INF32 - below_inf) if below_inf else math.inf)
+        scales = (value32(largest), value32(INF32 - below_inf) if below_inf else math.inf)
         of_call = GranuleCounts(zero, dead, *scales)
         with COUNTING:
             row.granules = of_call if row.granules is None else row.granules + of_call
 
     log_of(cells.counts.device).take_back(cells, take, [row])
-
-
-def _float32(bits: int) -> float:
-    """Return the float32 of the bits."""
-    return float(np.int32(bits).view(np.float32))
