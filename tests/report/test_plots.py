@@ -1,6 +1,7 @@
 """What the plots show: of many sites the worst, of many settings the gravest in the grid's order, on any page."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from normstab.numerics.ledger import Histogram
 from normstab.report.pictures.claim_plots import claim_plot
 from normstab.report.pictures.exponents import drawn_exponents
 from normstab.report.pictures.panels import PAGE, inches, letters, wrapped
-from normstab.report.pictures.plots import gravest_of, loss_plots, panels_of
+from normstab.report.pictures.plots import MOST_LINES, gravest_of, loss_plots, panels_of
 from normstab.report.pictures.site_maps import MOST_SITES, STEPS, worst_sites
 from normstab.report.pictures.svg import COLOURS, DARK_PAGE, INK, WHITE_PAGE
 from tests.assess.synthetic import FP16, falling, make_cell, make_run, predictions, story
@@ -57,6 +58,18 @@ def test_panels_stand_in_the_grids_order_and_the_gravest_stay(judged):
     assert [panel.title for panel in kept] == sorted((panel.title for panel in kept), key=titles.index)
     assert "norm l2, input_scale 256" in [panel.title for panel in kept]
     assert max(group.verdict.value for group in kept[1].members) == Verdict.COLLAPSED.value
+
+
+def test_a_panel_says_how_many_lines_it_has_no_room_for(judged):
+    few = panels_of(judged)
+    assert all(panel.left_out == 0 and panel.heading == panel.title for panel in few)
+    groups = [
+        SimpleNamespace(coordinates={"precision": f"e5m{bits}"}, is_reference=False, verdict=Verdict.STABLE)
+        for bits in range(1, MOST_LINES + 4)
+    ]
+    (panel,) = panels_of(groups)
+    assert len(panel.members) == MOST_LINES
+    assert panel.heading == f"{panel.title} (3 more not drawn)".strip()
 
 
 def test_a_crowded_picture_becomes_several_of_the_pages_width(judged):

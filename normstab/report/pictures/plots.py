@@ -25,11 +25,17 @@ MOST_PANELS, PANELS_OF_PICTURE, MOST_LINES = 12, 4, 6
 
 @dataclass(frozen=True)
 class Panel:
-    """One small plot: its title, its lines, and the axis that tells the lines apart."""
+    """One small plot: its title, its lines, the axis that tells them apart, and how many lines have no room."""
 
     title: str
     members: Sequence[GroupJudgement]
     line_axis: str
+    left_out: int = 0
+
+    @property
+    def heading(self) -> str:
+        """The title, with what is not drawn."""
+        return f"{self.title} ({self.left_out} more not drawn)".strip() if self.left_out else self.title
 
     def value(self, group: GroupJudgement) -> str:
         """Return a line's value on the axis in words."""
@@ -57,7 +63,8 @@ def panels_of(judged: Sequence[GroupJudgement]) -> list[Panel]:
     found: dict[str, list[GroupJudgement]] = {}
     for group in judged:
         found.setdefault(point_words(group.coordinates, without=(line_axis,)), []).append(group)
-    return [Panel(title, _chosen(members), line_axis) for title, members in found.items()]
+    chosen = {title: _chosen(members) for title, members in found.items()}
+    return [Panel(title, kept, line_axis, len(found[title]) - len(kept)) for title, kept in chosen.items()]
 
 
 def gravest_of(panels: Sequence[Panel], most: int) -> list[Panel]:
@@ -144,6 +151,6 @@ def _paint_accuracies(panel: Panel, colours: Sequence[str], axes: Axes) -> None:
 def _pictures(panels: Sequence[Panel], paint: Callable[[Panel, Sequence[str], Axes], None], frame: Frame) -> list[str]:
     """Return as many pictures as the panels need; a value has one colour in all of them."""
     colours = list(dict.fromkeys(panel.value(group) for panel in panels for group in panel.members))
-    sketches = [Sketch(panel.title, partial(paint, panel, colours)) for panel in panels]
+    sketches = [Sketch(panel.heading, partial(paint, panel, colours)) for panel in panels]
     starts = range(0, len(sketches), PANELS_OF_PICTURE)
     return [small_multiples(sketches[start : start + PANELS_OF_PICTURE], frame) for start in starts]
