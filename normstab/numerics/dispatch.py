@@ -36,7 +36,8 @@ from normstab.torch_private import (
 )
 
 __all__ = [
-    "Kernels", "Later", "carried", "is_served", "is_traced", "kernels_for", "later_for", "opaque", "plain", "served",
+    "Kernels", "Later", "carried", "carried_operand", "is_served", "is_traced", "kernels_for", "later_for", "opaque",
+    "plain", "served",
 ]  # fmt: skip
 
 Found = TypeVar("Found")
@@ -192,8 +193,23 @@ def carried(x: Tensor) -> Tensor:
     return widened_copy(x, torch.float32 if x.dtype in NARROW else torch.float64)
 
 
-# Whose every value float32 has.
+def carried_operand(x: Tensor) -> Tensor:
+    """Return `carried(x)` for an operation, whose result has another dtype: short whole numbers go in float32.
+
+    Kernels take three times as long for operands in float64, which may have all its digits. Other devices are not
+    asked what numbers they hold, for the host would wait.
+    """
+    x = plain(x)
+    if x.dtype in WHOLE and x.device.type == "cpu" and x.numel():
+        least, greatest = (int(bound) for bound in x.aminmax())
+        if max(-least, greatest) <= LARGEST_SHORT:
+            return widened_copy(x, torch.float32)
+    return carried(x)
+
+
+# Whose every value float32 has; of which it has those up to the last.
 NARROW = (torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.uint16, torch.bool)
+WHOLE, LARGEST_SHORT = (torch.int32, torch.int64), 1 << 24
 
 
 def _described(x: Tensor) -> str:

@@ -85,7 +85,7 @@ def _rounded_once(operation: str, operands: tuple[Operand, ...], call: Call, out
     """Compute by a kernel, or else by the reference."""
     check_tensors(operation, operands)
     dtype = carrier_dtype(operands, call.format)
-    operands = tuple(backends.carried(x) if isinstance(x, Tensor) else number(x, operation) for x in operands)
+    operands = tuple(backends.carried_operand(x) if isinstance(x, Tensor) else number(x, operation) for x in operands)
     first = next(x for x in operands if isinstance(x, Tensor))
     kernels = backends.kernels_for(first, call)
     if kernels is not None:
