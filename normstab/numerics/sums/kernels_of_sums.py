@@ -21,7 +21,7 @@ KERNELS = {
     ("cpu", "sums"): "cpu.sums.cpu_sums",
     ("cpu", "welford"): "cpu.sums.cpu_sums",
     ("cpu", "matmul"): "cpu.sums.cpu_matmul",
-    ("cpu", "exact"): "cpu.sums.cpu_exact",
+    ("cpu", "exact"): "cpu.exact.cpu_exact",
     ("cpu", "functions"): "cpu.cpu_functions",
     ("cpu", "losses"): "cpu.losses.cpu_losses",
     ("cpu", "quantize"): "cpu.granules.cpu_quantize",

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normstab.numerics.kernels.cpu.sums.cpu_matmul import factors
-from normstab.numerics.kernels.cpu.sums.cpu_sums import CARRIERS
-from normstab.numerics.kernels.cpu.sums.exact_rows import (
+from normstab.numerics.kernels.cpu.exact.cut_products import cut_products
+from normstab.numerics.kernels.cpu.exact.exact_rows import (
     FLAGS,
     HAS_INF,
     HAS_NAN,
@@ -21,6 +20,8 @@ from normstab.numerics.kernels.cpu.sums.exact_rows import (
     exact_products,
     exact_rows,
 )
+from normstab.numerics.kernels.cpu.sums.cpu_matmul import factors
+from normstab.numerics.kernels.cpu.sums.cpu_sums import CARRIERS, narrowed
 from normstab.numerics.kernels.cpu.sums.geometry import geometry
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.readable.operations import Carried
@@ -53,6 +54,12 @@ def products(a: Tensor, b: Tensor, shapes: Shapes, *, to_odd: bool, rounds_down:
     if a.dtype not in CARRIERS or b.dtype not in CARRIERS or b.device != a.device or shapes.k >= MOST_ADDENDS:
         return None
     a, b = a if a.dim() > 1 else a.unsqueeze(0), b if b.dim() > 1 else b.unsqueeze(1)
+    if to_odd and a.numel() and b.numel():
+        narrow = [x if x.dtype == torch.float32 else narrowed(x) for x in (a, b)]
+        if narrow[0] is not None and narrow[1] is not None:
+            found = cut_products(narrow[0], narrow[1], shapes, rounds_down=rounds_down)
+            if found is not None:
+                return found
     left, right = factors(a, b, shapes)
 
     def run(out: int, noted: int, first: int, last: int) -> None:

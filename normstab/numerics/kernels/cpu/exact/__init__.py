@@ -1,0 +1,1 @@
+"""Exact sums and products on the CPU."""
