@@ -11,6 +11,7 @@ from torch.utils import checkpoint
 from normstab.numerics.ledger import Site
 from normstab.numerics.rounding import cast
 from normstab.simulation import simulate
+from normstab.simulation.around.stored_operations import StoredOperations
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 BOTH = pytest.mark.parametrize("name", DTYPES)
@@ -314,3 +315,20 @@ def test_a_scaled_half_loss_is_float32_and_a_scale_beyond_half_is_halved_once():
             run.scaler.step(optimizer)
             run.scaler.update()
     assert (run.scaler.get_scale(), run.scaler.skipped_steps) == (2.0**15, 1)
+
+
+def test_gradients_of_norms_and_attention_are_computed_once_and_in_the_network_s_dtype(monkeypatch):
+    tried = []
+    wide = StoredOperations._wide
+    monkeypatch.setattr(
+        StoredOperations, "_wide", lambda self, func, *rest: tried.append(func) or wide(self, func, *rest)
+    )
+    norms = [nn.LayerNorm(4), nn.GroupNorm(3, 3), nn.BatchNorm1d(3)]
+    x = normal(2, 3, 4).requires_grad_()
+    for norm in norms:
+        with simulate(norm, "half"):
+            norm(x).float().sum().backward()
+    attention = Code(lambda x: functional.scaled_dot_product_attention(x, x, x))
+    with simulate(attention, "half"):
+        attention(x).float().sum().backward()
+    assert x.grad.dtype == torch.float32 and not tried

@@ -27,7 +27,7 @@ from normstab.simulation.aten.overloads import Plan
 from normstab.simulation.aten.parts.complex_parts import COMPLEX, complex_operand
 from normstab.simulation.aten.parts.expand_fused import ATTENTION_STEPS, steps_of
 from normstab.simulation.aten.scaled_operands import is_marked_weight, mark_roles, pass_on_roles
-from normstab.simulation.aten.stored import DIRECT, SEQUENCES, WIDE, stored, survey, widened
+from normstab.simulation.aten.stored import DIRECT, GRADIENTS, SEQUENCES, WIDE, stored, survey, widened
 from normstab.simulation.code_lines import Sources
 from normstab.simulation.unsimulated import Unsimulated, has_numbers
 from normstab.torch_private import sparse_parts
@@ -71,8 +71,9 @@ class StoredOperations:
             return func(*args, **kwargs)
         if plan.handler is None or seen.has_other:
             return self._unknown(func, plan, args, kwargs, dtype)
-        is_written = plan.written and not plan.replaces
-        if (seen.is_wide and not is_written and given != dtype) or given in WIDE:
+        is_narrow = (plan.written and not plan.replaces) or given == dtype
+        is_narrow = is_narrow or (plan.name in GRADIENTS and args[0].dtype == dtype)
+        if (seen.is_wide and not is_narrow) or given in WIDE:
             return self._wide(func, plan, place, args, kwargs)
         return self._rounded(func, plan, place, args, kwargs)
 

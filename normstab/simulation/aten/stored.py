@@ -17,7 +17,7 @@ from torch import Tensor
 from normstab.simulation.aten.norm_ops import NORM_OPERATIONS
 from normstab.simulation.aten.wide import ATTENTION
 
-__all__ = ["DIRECT", "Survey", "in_float32", "narrowed", "stored", "survey", "to_dtype", "widened"]
+__all__ = ["DIRECT", "GRADIENTS", "Survey", "in_float32", "narrowed", "stored", "survey", "to_dtype", "widened"]
 
 WIDE = (torch.float32, torch.float64)
 SEQUENCES = (list, tuple)  # a union of both would be made anew at every question
@@ -25,6 +25,9 @@ SEQUENCES = (list, tuple)  # a union of both would be made anew at every questio
 DIRECT = frozenset(["clamp", "clamp_min", "clamp_max", "hardtanh", "relu6", "nan_to_num"])
 # What these save beside their first result are statistics for their own backward, in float32 as torch's are.
 STATISTICS = frozenset(name for name in NORM_OPERATIONS if not name.endswith("_backward")) | ATTENTION
+# And these take the statistics: their results are of the dtype of the gradient, or of the input, that comes first.
+GRADIENTS = frozenset(name for name in NORM_OPERATIONS if name.endswith("_backward"))
+GRADIENTS |= {f"{name}_backward" for name in ATTENTION}
 
 
 class Survey(NamedTuple):
