@@ -259,6 +259,10 @@ def _exact(x: Tensor, reduced: Sequence[int], call: Call) -> Tensor:
     """Return the exact sums (K,) of `x`, each rounded once, its random bits by its own row-major index."""
     rounds_down, to_odd = call.rounding.mode == "down", call.format.precision <= 51
     dtype = carrier_dtype((x,), call.format)
+    rounding_too = kernels_for(x, call, "exact, rounded")
+    result: Tensor | None = None if rounding_too is None else rounding_too.sums(x, reduced, call, dtype)
+    if result is not None:
+        return result
     kernels = kernels_for(x, call, "exact")
     found = None if kernels is None else kernels.sums(x, reduced, to_odd=to_odd, rounds_down=rounds_down)
     if found is not None:

@@ -257,11 +257,12 @@ def norms(sizes: Sizes) -> Iterator[Row]:
 
 
 def sums(sizes: Sizes) -> Iterator[Row]:
-    """Ordered sums of rows, and an emulated product."""
-    orders = {"lanes64": ("10", "4"), "sequential": ("30", "10")}
+    """Sums of rows in an order, and exact; emulated products."""
+    orders = {"lanes64": ("10", "4"), "sequential": ("30", "10"), "exact": ("30", "10")}
 
     def of(order: str) -> ns.Arithmetic:
-        return ns.Arithmetic(f"fp16/nearest/fp16:{order}", ledger=ns.Ledger()).at("a")
+        accumulation = order if order == "exact" else f"fp16:{order}"
+        return ns.Arithmetic(f"fp16/nearest/{accumulation}", ledger=ns.Ledger()).at("a")
 
     def sum_bits(order: str, device: str) -> list[Tensor]:
         ar, x = of(order), ns.cast(sample(*sizes.checked_rows, scale=1.0), "fp16").to(device)
@@ -274,18 +275,20 @@ def sums(sizes: Sizes) -> Iterator[Row]:
         works |= {order: lambda ar=ar: ar.sum(x, 1) for order, ar in arithmetics.items()}
         return Made(works, {order: lambda device, order=order: sum_bits(order, device) for order in orders})
 
-    product = "fp16;matmul=fp16:blocked64"
+    products = {"matmul blocked64": ("fp16:blocked64", ("30", "10")), "matmul exact": ("exact", ("200", "60"))}
 
-    def product_bits(device: str) -> list[Tensor]:
-        ar, n = ns.Arithmetic(product, ledger=ns.Ledger()).at("a"), sizes.checked_side
+    def product_bits(name: str, device: str) -> list[Tensor]:
+        ar, n = ns.Arithmetic(f"fp16;matmul={products[name][0]}", ledger=ns.Ledger()).at("a"), sizes.checked_side
         a, b = (ns.cast(sample(n, n, scale=0.1, seed=seed), "fp16").to(device) for seed in (5, 6))
         return [ar.matmul(a, b).cpu(), *counted(ar.ledger)]
 
-    def make_product(device: str) -> Made:
+    def make_products(device: str) -> Made:
         a, b = (ns.cast(torch.randn(sizes.side, sizes.side), "fp16").to(device) for _ in range(2))
-        ar = ns.Arithmetic(product)
-        works: dict[str, Work] = {"torch.matmul": lambda: a @ b, "matmul blocked64": lambda: ar.matmul(a, b)}
-        return Made(works, {"matmul blocked64": product_bits})
+        arithmetics = {name: ns.Arithmetic(f"fp16;matmul={kind}") for name, (kind, _) in products.items()}
+        works: dict[str, Work] = {"torch.matmul": lambda: a @ b}
+        works |= {name: lambda ar=ar: ar.matmul(a, b) for name, ar in arithmetics.items()}
+        return Made(works, {name: lambda device, name=name: product_bits(name, device) for name in products})
 
     yield Row("sums of rows in fp16", "{} x {}".format(*sizes.rows), make_sums, orders)
-    yield Row("product in fp16", f"{sizes.side}^3", make_product, {"matmul blocked64": ("30", "10")})
+    reach = {name: ratios for name, (_, ratios) in products.items()}
+    yield Row("product in fp16", f"{sizes.side}^3", make_products, reach)

@@ -50,7 +50,9 @@ def test_every_ratio_of_the_issue_has_a_row_with_its_floor_and_aim() -> None:
         ("batch norm, both passes", "native linf"): ("1.4", "1.1"),
         ("sums of rows in fp16", "lanes64"): ("10", "4"),
         ("sums of rows in fp16", "sequential"): ("30", "10"),
+        ("sums of rows in fp16", "exact"): ("30", "10"),
         ("product in fp16", "matmul blocked64"): ("30", "10"),
+        ("product in fp16", "matmul exact"): ("200", "60"),
         ("ResNet-18 step, eager", "simulate fp16"): ("6", "3"),
         ("ResNet-18 step, captured", "simulate fp16, captured"): ("3", "1.5"),
     }
@@ -65,9 +67,9 @@ def test_every_ratio_of_the_issue_has_a_row_with_its_floor_and_aim() -> None:
 def test_the_table_of_a_cpu_has_a_time_for_each_work_and_equal_bits(capsys: pytest.CaptureFixture[str]) -> None:
     code = benchmarks.main(["--device", "cpu", "--tiny", "casts", "operations", "scaled", "norms", "sums"])
     text = capsys.readouterr().out
-    assert code == 0 and "bits: equal in all 20 works compared" in text
+    assert code == 0 and "bits: equal in all 22 works compared" in text
     compared = [row for row in lines(text) if row[-1] == "equal"]
-    assert len(compared) == 2 * 3 + 2 * 2 + 4 + 3 + 2 + 1  # casts and operations at a large and at a launch-bound size
+    assert len(compared) == 2 * 3 + 2 * 2 + 4 + 3 + 3 + 2  # casts and operations at a large and at a launch-bound size
     assert "| torch x.half().float() | 2,048 |" in text and "launch-bound" in text
 
 
@@ -116,8 +118,8 @@ def test_without_time_every_row_is_left_out_and_named(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "bits: nothing was compared" in text
     rows = [row for row in lines(text) if row[0] != "work"]
-    # Casts and operations at two sizes, scaled formats, norms, sums, a product, two steps; four first uses and a run.
-    assert len(rows) == 2 * (3 + 2) + 4 + 5 + 2 + 1 + 2 + 4 + 1
+    # Casts and operations at two sizes, scaled formats, norms, sums, products, two steps; four first uses and a run.
+    assert len(rows) == 2 * (3 + 2) + 4 + 5 + 3 + 2 + 2 + 4 + 1
     assert all("left out: no time was left" in row for row in rows)
 
 

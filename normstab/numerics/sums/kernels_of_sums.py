@@ -27,6 +27,7 @@ KERNELS = {
     ("cpu", "quantize"): "cpu.granules.cpu_quantize",
     ("cuda", "sums"): "cuda.sums.cuda_sums",
     ("cuda", "matmul"): "cuda.sums.cuda_products",
+    ("cuda", "exact, rounded"): "cuda.sums.cuda_exact",
     ("cuda", "welford"): "cuda.sums.welford_launch",
     ("cuda", "quantize"): "cuda.granules.cuda_quantize",
 }

@@ -157,6 +157,10 @@ def _exact(a: Tensor, b: Tensor, shapes: Shapes, call: Call) -> Tensor:
     """Return the exact sums over k, flattened over (B, M, N), rounded once."""
     down, to_odd = call.rounding.mode == "down", call.format.precision <= 51
     dtype = carrier_dtype((a, b), call.format)
+    rounding_too = kernels_for(a, call, "exact, rounded")
+    result: Tensor | None = None if rounding_too is None else rounding_too.products(a, b, shapes, call, dtype)
+    if result is not None:
+        return result
     kernels = kernels_for(a, call, "exact") if shapes.k else None
     found: Carried | None = None if kernels is None else kernels.products(a, b, shapes, to_odd=to_odd, rounds_down=down)
     if found is not None:

@@ -13,7 +13,7 @@ from normstab.numerics.accumulate import SumCalls
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How
 from normstab.numerics.kernels.cuda.sums.sum_launches import job_of, run_passes, settle_job
-from normstab.numerics.kernels.cuda.sums.sum_passes import passes_of, walk_of
+from normstab.numerics.kernels.cuda.sums.sum_passes import passes_of, walked_factors
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.sums.matmul import Shapes
 
@@ -25,21 +25,14 @@ def matmul(
 ) -> Tensor | None:
     """Return the products `a @ b`, flattened over (B, M, N), or None."""
     both = SumCalls(at.add, product, at.kahan)
-    virtual = (*shapes.batch, shapes.m, shapes.n, shapes.k)
-    if 0 in virtual or a.device != b.device or any(call and call[:2] != product[:2] for call in both):
+    walked = walked_factors(a, b, shapes)
+    if walked is None or any(call and call[:2] != product[:2] for call in both):
         return None
-    factors = [x.detach().resolve_neg() for x in (a, b)]
-    if a.dtype != b.dtype:
-        factors = [x.double() for x in factors]
-    left, right = factors
-    # Both as the virtual tensor of products, an axis that one lacks with stride 0.
-    left = (left if a.dim() > 1 else left.unsqueeze(0)).unsqueeze(-2).expand(virtual)
-    right = (right.mT if b.dim() > 1 else right.unsqueeze(0)).unsqueeze(-3).expand(virtual)
-    walks = [walk_of(virtual, x.stride(), (len(virtual) - 1,)) for x in (left, right)]
+    factors, walks = walked
     passes = passes_of(accumulation.order, accumulation.width, shapes.k)
     with torch.cuda.device_of(a):
-        job = job_of(left, both, more=How.LOADS | (How.FUSED if accumulation.fused else 0))
-        found = run_passes([left, right], walks, passes, job)
+        job = job_of(factors[0], both, more=How.LOADS | (How.FUSED if accumulation.fused else 0))
+        found = run_passes(factors, walks, passes, job)
     rows, chains = walks[0].rows, passes[0].chunks
     additions = rows * (shapes.k - 1)
     settle_job(

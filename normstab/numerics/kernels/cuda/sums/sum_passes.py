@@ -13,7 +13,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["WIDEST", "Pass", "Walk", "WalkedAxes", "block_pass", "passes_of", "walk_of"]
+from torch import Tensor
+
+from normstab.numerics.sums.matmul import Shapes
+
+__all__ = ["WIDEST", "Pass", "Walk", "WalkedAxes", "block_pass", "passes_of", "walk_of", "walked_factors"]
 
 # Lanes that a program holds and joins.
 WIDEST = 128
@@ -101,6 +105,20 @@ def walk_of(shape: tuple[int, ...], strides: tuple[int, ...], reduced: Sequence[
             sizes[i] *= shape[axis]
     walks = [_merged(shape, steps, axes) for steps in (strides, index) for axes in (outer, reduced)]
     return Walk(sizes[0], sizes[1], *walks)
+
+
+def walked_factors(a: Tensor, b: Tensor, shapes: Shapes) -> tuple[list[Tensor], list[Walk]] | None:
+    """Return both factors as the virtual tensor of products, and the walks over its last axis; None if it is empty."""
+    virtual = (*shapes.batch, shapes.m, shapes.n, shapes.k)
+    if 0 in virtual or a.device != b.device:
+        return None
+    left, right = (x.detach().resolve_neg() for x in (a, b))
+    if a.dtype != b.dtype:
+        left, right = left.double(), right.double()
+    # An axis that one of them lacks has stride 0.
+    left = (left if a.dim() > 1 else left.unsqueeze(0)).unsqueeze(-2).expand(virtual)
+    right = (right.mT if b.dim() > 1 else right.unsqueeze(0)).unsqueeze(-3).expand(virtual)
+    return [left, right], [walk_of(virtual, x.stride(), (len(virtual) - 1,)) for x in (left, right)]
 
 
 def _merged(shape: Sequence[int], strides: Sequence[int], axes: Sequence[int]) -> WalkedAxes:
