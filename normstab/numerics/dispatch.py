@@ -19,6 +19,7 @@ from torch import Tensor
 
 from normstab.errors import DtypeError
 from normstab.numerics.call import Call
+from normstab.numerics.first_calls import FIRST_CALLS
 from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
 from normstab.numerics.kernels.huge_pages import widened_copy
 from normstab.numerics.ledger import Ledger, Row
@@ -88,6 +89,8 @@ def kernels_for(x: Tensor, *calls: Call | None) -> Kernels | None:
     for call in calls:
         if call is not None and not is_served(call.format, call.rounding):
             return None
+    if not FIRST_CALLS.are_over and FIRST_CALLS.serve(x):
+        return None
     return _kernels(x.device.type)
 
 

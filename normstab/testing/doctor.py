@@ -91,10 +91,12 @@ def _kernels_of(device: str) -> str:
     import torch
 
     from normstab.numerics.dispatch import kernels_for
+    from normstab.numerics.first_calls import FIRST_CALLS
     from normstab.numerics.rounding import cast
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        FIRST_CALLS.end()
         x = torch.tensor([1.0 + 2.0**-12], device=device)
         kernels = kernels_for(x)
         rounded = cast(x, "fp16").item()

@@ -5,6 +5,7 @@ Nothing is asserted.
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import normstab as ns
+from normstab.numerics.first_calls import FIRST_CALLS
 from tests.benchmarks.timing import Work
 
 ROWS, COLUMNS, SIDE, POINTS, IMAGES = 256, 1024, 128, 1 << 18, (16, 16, 16, 16)
@@ -26,7 +28,7 @@ COLD = """
 import time, torch, normstab as ns
 layer = ns.BatchNorm2d(8, norm='{norm}')
 layer.arithmetic = ns.Arithmetic('{precision}', ledger=ns.Ledger()).at('bn')
-x = torch.randn(4, 8, 8, 8, requires_grad=True)
+x = torch.randn({shape}, requires_grad=True)
 start = time.perf_counter()
 layer(x).sum().backward()
 print(time.perf_counter() - start)
@@ -243,11 +245,11 @@ def least(work: Work) -> float:
     return min(taken)
 
 
-def cold(norm: str, precision: str) -> float:
+def cold(norm: str, precision: str, shape: tuple[int, ...]) -> float:
     """Seconds of the first emulated step of a batch norm in a process with no compiled kernel on disk."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"NUMBA_CACHE_DIR": folder, "OMP_NUM_THREADS": "1"}
-        code = COLD.format(norm=norm, precision=precision)
+        code = COLD.format(norm=norm, precision=precision, shape=shape)
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -263,6 +265,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only rows whose name contains this")
     only = parser.parse_args().only
     torch.set_num_threads(1)
+    FIRST_CALLS.end()
     torch.manual_seed(0)
     print("## Cliffs, 1 thread\n\n| call | neighbour, ms | ratio | to reach |\n|---|---|---|---|", flush=True)
     for group in GROUPS:
@@ -270,8 +273,9 @@ def main() -> None:
             if only in row.name:
                 print(measured(row), flush=True)
     if only in "first step, cold cache":
-        seconds = cold("l1", "fp16/nearest/fp32")
-        print(f"| first emulated BatchNorm2d, forward and backward, cold cache | | {seconds:.1f} s | 4 s |")
+        for shape in ((4, 8, 8, 8), IMAGES):
+            what = f"first step, cold cache: emulated BatchNorm2d of {math.prod(shape):,} numbers"
+            print(f"| {what} | | {cold('l1', 'fp16/nearest/fp32', shape):.1f} s | 4 s |", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from normstab.numerics.first_calls import FIRST_CALLS
+
 Work = Callable[[], object]
 Samples = dict[str, list[float]]
 
@@ -21,6 +23,7 @@ def begin(title: str, *flags: str, turns: int | None = 15) -> argparse.Namespace
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    FIRST_CALLS.end()
     print(f"## {title}, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}")
     return options
 

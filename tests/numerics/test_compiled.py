@@ -16,7 +16,9 @@ from normstab.numerics.kernels.cpu.compile import _FilePerKey
 ON_A_PLAIN_PROCESSOR = """
 import torch
 import normstab as ns
+from normstab.numerics.first_calls import FIRST_CALLS
 
+FIRST_CALLS.end()
 x = ns.cast(torch.randn(70, 130, generator=torch.Generator().manual_seed(0)) * 300, "fp16")
 arithmetic = ns.Arithmetic("fp16/nearest/fp16:blocked4")
 print(arithmetic.sum(x, 1).double().sum().item(), arithmetic.matmul(x.T, x).double().sum().item())
@@ -26,7 +28,9 @@ IN_A_LAYER = """
 import torch
 from numba.core import event
 import normstab as ns
+from normstab.numerics.first_calls import FIRST_CALLS
 
+FIRST_CALLS.end()
 counted = event.RecordingListener()
 with event.install_listener("numba:compile", counted):
     layer = torch.nn.BatchNorm2d(3)

@@ -34,13 +34,13 @@ __all__ = [
     "as_int64",
     "as_uint32",
     "device",
+    "is_kept",
     "kernel",
     "left32",
     "outside",
     "right32",
     "view",
 ]
-
 
 HASH_BYTES = 32  # of a cached file: the sha256 of what follows it
 
@@ -54,6 +54,13 @@ def kernel(function: Callable[..., Any]) -> Any:
     with contextlib.suppress(RuntimeError, OSError):  # no writable cache directory at all
         compiled._cache = SourceCache(function)
     return compiled
+
+
+def is_kept(kernel: Any) -> bool:
+    """Whether machine code of a kernel is on disk, for whichever types and processor."""
+    cache = kernel._cache
+    found: bool = isinstance(cache, SourceCache) and cache._cache_file.is_kept()  # type: ignore[attr-defined]
+    return found
 
 
 def device(function: Callable[..., Any]) -> Any:
@@ -184,6 +191,10 @@ class _FilePerKey(IndexDataCacheFile):  # type: ignore[misc]
         for file in Path(self._cache_path).glob(f"{glob.escape(self._base)}.*.nbc"):
             if not file.name.startswith(self._of_source):
                 file.unlink(missing_ok=True)
+
+    def is_kept(self) -> bool:
+        """Whether there is code for any key."""
+        return any(Path(self._cache_path).glob(f"{glob.escape(self._of_source)}.*.nbc"))
 
     def load(self, key: object) -> Any:
         """Return the code for `key`, or None."""
