@@ -53,6 +53,7 @@ from normstab.numerics.kernels.cpu.counting import (
 __all__ = [
     "BLOCK",
     "counted_block",
+    "keeps_all",
     "nearest_block64",
     "nearest_uncounted64",
     "round_block32",
@@ -170,6 +171,8 @@ def round_block64(x, drawn, y, n, rule, counts):
 
     Returns whether there are infinite or NaN values among `x`: what those count as depends on the operands.
     """
+    if keeps_all(rule):
+        return kept_block64(x, y, n, rule, counts)
     over, zeros, zeros_in, small, moved, nans, top, bottom = 0, 0, 0, 0, 0, 0, 0, MAGNITUDE64
     for i in range(n):
         a, negative = x[i] & MAGNITUDE64, x[i] >> 63
@@ -195,6 +198,26 @@ def round_block64(x, drawn, y, n, rule, counts):
             if a < INF64 and r > (rule.limit_negative if negative else rule.limit_positive):
                 y[i] = wrapped64(r, negative, rule)
                 counts[UNDERFLOW] += y[i] == 0
+    return add_extremes64(x, n, counts, top, bottom)
+
+
+@device
+def keeps_all(rule):
+    """Whether all float64 are in the format, so that results are no other numbers."""
+    in_range = (rule.limit_positive == INF64 - 1) & (rule.inf_positive == INF64) & (rule.zero_sign != 0)
+    return in_range & (rule.shift == 0) & (rule.base <= 1) & (rule.flushed_below == 0)
+
+
+@outside
+def kept_block64(x, y, n, rule, counts):
+    """Return round_block64 for a rule that keeps all: every NaN becomes what the rule makes of it."""
+    small, top, bottom = 0, 0, MAGNITUDE64
+    for i in range(n):
+        a = x[i] & MAGNITUDE64
+        y[i] = (x[i] & rule.nan_kept) | rule.nan_set if a > INF64 else x[i]
+        small += np.int64(((a - 1) & MAGNITUDE64) < rule.least_normal - 1)  # zero wraps to the greatest
+        top, bottom = max(top, a), min(bottom, (a - 1) & MAGNITUDE64)
+    add_block(counts, n, 0, 0, small, 0, 0, rule.saturates)
     return add_extremes64(x, n, counts, top, bottom)
 
 

@@ -24,7 +24,7 @@ from normstab.numerics.kernels.cpu.cpu_pointwise import read_run
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.sums.lines import add_line, desk, divide_line, fma_line, load_line, multiply_line
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, LANES, PAIRWISE, SEQUENTIAL
-from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, write
+from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, FIELD_WIDTH, write
 
 __all__ = ["Source", "bench", "columns_at_once", "shape_of", "sum_columns", "sum_lines", "welford_lines"]
 
@@ -33,9 +33,10 @@ __all__ = ["Source", "bench", "columns_at_once", "shape_of", "sum_columns", "sum
 COLUMNS_OF_GROUPS, NUMBERS_OF_A_TREE, LEAST_COLUMNS = 256, 1 << 16, 16
 
 # Lines of `width` numbers at address x (`dtype`), n of them; for products the factor of each line. The leaf of an
-# addend is kept[column] + places[line]. How addends are rounded: `loads`, or multiplied first; `fused`: with the sum.
+# addend is kept[column] + places[line], which nobody asks for unless something `draws`. How addends are rounded:
+# `loads`, or multiplied first; `fused`: with the sum.
 Source: Any = namedtuple(  # type: ignore[misc]
-    "Source", ("x", "dtype", "width", "n", "factors", "kept", "places", "loads", "fused")
+    "Source", ("x", "dtype", "width", "n", "factors", "kept", "places", "loads", "fused", "draws")
 )
 # Buffers of a block: an addend, its factor, its leaf; compensation; and the desk of a step.
 Bench: Any = namedtuple("Bench", ("raw", "factor", "x", "leaves", "lost", "y", "t", "minus", "desk"))  # type: ignore[misc]
@@ -52,21 +53,31 @@ def bench():  # pragma: no cover - compiled
 
 @outside
 def fetch_groups(source, line, group_step, groups, first, m, at):  # pragma: no cover - compiled
-    """Read m columns of `groups` lines, `group_step` apart, as far as there are lines; return how many numbers."""
-    found = 0
+    """Read m columns of `groups` lines, `group_step` apart, as far as there are lines; return how many numbers.
+
+    Factors have a place of their own, and other addends come where they are rounded.
+    """
+    found, target = 0, at.raw if len(source.factors) != 0 else at.x
     for g in range(groups):
         p = line + g * group_step
         if p >= source.n:
             break
-        read_run(at.raw[found:], source.x, source.dtype, p * source.width + first, 1, m)
-        place = source.places[p]
-        for j in range(m):
-            at.leaves[found + j] = source.kept[first + j] + place
+        read_run(target[found:], source.x, source.dtype, p * source.width + first, 1, m)
+        name_leaves(source, p, first, m, at.leaves[found:])
         if len(source.factors) != 0:
             for j in range(m):
                 at.factor[found + j] = source.factors[p]
         found += m
     return found
+
+
+@outside
+def name_leaves(source, line, first, m, leaves):  # pragma: no cover - compiled
+    """Set leaves[:m] to those of m columns of a line, if anyone draws by them."""
+    if source.draws:
+        place = source.places[line]
+        for j in range(m):
+            leaves[j] = source.kept[first + j] + place
 
 
 @outside
@@ -82,7 +93,6 @@ def round_addends(source, n, first, at):  # pragma: no cover - compiled
     if len(source.factors) != 0:
         multiply_line(at.factor, at.raw, at.x, at.leaves, n, first, at.desk)
         return
-    copy_numbers(at.raw, at.x, n)
     if source.loads:
         load_line(at.x, at.leaves, n, first, at.desk)
 
@@ -145,9 +155,7 @@ def chain_of_groups(source, first, m, shape, partial, contexts, at):  # pragma: 
     for j in range(m):
         at.lost[j] = 0.0
     for g in range(1, groups):
-        place = source.places[g * group_step]
-        for j in range(m):
-            at.leaves[j] = source.kept[first + j] + place
+        name_leaves(source, g * group_step, first, m, at.leaves)
         if len(kahan) != 0:
             compensated(partial, partial[g * m :], m, add, kahan, at)
         else:
@@ -167,10 +175,9 @@ def tree_of_groups(source, first, m, groups, partial, add, at):  # pragma: no co
                 run = min(m - column, n - done)
                 left, right = 2 * pair * m + column, (2 * pair + 1) * m + column
                 # An addition draws by the first leaf of its right operand.
-                place = source.places[(2 * pair + 1) * span]
+                name_leaves(source, (2 * pair + 1) * span, first + column, run, at.leaves[done:])
                 for j in range(run):
                     at.raw[done + j], at.x[done + j] = partial[left + j], partial[right + j]
-                    at.leaves[done + j] = source.kept[first + column + j] + place
                 done += run
             add_line(at.raw, at.x, at.y, at.leaves, n, add, at.desk)
             copy_numbers(at.y, partial[start:], n)
@@ -223,7 +230,7 @@ def sum_lines(
     mine = (every[CONTEXT : 2 * CONTEXT], every[:CONTEXT], kahan)
     source = Source(
         x, FLOAT32 if x_size == 4 else FLOAT64, width_of_line, n, np.empty(0), view(kept, last, np.int64),
-        view(places, n, np.int64), has_load, False,
+        view(places, n, np.int64), has_load, False, every[FIELD_WIDTH] != 0,
     )  # fmt: skip
     groups = shape_of(order, width, n)[0]
     most, at = min(columns_at_once(order, n), max(last - first, 1)), bench()
@@ -246,7 +253,7 @@ def welford_lines(
     sites = view(contexts, steps * CONTEXT, np.int64).reshape(steps, CONTEXT)
     source = Source(
         x, FLOAT32 if x_size == 4 else FLOAT64, width_of_line, n, np.empty(0), view(kept, last, np.int64),
-        view(places, n, np.int64), True, False,
+        view(places, n, np.int64), True, False, sites[0, FIELD_WIDTH] != 0,
     )  # fmt: skip
     at, centre, squares = bench(), np.empty(BLOCK), np.empty(BLOCK)
     for start in range(first, last, BLOCK):

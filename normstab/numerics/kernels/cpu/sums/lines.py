@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 
 from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE64, rule64
-from normstab.numerics.kernels.cpu.blocks import BLOCK, nearest_block64, nearest_uncounted64, round_block64
+from normstab.numerics.kernels.cpu.blocks import (
+    BLOCK,
+    keeps_all,
+    nearest_block64,
+    nearest_uncounted64,
+    round_block64,
+)
 from normstab.numerics.kernels.cpu.compile import outside, view
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, count_special, histogram_bin
 from normstab.numerics.kernels.cpu.losses.lost_bits import lose_line
@@ -71,6 +77,9 @@ def round_uncounted(exact, y, fields, n, rule, idle):  # pragma: no cover - comp
     """Round n float64; `idle` is a scratch that nobody reads."""
     if rule.style == MAGIC:
         nearest_uncounted64(exact.view(np.int64), y.view(np.int64), n, rule)
+    elif keeps_all(rule):
+        for i in range(n):
+            y[i] = exact[i] if exact[i] == exact[i] else np.nan
     else:
         round_block64(exact.view(np.int64), fields, y.view(np.int64), n, rule, idle)
 

@@ -14,7 +14,7 @@ import numpy as np
 from normstab.numerics.kernels.cpu.compile import kernel, outside, view
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.sums.line_sums import Source, bench, columns_at_once, shape_of, sum_columns
-from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, read, write
+from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, FIELD_WIDTH, read, write
 
 __all__ = ["dot_lines"]
 
@@ -62,7 +62,7 @@ def dot_lines(
             kept[j] = (number + j * column_step) * k
         source = Source(
             b + b_size * batches[row // m], FLOAT32 if b_size == 4 else FLOAT64, n, k, factors, kept, places,
-            False, is_fused,
+            False, is_fused, every[FIELD_WIDTH] != 0,
         )  # fmt: skip
         start = 0
         while start < n:
