@@ -1,12 +1,14 @@
 """A simulated training step beside the plain one of the same network, in one run; qtorch if installed.
 
-Then the same step of a network that is compiled with the backend normstab, beside the eager one.
+Then the same step of a network that is compiled with the backend normstab, beside the eager one. A row is measured in
+turns with its yardstick and printed at once; stderr says which one is measured.
 
 ResNet-18 in two sizes, and a small transformer, where the cost of each operation in Python is what counts. What a
 step holds in memory is in `bench_memory`. Nothing is asserted.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,7 +22,7 @@ from normstab.experiment.network.models import MODELS
 from normstab.experiment.network.networks import Task
 from normstab.simulation import record
 from normstab.simulation.compiled.dynamo_backend import normstab_backend
-from tests.benchmarks.timing import Samples, begin, print_table
+from tests.benchmarks.timing import Samples, begin, cell, print_heads, print_row, progress
 
 # Width, side of the images, batch, turns.
 SIZES = {"width 16, 16x16, batch 64": (16, 16, 64, 12), "width 64, 32x32, batch 32": (64, 32, 32, 4)}
@@ -125,35 +127,40 @@ def compiled(step: Step) -> Step:
     return step
 
 
-def compare_compiled(make: Callable[[], Step], turns: int) -> dict[str, Samples]:
-    """Return, by context, the seconds per step of an eager network and of a compiled one."""
-    found = {}
+def print_simulated(title: str, make: Callable[[], Step], turns: int) -> None:
+    """Print the table of a network: each context in turns with plain steps of the same network."""
+    print_heads("seconds per step", [title])
+    plain = (make(), CONTEXTS[PLAIN])
+    for name, context in CONTEXTS.items():
+        progress(f"{title}: {name}")
+        taken = compare({PLAIN: plain} if name == PLAIN else {PLAIN: plain, name: (make(), context)}, turns)
+        print_row(name, [cell(taken[name], taken[PLAIN], name == PLAIN)])
+    peer = with_qtorch(make())
+    if peer is not None:
+        taken = compare({PLAIN: plain, "peer": (peer, CONTEXTS[PLAIN])}, turns)
+        print_row("qtorch at the borders of the norms only", [cell(taken["peer"], taken[PLAIN], False)])
+
+
+def print_compiled(title: str, make: Callable[[], Step], turns: int) -> None:
+    """Print the table of a network that is compiled, each context beside the same one of the eager network."""
+    print_heads("compiled, in ratio to eager, seconds per step", [title, "eager"])
     for name in COMPILED:
+        progress(f"{title}, compiled: {name}")
         torch.compiler.reset()  # a precision more is a graph more, and torch gives up after eight
-        found[name] = compare(
-            {"eager": (make(), CONTEXTS[name]), "compiled": (compiled(make()), CONTEXTS[name])}, turns
-        )
-    return found
+        works = {"eager": (make(), CONTEXTS[name]), "compiled": (compiled(make()), CONTEXTS[name])}
+        taken = compare(works, turns)
+        print_row(name, [cell(taken["compiled"], taken["eager"], False), cell(taken["eager"], taken["eager"], True)])
 
 
 def main() -> None:
     """Print the tables."""
     begin("A simulated training step", turns=None)
-    columns = {}
     for title, (width, side, batch, turns) in SIZES.items():
-        works = {name: (resnet(width, side, batch), context) for name, context in CONTEXTS.items()}
-        peer = with_qtorch(resnet(width, side, batch))
-        if peer is not None:
-            works["qtorch at the borders of the norms only"] = (peer, CONTEXTS[PLAIN])
-        columns[title] = compare(works, turns)
-    print_table("seconds per step", columns, PLAIN)
-    small = {name: (transformer(64, 32, 4), context) for name, context in CONTEXTS.items()}
-    print_table("seconds per step", {"transformer, width 64, 4 x 32 tokens": compare(small, 12)}, PLAIN)
-    for title, (make, turns) in {
-        "ResNet-18, width 16, 16x16, batch 64": (lambda: resnet(16, 16, 64), 8),
-        "transformer, width 64, 4 x 32 tokens": (lambda: transformer(64, 32, 4), 16),
-    }.items():
-        print_table(f"compiled beside eager, seconds per step: {title}", compare_compiled(make, turns), "eager")
+        print_simulated(f"ResNet-18, {title}", functools.partial(resnet, width, side, batch), turns)
+    small = functools.partial(transformer, 64, 32, 4)
+    print_simulated("transformer, width 64, 4 x 32 tokens", small, 12)
+    print_compiled("ResNet-18, width 16, 16x16, batch 64", functools.partial(resnet, 16, 16, 64), 8)
+    print_compiled("transformer, width 64, 4 x 32 tokens", small, 16)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -46,11 +47,25 @@ def print_table(
 ) -> None:
     """Print a Markdown table: a row per work, a column per case, ratios of medians to the yardstick (of minima)."""
     names = list(dict.fromkeys(name for taken in columns.values() for name in taken))
-    heads = [*columns, *(["to reach"] if to_reach else [])]
-    print(f"\n### {title}\n\n| work | " + " | ".join(heads) + " |\n|---" + "|---" * len(heads) + "|")
+    print_heads(title, [*columns, *(["to reach"] if to_reach else [])])
     for name in names:
         cells = [cell(taken[name], taken[yardstick], name == yardstick) for taken in columns.values()]
-        print(f"| {name} | " + " | ".join(cells + ([to_reach.get(name, "")] if to_reach else [])) + " |", flush=True)
+        print_row(name, cells + ([to_reach.get(name, "")] if to_reach else []))
+
+
+def print_heads(title: str, heads: list[str]) -> None:
+    """Print the title of a Markdown table and its first lines."""
+    print(f"\n### {title}\n\n| work | " + " | ".join(heads) + " |\n|---" + "|---" * len(heads) + "|", flush=True)
+
+
+def print_row(name: str, cells: list[str]) -> None:
+    """Print a row of a Markdown table."""
+    print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def progress(text: str) -> None:
+    """Say on stderr what is measured now."""
+    print(f"... {text}", file=sys.stderr, flush=True)
 
 
 def cell(taken: list[float], base: list[float], is_yardstick: bool) -> str:
