@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from normstab.errors import NormstabError
-from normstab.numerics.call import Call, OperationRules
+from normstab.numerics.call import Call, Kept, OperationRules
 from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.execute import carrier_dtype, compute, compute_function, round_tensor, rounded_constant
 from normstab.numerics.formats import AnyFormat
@@ -79,6 +80,7 @@ class Arithmetic(ExactOperations, Powers):
         self._variants: dict[tuple[str, str, str | None], Arithmetic] = {}
         self._sites: dict[str, tuple[Row | None, str, AnyFormat]] = {}
         self._ruled: dict[str, Arithmetic] = {}
+        self.kept = Kept()  # what others have looked up of this arithmetic once and for all
 
     def __repr__(self) -> str:
         return f"Arithmetic({str(self.precision)!r}, site={self.site!r}, direction={self.direction!r})"
@@ -121,12 +123,14 @@ class Arithmetic(ExactOperations, Powers):
         """Return the same arithmetic elsewhere, made once."""
         where = (site, direction, role)
         if where not in self._variants:
-            other = object.__new__(type(self))
-            other.__dict__.update(self.__dict__)
-            other.site, other.direction, other.role = site, direction, role
-            other._sites, other._ruled = {}, {}
-            self._variants[where] = other
+            self._variants[where] = self._with(site=site, direction=direction, role=role)
         return self._variants[where]
+
+    def _with(self, **changes: Any) -> Arithmetic:
+        """Return this arithmetic with other attributes, on the same clock; what is known of sites is not passed on."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, _sites={}, _ruled={}, kept=Kept(), **changes)
+        return other
 
     def for_operation(self, operation: str) -> Arithmetic:
         """Return the arithmetic of one operation: this one, unless a rule gives it a precision of its own."""
@@ -134,15 +138,10 @@ class Arithmetic(ExactOperations, Powers):
             return self
         if operation not in self._ruled:
             precision = self.rules.precision_of(self.site, operation)
-            self._ruled[operation] = self if precision is None else self._in_precision(precision)
+            self._ruled[operation] = (
+                self if precision is None else self._with(precision=precision, rules=None, _variants={})
+            )
         return self._ruled[operation]
-
-    def _in_precision(self, precision: Precision) -> Arithmetic:
-        """Return this arithmetic with another precision and no rules."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other.precision, other.rules, other._variants, other._sites, other._ruled = precision, None, {}, {}, {}
-        return other
 
     def __deepcopy__(self, memo: dict[int, object]) -> Arithmetic:
         # A copied layer goes on counting in the same ledger, on the same clock.
@@ -153,12 +152,7 @@ class Arithmetic(ExactOperations, Powers):
         if self.rules is not None and (ruled := self.for_operation(operation)) is not self:
             return ruled.call(operation, format, rounding=rounding)
         is_recomputed = self.clock.replay.follow()
-        known = self._sites.get(operation)
-        if known is None:
-            site = site_of(self.site, check_name(operation, "operation"), self.direction)
-            row = self.ledger.row(site) if self.ledger is not None else None
-            known = self._sites[operation] = row, str(site), self.format
-        row, site_name, own_format = known
+        row, site_name, own_format = self._sites.get(operation) or self.place(operation)
         target, ledger = own_format if format is None else format, self.ledger
         rounding = self.precision.rounding if rounding is None else rounding
         draw = self._draw(site_name) if rounding.mode == "stochastic" else None
@@ -167,6 +161,14 @@ class Arithmetic(ExactOperations, Powers):
         if is_recomputed:
             row = ledger.recomputed.row(site_of(self.site, operation, self.direction))
         return Call(target, rounding, row, ledger.stamp(), signed_step(self.clock.step), draw, ledger.counts_inexact)
+
+    def place(self, operation: str) -> tuple[Row | None, str, AnyFormat]:
+        """Return the row that counts `operation` (None: nobody does), the name of its site, and its format."""
+        if operation not in self._sites:
+            site = site_of(self.site, check_name(operation, "operation"), self.direction)
+            row = self.ledger.row(site) if self.ledger is not None else None
+            self._sites[operation] = row, str(site), self.format
+        return self._sites[operation]
 
     def calls(self, operation: str) -> Callable[[str, AnyFormat], Call]:
         """Return the function from a suffix (".load", ".kahan") and a format to the Call that rounds there."""

@@ -5,7 +5,7 @@ The value that the reference and every kernel take; it computes nothing.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from normstab.numerics.ledger import Row
 from normstab.numerics.philox import Draw
 from normstab.numerics.precision import NEAREST, Precision, Rounding
 
-__all__ = ["Call", "Operands", "OperationRules"]
+__all__ = ["Call", "Kept", "Operands", "OperationRules"]
 
 
 class Operands(NamedTuple):
@@ -52,3 +52,10 @@ class OperationRules(Protocol):
 
     def precision_of(self, site: str, operation: str) -> Precision | None:
         """Return the operation's own precision, or None."""
+
+
+class Kept(dict[Any, Any]):
+    """What is looked up again and again in one process; a pickled one is empty."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Kept, ()

@@ -117,10 +117,11 @@ class Ledger(Mapping[Site, Tally]):
             row = self._rows.setdefault(site, row)  # another thread may have been first
         return row
 
-    def stamp(self) -> int:
-        """Return the next number of an event, so that first offences have an order within a step."""
-        self._stamp += 1
-        return self._stamp
+    def stamp(self, events: int = 1) -> int:
+        """Return the number of the next of so many events, so that first offences have an order within a step."""
+        first = self._stamp + 1
+        self._stamp += events
+        return first
 
     def settle(self) -> None:
         """Add what other devices have counted at sites that come into being only if it is any: see `Row.settle`."""

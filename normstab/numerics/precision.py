@@ -104,6 +104,10 @@ class Precision:
     collective: Collective | None = None
     recipe: str = ""
 
+    def __hash__(self) -> int:
+        # Of two parts of the twenty, for precisions are keys in every call of a norm; equality asks for all.
+        return hash((self.compute, self.rounding))
+
     def __post_init__(self) -> None:
         match = _BLOCKWISE.match(self.mean)
         if self.mean not in ("sum", "welford") and (match is None or int(match[1]) < 2):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from normstab.norms import op_by_op
 from normstab.norms.catalogue import Scheme, parse_norm
 from normstab.norms.passes import VIEWS, Extent, Passes, split
+from normstab.norms.program import whole_steps
 from normstab.norms.program.layer_outline import Outline
 from normstab.norms.program.whole_steps import Values, make_calls, run_steps
 from normstab.norms.reduction import Reduction
@@ -121,3 +124,40 @@ def test_the_extent_of_a_value_says_how_many_numbers_it_has() -> None:
     assert extents["power"] == extents["divide"] == Extent.ELEMENT
     assert extents["mean.div"] == extents["dispersion.sum"] == extents["eps"] == Extent.GROUP
     assert extents["gamma"] == extents["beta"] == Extent.PARAMETER
+
+
+def described(calls: Mapping[int, Any], ledger: Ledger) -> list[Any]:
+    """Return all that calls say, with the sites of their rows."""
+    sites = {id(ledger.row(site)): site for site in list(ledger)}
+    return [
+        [(*call._replace(row=None), None if call.row is None else sites[id(call.row)]) for call in calls[key]]
+        for key in calls
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp16/toward-zero;square=fp32;divide=reciprocal", "bf16;gradient=fp16"])
+@pytest.mark.parametrize("norm", [None, "l1", "l2", "top10"])
+def test_calls_that_a_program_lists_once_are_those_that_are_made_one_by_one(
+    norm: str | None, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = trace_forward(outline_of(norm, "batch", precision))
+    ledgers = Ledger(), Ledger()
+    listing, single = (Arithmetic(precision, ledger=ledger).at("bn") for ledger in ledgers)
+    for step in range(3):
+        made = make_calls(program, listing)
+        with monkeypatch.context() as patch:
+            patch.setattr(whole_steps, "listed", lambda *arguments: None)
+            wanted = make_calls(program, single)
+        assert described(made, ledgers[0]) == described(wanted, ledgers[1]) and len(made) == len(wanted)
+        assert list(ledgers[0].items()) == list(ledgers[1].items()) and ledgers[0].stamped == ledgers[1].stamped
+        assert ledgers[0].first("underflow") == ledgers[1].first("underflow")
+        for ar in (listing, single):
+            ar.advance()
+            assert ar.step == step + 1
+
+
+def test_what_is_kept_with_an_arithmetic_is_not_pickled() -> None:
+    ar = Arithmetic("fp16", ledger=Ledger())
+    ar.kept["program"] = lambda: None
+    again = pickle.loads(pickle.dumps(ar))
+    assert not again.kept and again.precision == ar.precision

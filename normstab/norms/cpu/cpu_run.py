@@ -26,17 +26,18 @@ from normstab.norms.cpu.group_sums import LEVELS
 from normstab.norms.fused.layer_table import BLOCK, FIELDS
 from normstab.norms.fused.plan_of_layer import Layer
 from normstab.numerics.call import Call
-from normstab.numerics.kernels.cpu.sums.steps import contexts, rows_of, settle_all
+from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, contexts, rows_of, settle_all
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.format_table import plan
 from normstab.numerics.kernels.shortcut_table import LANE32
 
-__all__ = ["Room", "Told", "run_backward", "run_forward", "run_pieces"]
+__all__ = ["Counting", "Room", "Told", "pieces_of", "run_backward", "run_forward", "run_pieces", "slots_of"]
 
 # Values below which waking a thread takes longer than the work.
 SERIAL_BELOW = 16384
 LINE = 8  # int64 of a cache line
 N, WIDTH = FIELDS.index("n"), FIELDS.index("width")
+AT_CONTEXTS = SLOTS.index("contexts")
 
 
 def run_forward(layer: Layer, groups: int, tensors: Mapping[str, Tensor | None]) -> None:
@@ -58,7 +59,9 @@ def run(
     shared |= {"table": table.ctypes.data, "constants": layer.constants.ctypes.data}
     calls = layer.sites.calls
     room = Room(int(layer.fields[N]), int(layer.fields[WIDTH]), len(calls))
-    run_pieces(kernel, calls, groups, Told(layer.fields, shared, room))
+    told = Told(layer.fields, slots_of(shared), room)
+    pieces = pieces_of(groups, room.n)
+    run_pieces(kernel, pieces, told, Counting(contexts(calls, len(pieces)), rows_of(calls), calls))
 
 
 class Room(NamedTuple):
@@ -77,43 +80,73 @@ class Told(NamedTuple):
     """What every thread is told: the fields, an address for each slot that has one, its room, and its first numbers."""
 
     fields: NDArray[np.int64]
-    addresses: Mapping[str, int]
+    slots: NDArray[np.int64]
     room: Room
-    numbers: Sequence[float] = ()
+    numbers: NDArray[np.int64] | None = None
 
 
-def run_pieces(kernel: Callable[[int, int, int], None], calls: Sequence[Call | None], groups: int, told: Told) -> None:
-    """Run `kernel` on all groups, a piece of them per thread, and settle what it counted at the sites of `calls`."""
-    threads = torch.get_num_threads() if groups * told.room.n >= SERIAL_BELOW else 1
-    pieces = min(threads, groups)
-    bounds = [groups * i // pieces for i in range(pieces + 1)]
-    made, rows = contexts(calls, pieces), rows_of(calls)
-    environments = [environment(told, made[i].ctypes.data, rows) for i in range(pieces)]
+class Counting(NamedTuple):
+    """Where a run counts: contexts for each piece and site, the rows of the ledger, the calls whose losses are asked.
+
+    See `sums.steps`.
+    """
+
+    contexts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    calls: Sequence[Call | None]
+
+
+def slots_of(addresses: Mapping[str, int]) -> NDArray[np.int64]:
+    """Return the slots with these addresses in them."""
+    return np.array([addresses.get(name, 0) for name in SLOTS], np.int64)
+
+
+def pieces_of(groups: int, n: int) -> list[tuple[int, int]]:
+    """Return the first and last group, this one excluded, of each thread's piece of groups of `n` values."""
+    pieces = min(torch.get_num_threads() if groups * n >= SERIAL_BELOW else 1, groups)
+    return [(groups * i // pieces, groups * (i + 1) // pieces) for i in range(pieces)]
+
+
+def run_pieces(
+    kernel: Callable[[int, int, int], None],
+    pieces: Sequence[tuple[int, int]],
+    told: Told,
+    counting: Counting,
+) -> None:
+    """Run `kernel` on pieces of all groups, and settle what it counted."""
+    made, rows, calls = counting
+    at, size, rows_at = made.ctypes.data, 8 * CONTEXT * len(rows), rows.ctypes.data
+    environments = [environment(told, at + size * i, rows_at, len(rows)) for i in range(len(pieces))]
 
     def work(i: int) -> None:
-        kernel(environments[i].ctypes.data, bounds[i], bounds[i + 1])
+        kernel(environments[i].ctypes.data, *pieces[i])
 
-    run_chunks(work, pieces)
+    run_chunks(work, len(pieces))
     settle_all(made, calls, rows)
 
 
-def environment(told: Told, contexts_at: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def environment(told: Told, contexts_at: int, rows_at: int, sites: int) -> NDArray[np.int64]:
     """Return the row of one thread: the fields, an address in every slot, and after them the buffers."""
-    offsets, size = layout(told.room)
+    offsets, size, own, begins = layout(told.room)
     memory = np.empty(size, np.int64)
-    start, slots = memory.ctypes.data, len(told.fields)
-    addresses = {"contexts": contexts_at} | {name: start + 8 * offset for name, offset in offsets.items()}
-    memory[:slots] = told.fields
-    memory[slots : slots + len(SLOTS)] = [addresses.get(name, told.addresses.get(name, 0)) for name in SLOTS]
+    start, fields = memory.ctypes.data, len(told.fields)
+    slots = memory[fields : fields + len(SLOTS)]
+    memory[:fields], slots[:] = told.fields, told.slots
+    slots[own] = begins + start
+    slots[AT_CONTEXTS] = contexts_at
     memory[offsets["drawn"] :][: BLOCK // 2] = 0  # for roundings that draw nothing
-    memory[offsets["numbers"] :][: len(told.numbers)] = np.array(told.numbers, np.float64).view(np.int64)
-    read_marks(rows.ctypes.data, len(rows), start + 8 * offsets["marks"])
+    if told.numbers is not None:
+        memory[offsets["numbers"] :][: len(told.numbers)] = told.numbers
+    read_marks(rows_at, sites, start + 8 * offsets["marks"])
     return memory
 
 
 @lru_cache(maxsize=256)
-def layout(room: Room) -> tuple[dict[str, int], int]:
-    """Return the offset of each buffer in the memory of a thread, and its size, in int64; buffers begin cache lines."""
+def layout(room: Room) -> tuple[dict[str, int], int, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the offset of each buffer in the memory of a thread, and its size, in int64; buffers begin cache lines.
+
+    Then the slots of the buffers, and their offsets in bytes.
+    """
     # Lanes, or the stack of a pairwise tree: one buffer holds either.
     width = max(room.width, LEVELS)
     # Numbers of 4 bytes, two to an int64, and of 8 bytes.
@@ -126,4 +159,5 @@ def layout(room: Room) -> tuple[dict[str, int], int]:
     for name, size in ({name: -(-size // 2) for name, size in narrow.items()} | wide).items():
         offsets[name] = -(-end // LINE) * LINE
         end = offsets[name] + size
-    return offsets, end
+    own = np.array([SLOTS.index(name) for name in offsets], np.int64)
+    return offsets, end, own, 8 * np.array(list(offsets.values()), np.int64)

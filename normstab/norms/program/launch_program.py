@@ -24,7 +24,6 @@ from normstab.norms.program.recomputed import (
     draws_of,
     groups_kept,
     joined,
-    silent_calls,
     slimmed,
 )
 from normstab.norms.program.segments import Plan, plan_of
@@ -58,7 +57,7 @@ def forward(
     if again is None:
         kept: Saved | SavedAgain = Saved(*(found[name] for name in Saved._fields))
     else:
-        groups, draws = groups_kept(again, found), draws_of(again, made)
+        groups, draws = groups_kept(again, found), draws_of(again, made, ar)
         kept = SavedAgain(x.detach(), found["scale"], found["gamma"], found["members"], groups, draws)
     return Forward(found["output"].reshape(x.shape), found["mean"], found["scale"], found["stored"], kept)
 
@@ -95,15 +94,15 @@ def backward(
         return None
     ar = ar.towards("backward")
     given = {"grad": grad.reshape(reduction.view), **saved._asdict()}
-    made = make_calls(plan.program, ar)
+    draws = None
     if isinstance(saved, SavedAgain):
         again = again_in_backward(outline)
         assert again is not None
         shapes = [x.shape for x in again.groups]
         given |= {name: row.reshape(shape) for name, row, shape in zip(again.names, saved.groups, shapes, strict=True)}
         given["x"] = saved.input.reshape(reduction.view)
-        made |= silent_calls(plan.program, saved.draws, ar)
-    found = run(plan, given, made, ar)
+        draws = saved.draws
+    found = run(plan, given, make_calls(plan.program, ar, draws), ar)
     d_input = found["d_input"]
     return Gradients(None if d_input is None else d_input.reshape(grad.shape), found["d_gamma"], found["d_beta"])
 

@@ -26,6 +26,10 @@ class Outline:
     has_beta: bool = True
     dispersion: Dispersion | None = field(init=False)
 
+    def __hash__(self) -> int:
+        # Of what tells most layers of a network apart, for it is asked for several times in every pass.
+        return hash((self.reduction.view, self.reduction.axes, self.has_gamma))
+
     def __post_init__(self) -> None:
         spec = self.scheme.spec
         object.__setattr__(self, "dispersion", None if spec is None else DISPERSIONS[spec.kind])

@@ -151,21 +151,21 @@ def groups_kept(again: Again, outputs: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(rows) if rows else torch.empty(0, 0, device="cpu")
 
 
-def draws_of(again: Again, made: Mapping[int, Sequence[Call]]) -> Tensor:
+def draws_of(again: Again, made: Mapping[int, Sequence[Call]], ar: Arithmetic) -> Tensor:
     """Return where the random bits of each step came from, to draw them again; int64, shape (k, 2), or none."""
-    draws = [calls[0].draw if (calls := made.get(id(step))) else None for step in again.steps]
-    if not any(draws):
+    if not ar.precision.rounding.is_stochastic:
         return torch.empty(0, 2, dtype=torch.int64, device="cpu")
-    words = np.array([(0, 0) if draw is None else draw[:2] for draw in draws], np.uint64)
+    draws = [calls[0].draw if (calls := made.get(id(step))) else None for step in again.steps]
+    words = np.array([(0, 0) if draw is None else draw[:2] for draw in draws], np.uint64).reshape(-1, 2)
     return torch.from_numpy(words.view(np.int64))
 
 
 def silent_calls(program: Program, draws: Tensor, ar: Arithmetic) -> dict[int, tuple[Call, ...]]:
     """Return the uncounted calls of the steps that are done again, with their random bits, by the ids of the steps."""
-    words, rounding = draws.numpy().view(np.uint64).tolist(), ar.precision.rounding
-    found = {}
+    rounding, found = ar.precision.rounding, {}
+    words = draws.numpy().view(np.uint64).tolist() if rounding.is_stochastic else []
     for step in program.steps:
         if step.again is not None:
-            draw = Draw(*words[step.again]) if rounding.is_stochastic else None
+            draw = Draw(*words[step.again]) if words else None
             found[id(step)] = tuple(Call(called.format, rounding, draw=draw) for called in step.calls)
     return found

@@ -6,12 +6,14 @@ what the readable layer computed there: the same functions of numerics, or torch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from normstab.norms.passes import VIEWS
+from normstab.norms.program.calls_in_order import Calls, listed
+from normstab.norms.program.recomputed import silent_calls
 from normstab.norms.trace import Program, Step, Value
 from normstab.numerics.accumulate import accumulate
 from normstab.numerics.arithmetic import Arithmetic
@@ -23,15 +25,18 @@ __all__ = ["Values", "make_calls", "run_steps"]
 
 # The number of a value -> its tensor, and the id of a step -> its calls.
 Values = dict[int, Tensor]
-Made = dict[int, tuple[Call, ...]]
+Made = Mapping[int, tuple[Call, ...]]
 
 
-def make_calls(program: Program, ar: Arithmetic) -> Made:
+def make_calls(program: Program, ar: Arithmetic, draws: Tensor | None = None) -> Made:
     """Make the calls of every step in the order of stamps, and count its constants; return them by the id of a step.
 
-    Those of what is done once more are not made here.
+    `draws` are the random bits of what is done once more, which no one counts (see `recomputed`).
     """
-    made: Made = {}
+    known = listed(program, ar)
+    if known is not None:
+        return Calls.of_run(known)
+    made: dict[int, tuple[Call, ...]] = {} if draws is None else silent_calls(program, draws, ar)
     for step in program.steps:
         if step.again is not None:
             continue
@@ -49,7 +54,7 @@ def run_steps(steps: Iterable[Step], values: Values, made: Made, ar: Arithmetic,
             if isinstance(x, Value) and x.number not in values:
                 run_steps([views[x.number]], values, made, ar, views)
         operands = tuple(values[x.number] if isinstance(x, Value) else x for x in step.operands)
-        calls = made.get(id(step), ())
+        calls = made.get(id(step), ()) if step.calls else ()
         found = _result(step, operands, calls, values, ar)
         for value, tensor in zip(step.results, [found] if isinstance(found, Tensor) else found, strict=True):
             values[value.number] = tensor

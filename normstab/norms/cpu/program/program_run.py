@@ -1,30 +1,32 @@
 """Run the segments of a program with the interpreter: where its tensors lie, its calls, its threads.
 
-Importing this needs numba.
+What is the same in every run is looked up once, at each site. Importing this needs numba.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normstab.norms.cpu.cpu_run import Room, Told, run_pieces
+from normstab.norms.cpu.cpu_run import Counting, Room, Told, pieces_of, run_pieces, slots_of
 from normstab.norms.cpu.environment import SLOTS
 from normstab.norms.cpu.program.instructions import Instructions, Place, compiled
 from normstab.norms.cpu.program.interpreter import run_groups
 from normstab.norms.fused.coverage import is_fast
 from normstab.norms.fused.layer_table import BLOCK
 from normstab.norms.fused.plan_of_layer import fields_of, groups_of
+from normstab.norms.program.calls_in_order import Calls
 from normstab.norms.program.segments import Plan
 from normstab.norms.program.whole_steps import Made, Values
-from normstab.norms.trace import Step
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
+from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
+from normstab.numerics.kernels.cpu.sums.steps import contexts, rows_of
 from normstab.numerics.kernels.format_table import plan as format_plan
 from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.kernels.shortcut_table import LANE32
@@ -33,7 +35,8 @@ __all__ = ["run_segment"]
 
 # The kinds of places that are tensors; see `instructions.Place`.
 IN_MEMORY = ("tensor", "direct")
-AT_BLOCK, AT_VALUES = SLOTS.index("block"), SLOTS.index("values")
+AT_BLOCK, AT_VALUES, AT_PLACES = (SLOTS.index(name) for name in ("block", "values", "places"))
+STAMP, STEP = 1, 2  # columns of what `rows_of` returns
 
 
 @lru_cache(maxsize=512)
@@ -43,25 +46,108 @@ def instructions_of(plan: Plan, index: int) -> tuple[Instructions, NDArray[np.in
     return found, np.array(found.rows, np.int64)
 
 
+class Setting(NamedTuple):
+    """What runs of a segment in one arithmetic have in common: what threads are told, but for addresses and numbers.
+
+    `memory` says which places are tensors: the index of the place, the number of the value. `arrays` are those whose
+    addresses are in `told`.
+    """
+
+    told: Told
+    places: NDArray[np.int64]
+    memory: tuple[tuple[int, int], ...]
+    numbers: NDArray[np.float64]
+    scalars: tuple[tuple[int, int], ...]
+    pieces_of: tuple[int, int]
+    arrays: tuple[NDArray[np.int64], ...]
+
+
+class Sites(NamedTuple):
+    """Contexts and rows of the sites of a segment that are the same in every run, but for the stamps and the step.
+
+    `offsets` are those of the stamps from a run's first, at the `counted` rows; `nobody` has a call for each site.
+    """
+
+    contexts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    counted: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    nobody: tuple[None, ...]
+
+
 def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmetic) -> None:
     """Run a segment, whose inputs are in `values`, and put there what it writes."""
-    told, rows = instructions_of(plan, index)
-    groups = groups_of(plan.reduction)
     for number in plan.segments[index].written:
         values[number] = in_huge_pages(torch.empty(plan.shapes[number], dtype=torch.float32, device="cpu"))
-    tensors = {place.which: memory_of(values[place.which]) for place in told.places if place.kind in IN_MEMORY}
-    n = plan.reduction.n
-    places = np.array([place_of(place, tensors, n) for place in told.places], np.int64)
-    numbers = list(told.numbers)
-    for number, at in told.scalars.items():
+    setting = setting_of(plan, index, ar)
+    places, numbers = setting.places.copy(), setting.numbers.copy()
+    tensors = [memory_of(values[number]) for _, number in setting.memory]  # which live until the kernel is done
+    for (at, _), x in zip(setting.memory, tensors, strict=True):
+        places[at, 0] = x.data_ptr()
+    for number, at in setting.scalars:
         numbers[at] = float(values[number])
-    calls = [call for step in told.sites if step is not None for call in calls_of(step, made, plan)]
-    precision = ar.precision
-    fields = fields_of(plan.reduction, ar, is_fast=plan.is_uniform and is_fast(ar))
+    slots = setting.told.slots.copy()
+    slots[AT_PLACES] = places.ctypes.data
+    pieces = pieces_of(*setting.pieces_of)
+    told = setting.told._replace(slots=slots, numbers=numbers.view(np.int64))
+    run_pieces(run_groups, pieces, told, counting_of(plan, index, made, len(pieces)))
+
+
+def setting_of(plan: Plan, index: int, ar: Arithmetic) -> Setting:
+    """Return what all runs of a segment in `ar` have in common, kept with it."""
+    is_inexact = ar.ledger is not None and ar.ledger.counts_inexact
+    key = (id(plan), index, is_inexact, flushes_subnormals())
+    found: tuple[Plan, Setting] | None = ar.kept.get(key)
+    if found is None:
+        found = ar.kept[key] = plan, _set(plan, index, ar)  # a plan that lives keeps its id
+    return found[1]
+
+
+def _set(plan: Plan, index: int, ar: Arithmetic) -> Setting:
+    """Look it up."""
+    found, rows = instructions_of(plan, index)
+    n, precision = plan.reduction.n, ar.precision
     table = format_plan(precision.format(), precision.rounding, LANE32)
-    addresses = {"rows": rows.ctypes.data, "places": places.ctypes.data, "table": table.ctypes.data}
-    room = Room(n, precision.accumulation.width, len(calls), told.blocks, told.kept, told.streams, len(numbers))
-    run_pieces(run_groups, calls, groups, Told(fields, addresses, room, numbers))
+    numbers = np.array(found.numbers, np.float64)
+    room = Room(
+        n, precision.accumulation.width, len(found.sites), found.blocks, found.kept, found.streams, len(numbers)
+    )
+    fields = fields_of(plan.reduction, ar, is_fast=plan.is_uniform and is_fast(ar))
+    slots = slots_of({"rows": rows.ctypes.data, "table": table.ctypes.data})
+    return Setting(
+        Told(fields, slots, room),
+        np.array([place_of(place, n) for place in found.places], np.int64).reshape(-1, 4),
+        tuple((i, place.which) for i, place in enumerate(found.places) if place.kind in IN_MEMORY),
+        numbers,
+        tuple(found.scalars.items()),
+        (groups_of(plan.reduction), n),
+        (rows, table),
+    )
+
+
+def counting_of(plan: Plan, index: int, made: Made, pieces: int) -> Counting:
+    """Return where a run counts."""
+    if not isinstance(made, Calls):
+        calls = calls_of(plan, index, made)
+        return Counting(contexts(calls, pieces), rows_of(calls), calls)
+    sites = sites_of(plan, index, made)
+    rows = sites.rows.copy()
+    rows[sites.counted, STAMP] = sites.offsets + made.first
+    rows[sites.counted, STEP] = made.step
+    return Counting(np.repeat(sites.contexts, pieces, axis=0), rows, sites.nobody)
+
+
+def sites_of(plan: Plan, index: int, made: Calls) -> Sites:
+    """Return what is the same in every run, kept with what is known of its calls."""
+    key, kept = (id(plan), index, made.inexact), made.listed.kept
+    found: tuple[Plan, Sites] | None = kept.get(key)
+    if found is None:
+        calls = calls_of(plan, index, made.from_zero())
+        rows = rows_of(calls).reshape(-1, 4)
+        counted = np.flatnonzero(rows[:, 0])
+        sites = Sites(contexts(calls, 1), rows, counted, rows[counted, STAMP].copy(), (None,) * len(calls))
+        found = kept[key] = plan, sites
+    return found[1]
 
 
 def memory_of(x: Tensor) -> Tensor:
@@ -71,19 +157,25 @@ def memory_of(x: Tensor) -> Tensor:
     return x.detach().to(torch.float32).contiguous()
 
 
-def place_of(place: Place, tensors: Mapping[int, Tensor], n: int) -> tuple[int, ...]:
-    """Return the fields of a place; see `interpreter`."""
+def place_of(place: Place, n: int) -> tuple[int, ...]:
+    """Return the fields of a place, the address of a tensor left out; see `interpreter`."""
     if place.kind == "block":
         return 4 * BLOCK * place.which, AT_BLOCK, 0, 0
     if place.kind == "kept":
         return 4 * n * place.which, AT_VALUES, 4, 0
     is_direct = place.kind == "direct"
-    return tensors[place.which].data_ptr(), -1, 4 * is_direct, int(is_direct)
+    return 0, -1, 4 * is_direct, int(is_direct)
 
 
-def calls_of(step: Step, made: Made, plan: Plan) -> tuple[Call | None, ...]:
-    """Return the calls of a step at its sites; a sum's are those of its additions and of its loads, and none."""
-    if step.kind != "accumulate":
-        return made[id(step)]
-    add, load = made[id(step)]
-    return add, None if step.calls[-1].operation in plan.fitting else load, None
+def calls_of(plan: Plan, index: int, made: Made) -> list[Call | None]:
+    """Return the calls of the sites of a segment; a sum's are those of its additions and of its loads, and none."""
+    found: list[Call | None] = []
+    for step in instructions_of(plan, index)[0].sites:
+        if step is None:
+            continue
+        if step.kind != "accumulate":
+            found += made[id(step)]
+        else:
+            add, load = made[id(step)]
+            found += [add, None if step.calls[-1].operation in plan.fitting else load, None]
+    return found
