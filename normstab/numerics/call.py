@@ -14,7 +14,7 @@ from normstab.numerics.ledger import Row
 from normstab.numerics.philox import Draw
 from normstab.numerics.precision import NEAREST, Precision, Rounding
 
-__all__ = ["Call", "Kept", "Operands", "OperationRules"]
+__all__ = ["MOST_KEPT", "Call", "Kept", "Operands", "OperationRules"]
 
 
 class Operands(NamedTuple):
@@ -54,8 +54,20 @@ class OperationRules(Protocol):
         """Return the operation's own precision, or None."""
 
 
+MOST_KEPT = 64
+"""How many things a Kept holds."""
+
+
 class Kept(dict[Any, Any]):
-    """What is looked up again and again in one process; a pickled one is empty."""
+    """What is looked up again and again in one process, MOST_KEPT things at most; a pickled one is empty.
+
+    One more, and all are forgotten: texts of a thousand lengths would keep a thousand programs at every norm.
+    """
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if len(self) >= MOST_KEPT and key not in self:
+            self.clear()
+        super().__setitem__(key, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Kept, ()

@@ -18,6 +18,7 @@ from normstab.norms.program.whole_steps import Values, make_calls, run_steps
 from normstab.norms.reduction import Reduction
 from normstab.norms.trace import Program, Value, trace_backward, trace_forward
 from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.call import MOST_KEPT
 from normstab.numerics.ledger import Ledger
 from normstab.numerics.philox import Key
 from normstab.numerics.precision import Precision
@@ -161,3 +162,10 @@ def test_what_is_kept_with_an_arithmetic_is_not_pickled() -> None:
     ar.kept["program"] = lambda: None
     again = pickle.loads(pickle.dumps(ar))
     assert not again.kept and again.precision == ar.precision
+
+
+def test_what_is_kept_with_an_arithmetic_does_not_grow_without_end() -> None:
+    ar = Arithmetic("fp16", ledger=Ledger())
+    for _ in range(2 * MOST_KEPT):  # as many programs: of inputs of other sizes
+        make_calls(trace_forward(outline_of("l2", "batch", "fp16")), ar)
+    assert 0 < len(ar.kept) <= MOST_KEPT

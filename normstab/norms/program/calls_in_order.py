@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from normstab.norms.trace import Program
 from normstab.numerics.arithmetic import Arithmetic
-from normstab.numerics.call import Call
+from normstab.numerics.call import Call, Kept
 from normstab.numerics.execute import rounded_constant
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.ledger import Row
@@ -45,7 +45,7 @@ class Listed:
         self.steps: dict[int, tuple[int, tuple[tuple[AnyFormat, Row | None], ...]]] = {}
         self.silent: dict[int, tuple[Call, ...]] = {}
         self.constants: list[Constant] = []
-        self.kept: dict[Any, Any] = {}
+        self.kept = Kept()
         self.stamps = 0
         rounding = ar.precision.rounding
         for step in program.steps:
