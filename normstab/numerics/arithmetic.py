@@ -34,6 +34,7 @@ from normstab.numerics.spelling.arguments import (
     check_tensors,
     number,
     raise_missing_key,
+    shape_of,
 )
 from normstab.numerics.spelling.names import check_name
 from normstab.numerics.steps.clock import Clock
@@ -235,8 +236,7 @@ class Arithmetic(ExactOperations, Powers):
         if self.is_native:
             return native.operate(name, operands, out)
         if out is not None:
-            shapes = [x.shape for x in operands if isinstance(x, Tensor)]
-            check_out(out, torch.broadcast_shapes(*shapes), self.for_operation(operation).format, operation)
+            check_out(out, shape_of(operands), self.for_operation(operation).format, operation)
         return compute(name, operands, self.call(operation), out=out)
 
     @opaque

@@ -8,6 +8,7 @@ from torch import nn
 
 import normstab as ns
 from normstab.errors import NormstabError
+from normstab.simulation.around import parameter_updates
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -195,3 +196,37 @@ def test_a_fused_step_obeys_a_gradient_scaler_and_a_rate_that_is_a_tensor(is_los
         assert not run.unrecognised and scaler.get_scale() == (2.0 if is_lost else 4.0)
         found.append(model.weight.detach().clone())
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("master", ["on", "off"])
+@pytest.mark.parametrize("name", ["add_", "sub_"])
+@pytest.mark.parametrize("alpha", [1, -0.5, 0])
+def test_lost_updates_that_a_kernel_counts_are_those_of_the_readable_code(
+    name: str, alpha: float, master: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    special = [0.0, -0.0, 1.0, -1.0, 2.0**-149, 2.0**-30, 65504.0, float("inf"), float("nan")]
+    before, steps = (x.flatten() for x in torch.meshgrid(torch.tensor(special), torch.tensor(special), indexing="ij"))
+
+    def lost(step: torch.Tensor) -> tuple[list[object], torch.Tensor]:
+        model = nn.Linear(9, 9, bias=False)
+        model.weight.data.copy_(before.view(9, 9))
+        with ns.simulate(model, f"fp16;master={master}") as run, torch.no_grad():
+            getattr(model.weight, name)(step, alpha=alpha)
+        return [(str(site), tally.lost_updates, tally.nan_produced) for site, tally in run.ledger.items()], model.weight
+
+    square = steps.view(9, 9)
+    for step in (square, square.t(), square.contiguous().t().contiguous()):
+        counted, after = lost(step)
+        with monkeypatch.context() as patch:
+            patch.setattr(parameter_updates, "_kernels", lambda x: None)
+            wanted, expected = lost(step)
+        assert counted == wanted and torch.equal(after.nan_to_num(), expected.nan_to_num())
+        assert step is not square or (sum(n for _, n, _ in counted) > 0) == (alpha != 0)
+
+
+def test_a_parameter_that_is_added_to_itself_is_looked_at_as_it_was() -> None:
+    model = ones()
+    with ns.simulate(model, "fp16") as run, torch.no_grad():
+        model.weight.add_(model.weight)
+        model.weight.add_(model.weight, alpha=2.0**-40)
+    assert run.ledger["(outside).add"].lost_updates == 16

@@ -24,6 +24,7 @@ __all__ = [
     "number",
     "operand",
     "raise_missing_key",
+    "shape_of",
     "tensor",
     "whole",
 ]
@@ -62,6 +63,13 @@ def tensor(x: Any, operation: str) -> Tensor:
     if not isinstance(x, Tensor):
         raise DtypeError(f"{operation}: expected a tensor, found {type(x).__name__}: {x!r:.60}")
     return x
+
+
+def shape_of(operands: tuple[Any, ...]) -> torch.Size:
+    """Return the shape of a result of operands that broadcast."""
+    shapes = [x.shape for x in operands if isinstance(x, Tensor)]
+    is_one = len(shapes) > 0 and all(shape == shapes[0] for shape in shapes)
+    return shapes[0] if is_one else torch.Size(torch.broadcast_shapes(*shapes))
 
 
 def check_out(out: Any, shape: torch.Size, format: AnyFormat, operation: str) -> None:

@@ -18,16 +18,18 @@ from torch import Tensor
 from normstab.numerics.dispatch import later_for
 from normstab.numerics.ledger import COUNTERS, Ledger, Row, Site
 from normstab.numerics.philox import signed_step
+from normstab.numerics.sums.kernels_of_sums import kernels_for
 from normstab.simulation.around.parameters import Held
 from normstab.simulation.around.places import Place
 from normstab.simulation.aten.overloads import Plan
-from normstab.torch_private import modes_off
+from normstab.torch_private import is_zero_tensor, modes_off
 
 __all__ = ["update"]
 
 Arguments = tuple[Any, ...]
 Named = Mapping[str, Any]
 PRODUCED, PROPAGATED = ("nan_produced", "overflow"), ("nan_propagated", "inf_propagated")
+PLAIN = Tensor.__torch_dispatch__  # of tensors that do nothing of their own
 MOVES = ("add", "sub", "addcmul", "addcdiv")  # which add a step that can be told from the sum
 
 
@@ -36,11 +38,12 @@ def update(
 ) -> Any:
     """Write to the parameter or buffer `held` and return what torch returns."""
     target = args[plan.written[0]] if plan.written == (0,) and held.is_parameter else None
-    before, is_moved = None, None
+    before, step, is_moved = None, None, None
     if isinstance(target, Tensor) and target.layout == torch.strided:
         with modes_off():
-            is_moved = _moved(plan, args, kwargs)
-            before = target.detach().clone() if is_moved is not None else None
+            step = _dense_step(plan, args, kwargs)
+            is_moved = _moved(plan, args, kwargs) if step is None else None
+            before = target.detach().clone() if step is not None or is_moved is not None else None
     result = func(*args, **kwargs)
     held.invalidate()
     if not held.is_parameter:
@@ -48,10 +51,33 @@ def update(
     _count_broken(place, held, plan.name, args)
     if not master_weights and plan.kind in ("rounded", "exact"):
         held.round_in_place(place.direction)
-    if before is not None and is_moved is not None:
+    if before is not None:
+        assert isinstance(target, Tensor)
         with modes_off():
-            _count_lost(place, plan.name, (is_moved & (target.detach() == before)).sum())  # type: ignore[union-attr]
+            if step is not None:
+                _lose(place, plan.name, _kernels(target).lost_updates(before, target, step))
+            elif is_moved is not None:
+                _count_lost(place, plan.name, (is_moved & (target.detach() == before)).sum())
     return result
+
+
+def _kernels(x: Tensor) -> Any:
+    """Return the kernels that count what is lost on the device of a tensor, or None."""
+    return kernels_for(x, None, "losses")
+
+
+def _dense_step(plan: Plan, args: Arguments, kwargs: Named) -> Tensor | None:
+    """Return what an addition adds, but for a factor that is not zero, where a kernel can look at it; else None."""
+    if plan.name not in ("add", "sub") or len(args) != 2 or kwargs.get("alpha", 1) == 0:
+        return None
+    target, step = args
+    if not isinstance(step, Tensor) or step.shape != target.shape or type(step).__torch_dispatch__ is not PLAIN:
+        return None
+    if not all(x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() and x.numel() for x in args):
+        return None
+    is_apart = step.untyped_storage().data_ptr() != target.untyped_storage().data_ptr()
+    is_plain = is_apart and not step.is_neg() and not is_zero_tensor(step)
+    return step.detach() if is_plain and _kernels(target) is not None else None
 
 
 def _moved(plan: Plan, args: Arguments, kwargs: Named) -> Tensor | None:
@@ -107,7 +133,8 @@ def _moment(place: Place, operation: str) -> Moment | None:
 def _count_lost(place: Place, operation: str, number: Tensor) -> None:
     """Count steps that were not zero and left the stored value as it was."""
     later = later_for(number)
-    if later is None and not int(number):
+    if later is None:
+        _lose(place, operation, int(number))
         return
     moment = _moment(place, operation)
     if moment is None:
@@ -117,17 +144,21 @@ def _count_lost(place: Place, operation: str, number: Tensor) -> None:
         if found[0, 0]:
             moment.row.lose("lost_updates", int(found[0, 0]), stamp=moment.stamp, step=moment.step)
 
-    if later is None:
-        take(np.array([[int(number)]]))
-    else:
-        later.keep(number, take, [moment.ledger])
+    later.keep(number, take, [moment.ledger])
+
+
+def _lose(place: Place, operation: str, number: int) -> None:
+    """Count so many lost updates now."""
+    moment = _moment(place, operation) if number else None
+    if moment is not None:
+        moment.row.lose("lost_updates", number, stamp=moment.stamp, step=moment.step)
 
 
 def _count_broken(place: Place, held: Held, operation: str, operands: Arguments) -> None:
     """Count the NaNs that an update brought into the parameter, at the update's site, once."""
     x = held.tensor.detach()
     later = later_for(x)
-    if held.is_broken or place.arithmetic.ledger is None or (later is None and bool(x.isfinite().all())):
+    if held.is_broken or place.arithmetic.ledger is None or (later is None and _is_finite(x)):
         return
     moment = _moment(place, operation)
     assert moment is not None, "there is a ledger"
@@ -144,6 +175,11 @@ def _count_broken(place: Place, held: Held, operation: str, operands: Arguments)
             _mark_broken(held, moment, nans, infs, is_new=not found[0, len(COUNTERS) :].any())
 
     later.keep_specials(x, others, take, [moment.ledger])
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Whether every number of a tensor is finite; a sum that is finite says it in one pass."""
+    return (x.is_floating_point() and math.isfinite(x.sum())) or bool(x.isfinite().all())
 
 
 def _mark_broken(held: Held, moment: Moment, nans: int, infs: int, *, is_new: bool) -> None:

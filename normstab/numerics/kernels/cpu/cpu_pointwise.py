@@ -196,33 +196,57 @@ def compute_wide(value, a, b, c, task, n):
 
     Where an error could overflow or vanish the task is marked `unsafe`: whole numbers compute it then.
     """
-    code, rounds_down, is_safe = task[CODE], task[ROUNDS_DOWN] != 0, True
-    for i in range(n):
-        x, y, z = a[i], b[i], c[i]
-        if code == MUL:
-            s = x * y
-            value[i] = folded(s, product_error(x, y, s))
-        elif code == DIV:
-            s = x / y
-            p = s * y
-            # The remainder x - s y, exactly: what the quotient lost has its sign, turned over where y is negative.
-            rest = (x - p) - product_error(s, y, p)
-            value[i] = folded(s, -rest if y < 0 else rest)
-        elif code == SQRT:
-            s = math.sqrt(x)
-            p = s * s
-            value[i] = folded(s, (x - p) - product_error(s, s, p))
-        elif code == ADD:
-            value[i] = sum_to_odd(x, y, True, rounds_down)
-        elif code == SUB:
-            value[i] = sum_to_odd(x, -y, True, rounds_down)
-        else:
-            value[i] = fma_to_odd(x, y, z, rounds_down)
-        # Infinities and NaN have no error to get wrong.
-        is_finite = (abs(x) < np.inf) & (abs(y) < np.inf) & (abs(z) < np.inf)
-        is_safe &= (not is_finite) | (value[i] != value[i]) | is_exact_error(code, x, y, z, value[i])
+    code, rounds_down = task[CODE], task[ROUNDS_DOWN] != 0
+    # A code that is known in each loop: what optimizers do, and divisions, run in lanes.
+    if code == MUL:
+        is_safe = fill_wide(MUL, value, a, b, c, rounds_down, n)
+    elif code == FMA:
+        is_safe = fill_wide(FMA, value, a, b, c, rounds_down, n)
+    elif code == ADD:
+        is_safe = fill_wide(ADD, value, a, b, c, rounds_down, n)
+    elif code == DIV:
+        is_safe = fill_wide(DIV, value, a, b, c, rounds_down, n)
+    else:
+        is_safe = fill_wide(code, value, a, b, c, rounds_down, n)
     if not is_safe:
         task[UNSAFE] = 1
+
+
+@device
+def fill_wide(code, value, a, b, c, rounds_down, n):
+    """Fill `value`, and return whether every error was found exactly."""
+    unsafe = 0
+    for i in range(n):
+        x, y, z = a[i], b[i], c[i]
+        value[i] = wide_value(code, x, y, z, rounds_down)
+        # Infinities and NaN have no error to get wrong.
+        is_finite = (abs(x) < np.inf) & (abs(y) < np.inf) & (abs(z) < np.inf)
+        is_sure = (not is_finite) | (value[i] != value[i]) | is_exact_error(code, x, y, z, value[i])
+        unsafe |= 0 if is_sure else 1
+    return unsafe == 0
+
+
+@device
+def wide_value(code, x, y, z, rounds_down):
+    """Return the result of an operation, rounded to odd."""
+    if code == MUL:
+        s = x * y
+        return folded(s, product_error(x, y, s))
+    if code == DIV:
+        s = x / y
+        p = s * y
+        # The remainder x - s y, exactly: what the quotient lost has its sign, turned over where y is negative.
+        rest = (x - p) - product_error(s, y, p)
+        return folded(s, -rest if y < 0 else rest)
+    if code == SQRT:
+        s = math.sqrt(x)
+        p = s * s
+        return folded(s, (x - p) - product_error(s, s, p))
+    if code == ADD:
+        return sum_to_odd(x, y, True, rounds_down)
+    if code == SUB:
+        return sum_to_odd(x, -y, True, rounds_down)
+    return fma_to_odd(x, y, z, rounds_down)
 
 
 @device

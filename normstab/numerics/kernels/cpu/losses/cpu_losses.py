@@ -9,10 +9,11 @@ from torch import Tensor
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.losses.lost_bits import lose_chunk
+from normstab.numerics.kernels.cpu.losses.lost_updates import count_lost
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.readable.losses import half_of_precision, lose
 
-__all__ = ["count_losses"]
+__all__ = ["count_losses", "lost_updates"]
 
 KINDS = {torch.float32: FLOAT32, torch.float64: FLOAT64}
 WORK = 10  # of an element, in roundings to nearest
@@ -39,6 +40,12 @@ def count_losses(operation: str, operands: tuple[Tensor | float, ...], result: T
     run_chunks(run, len(pieces))
     lose(call, losses[:, 1:].sum(0).tolist())
     return True
+
+
+def lost_updates(before: Tensor, after: Tensor, step: Tensor) -> int:
+    """Return how many elements a step that is not zero left as they were; all float32, dense and of one shape."""
+    lost: int = count_lost(before.data_ptr(), after.data_ptr(), step.data_ptr(), after.numel())
+    return lost
 
 
 def _beside(result: Tensor, x: Tensor | float) -> Tensor | None:
