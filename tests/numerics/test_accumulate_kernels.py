@@ -151,6 +151,11 @@ CARRIED = (
     *((format, mode) for format in ("fp16", "bf16", "e6m12", "q7.8") for mode in ("toward-zero", "up", "down")),
     *(("e5m2fnuz", mode) for mode in ("toward-zero", "down")),
     *(("fp16", mode) for mode in ("stochastic", "stochastic:5")),
+    *(("e3m2", mode) for mode in ("nearest", "up")),
+    *((format, "nearest") for format in ("fp16:saturate", "q2.3:saturate-symmetric", "e4m3fn:saturate")),
+    *(("q3.2", mode) for mode in ("down", "stochastic")),
+    ("e2m3", "stochastic:4"),
+    ("e2m1", "toward-zero"),
     *((format, "stochastic:16") for format in ("bf16", "e4m3fn", "e6m12", "q7.8", "e4m3fnuz")),
 )
 
@@ -170,6 +175,21 @@ def test_tiles_of_rows_equal_the_general_kernel(format, mode, kind, monkeypatch)
         monkeypatch.setattr(cpu_sums, "_fast_way", lambda *_: None)
         assert found == run(lambda ar, x=x, dims=dims: ar.sum(x, dims), precision, **asked), (order, shape)
         assert torch.equal(bare.view(torch.int32), torch.tensor(found[0], dtype=torch.int32).view(bare.shape))
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("format", "scale"),
+    [("q100.-90", 2.0**98), ("q-80.90", 2.0**-82), ("bf16:saturate", 2.0**108), ("e8m12:saturate", 2.0**126)],
+)
+def test_sums_that_saturate_near_the_ends_of_float32_equal_the_general_kernel(format, scale, monkeypatch):
+    for i, mode in enumerate(("nearest", "up", "stochastic:5")):
+        x = wild(70, 64, seed=i, share=0.0) * scale
+        x = ns.cast(x, format) if "stochastic" in mode else x
+        precision = f"fp32/{mode}/{format}:{('sequential', 'lanes64')[i % 2]}"
+        found = run(lambda ar, x=x: ar.sum(x, 1), precision, **ASKED[i])
+        monkeypatch.setattr(cpu_sums, "_fast_way", lambda *_: None)
+        assert found == run(lambda ar, x=x: ar.sum(x, 1), precision, **ASKED[i])
         monkeypatch.undo()
 
 

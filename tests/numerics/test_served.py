@@ -40,12 +40,16 @@ PRODUCTS = (
     "fp16;matmul=e6m12:pairwise",
     "fp16;matmul=fp32:blocked64",
 )
-# Those whose sums float32 carries, so that the kernels in lanes compute them; stochastic ones of addends in the format.
+# Those whose sums float32 carries, so that the kernels in lanes compute them, whatever saturates; stochastic ones of
+# addends in the format.
 CARRIED_SUMS = (
     "fp16/nearest/fp16",
     "fp16/nearest/q7.8",
     "fp16/nearest/e4m3fnuz:pairwise",
     "fp16/nearest/e8m15:blocked64",
+    "fp16/nearest/e2m1",
+    "fp16/nearest/e2m1:sequential+kahan",
+    "fp16/up/q2.3:pairwise",
     "fp16/toward-zero/fp16",
     "fp16/up/fp16:sequential",
     "fp16/stochastic/fp16",

@@ -25,6 +25,8 @@ __all__ = [
     "HALF",
     "LEAST_NORMAL",
     "LIFT",
+    "LIMIT_MINUS",
+    "LIMIT_PLUS",
     "LOW",
     "MAGIC",
     "PLAIN",
@@ -49,10 +51,12 @@ PLAIN, HALF, MAGIC, STEPPED, DRAWN = 0, 1, 2, 3, 4
 # A table: the style; then as float32 bits the exponent of the least normal number, what lifts an exponent e to
 # e + 24 - p, the least magnitude that is special (an overflow, infinity, NaN) and the least normal number. For
 # STEPPED also whether a result of either sign goes up or down, the sign that zeros keep, and that of x - x. For DRAWN
-# the random bits of a rounding, R.
+# the random bits of a rounding, R. Where results saturate the greatest magnitude of either sign, else 0; an overflow is
+# not special then.
 STYLE, LOW, LIFT, SPECIAL, LEAST_NORMAL, UP_PLUS, UP_MINUS, DOWN_PLUS, DOWN_MINUS, ZERO_SIGN, ZERO_OF_SUM, BITS = range(
     12
 )
+LIMIT_PLUS, LIMIT_MINUS = BITS + 1, BITS + 2
 SIGN = 1 << 31
 MOST_FIXED = 100  # integer or fraction bits, so that every power of two around is a float32
 MOST_BITS = 16  # of a stochastic rounding: what a float32 result leaves is counted in units of 2^-R quanta
@@ -70,7 +74,7 @@ def lane_table(format: AnyFormat, rounding: Rounding, *, is_odd: bool = False) -
     if rounding.mode == "nearest":
         narrow = spec_table(format)
         if narrow is not None and (narrow[STYLE] == PLAIN or not is_odd):
-            return np.concatenate((narrow, np.zeros(BITS - LEAST_NORMAL, np.int64)))
+            return np.concatenate((narrow, np.zeros(BITS - LEAST_NORMAL, np.int64), _limits(format)))
     lifts = _lifts(format)
     if lifts is None or not (rounding.mode in SIDES or (rounding.is_stochastic and not is_odd)):
         return None
@@ -80,11 +84,23 @@ def lane_table(format: AnyFormat, rounding: Rounding, *, is_odd: bool = False) -
     # Magnitudes are seen truncated: to a side, what lies
     # just above the maximum looks like it, and may overflow.
     special = _bits(format.max + _last_quantum(format) / 2) if is_nearest else _bits(format.max)
+    special = _bits(np.inf) if saturates(format) else special
     keeps = not isinstance(format, FixedFormat) and format.has_negative_zero
     down, style = SIGN if rounding.mode == "down" else 0, DRAWN if rounding.is_stochastic else STEPPED
     sides = SIDES.get(rounding.mode, (0, 0, 0, 0))
     row = [style, lowest << 23, lift << 23, min(special, _bits(limit)), normal, *sides]
-    return np.array([*row, SIGN if keeps else 0, down, rounding.bits], np.int64)
+    return np.array([*row, SIGN if keeps else 0, down, rounding.bits, *_limits(format)], np.int64)
+
+
+def saturates(format: AnyFormat) -> bool:
+    """Whether what overflows becomes the greatest number of its sign, in every mode."""
+    return format.overflow in ("saturate", "saturate-symmetric")
+
+
+def _limits(format: AnyFormat) -> tuple[int, int]:
+    """Return the greatest magnitudes of both signs where overflows become these, else zeros."""
+    least = format.min if isinstance(format, FixedFormat) else -format.max
+    return (_bits(format.max), _bits(-least)) if saturates(format) else (0, 0)
 
 
 def _lifts(format: AnyFormat) -> tuple[int, int, int, float] | None:
@@ -96,7 +112,8 @@ def _lifts(format: AnyFormat) -> tuple[int, int, int, float] | None:
         top, bottom = format.integer_bits, -format.fraction_bits
         if not format.is_signed or top - bottom >= MOST_DIGITS or top > MOST_FIXED or bottom < -MOST_FIXED:
             return None
-        return top + 127, 23 - top + bottom, 1, np.inf
+        lift = 23 - top + bottom
+        return top + 127, lift, 1, 2.0 ** (126 - lift)
     p = format.precision
     if not (format.has_subnormals and 1 < p <= MOST_DIGITS) or format.emin < -126 or format.emin - p + 1 < -149:
         return None
@@ -122,7 +139,8 @@ def spec_table(format: AnyFormat) -> NDArray[np.int64] | None:
     if p > 11 or format.emin < -126 or format.emin - p + 1 < -149:
         return None
     # A tie above an even maximum is no overflow, but what lies just above a tie may be seen as the tie.
-    special = min(_bits(format.max + _last_quantum(format) / 2), _bits(2.0 ** (126 - (24 - p))))
+    above = np.inf if saturates(format) else format.max + _last_quantum(format) / 2
+    special = min(_bits(above), _bits(2.0 ** (126 - (24 - p))))
     style = HALF if format == parse_format("fp16") and converts_to_half() else MAGIC
     low, lift = (format.emin + 127) << 23, (24 - p) << 23
     return np.array([style, low, lift, special, _bits(format.min_normal)], np.int64)

@@ -18,6 +18,8 @@ from normstab.numerics.kernels.cpu.counting import (
     HISTOGRAM_BINS,
     INEXACT,
     LARGEST,
+    OVERFLOW,
+    SATURATED,
     SCRATCH,
     SMALLEST,
     SUBNORMAL,
@@ -28,6 +30,7 @@ from normstab.numerics.kernels.cpu.cpu_round import EXPONENTS, FIRST_NORMAL_BIN
 from normstab.numerics.kernels.cpu.vector.lanes import is_full
 from normstab.numerics.kernels.cpu.vector.note_code import INEXACT as NOTE_OF_INEXACT
 from normstab.numerics.kernels.cpu.vector.note_code import MOST_KEPT, NOTES_OF_GROUP, OF_ADDENDS, kept_at, seen_at
+from normstab.numerics.kernels.cpu.vector.note_code import OVERFLOW as NOTE_OF_OVERFLOW
 from normstab.numerics.kernels.cpu.vector.vectors import LINE, SEEN, WIDTH
 
 __all__ = ["SIZE_OF_NOTES", "begin_group", "has_special", "number_moved", "settle_group", "tally"]
@@ -95,6 +98,9 @@ def settle_group(plan, which, n, counts, apart, bins):  # pragma: no cover - com
         scratch[SUBNORMAL] += np.int64(words[2 * WIDTH + j])
         scratch[UNDERFLOW] += np.int64(words[3 * WIDTH + j])
         scratch[INEXACT] += np.int64(words[NOTE_OF_INEXACT * WIDTH + j])
+        # Overflows are noted only where they saturate.
+        scratch[OVERFLOW] += np.int64(words[NOTE_OF_OVERFLOW * WIDTH + j])
+        scratch[SATURATED] += np.int64(words[NOTE_OF_OVERFLOW * WIDTH + j])
         # A lane that saw nothing but zeros has no extremes.
         if words[j] != u32(0):
             scratch[LARGEST] = max(scratch[LARGEST], as_int64(np.float64(as_float32(words[j]))))

@@ -78,7 +78,7 @@ TILE = SIZE_OF_NOTES
 TOTAL, BLOCK, LOST_OF_TOTAL, LOST, ROOM = (TILE + (POSITIONS + i) * LINE for i in range(5))
 ZEROS = ROOM + LANES * LINE
 ROWS, WORDS, STACK = ZEROS + LINE, ZEROS + 3 * LINE, ZEROS + 5 * LINE
-AsIs: Any = WAY_OF[Way(PLAIN, UNCOUNTED, ONE_BY_ONE)]  # what rounds nothing
+AsIs: Any = WAY_OF[Way(PLAIN, UNCOUNTED, ONE_BY_ONE, False)]  # what rounds nothing
 
 # How it rounds and counts; addresses of x, of its rows and outer positions (offset, index) and of the buffers; the
 # shape of the reduction; of products, whether float32 holds them; the address of a table of draws.

@@ -29,7 +29,7 @@ from normstab.numerics.kernels.cpu.vector.ways import (
     WAYS,
     Way,
 )
-from normstab.numerics.kernels.nearest import DRAWN, STYLE, lane_table
+from normstab.numerics.kernels.nearest import DRAWN, LIMIT_PLUS, STYLE, lane_table
 from normstab.numerics.readable.losses import counts_losses
 from normstab.numerics.tallies.counter_row import COUNTING
 
@@ -49,7 +49,8 @@ def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool =
     is_full = has_bins or any(is_inexact for _, is_inexact in rows)
     counts = FULL if is_full else COUNTED if rows else UNCOUNTED
     chain = KAHAN if kahan is not None else FUSED if is_fused else ONE_BY_ONE
-    return WAY_OF[Way(table.item(STYLE), counts, chain)](table.ctypes.data, int(has_bins), 0)
+    saturates = table.item(LIMIT_PLUS) != 0
+    return WAY_OF[Way(table.item(STYLE), counts, chain, saturates)](table.ctypes.data, int(has_bins), 0)
 
 
 def is_drawn(way: Any) -> bool:

@@ -208,7 +208,7 @@ def _round_in_place(rounder: Rounder, x, n, notes):
         if rounder.counts == UNCOUNTED:
             code.store(rounder.fitted(value, addends), x, at)
             return
-        result = rounder.rounded(value)
+        result = rounder.rounded(value, addends)
         code.store(result, x, at)
         size, after = code.size(value), code.size(result)
         # A special addend is noted though it may not move, so that the group is done again.

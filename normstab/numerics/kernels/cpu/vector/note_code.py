@@ -1,6 +1,6 @@
 """Notes of what vector code saw: where they lie, and how they are held while an operation runs.
 
-    [ sums | addends | Kahan's ]        a note each: largest, smallest, subnormal, underflow, inexact, 16 lanes each
+    [ sums | addends | Kahan's ]        a note each: largest, smallest, subnormal, ... overflow, in 16 lanes each
     [ sums | addends | Kahan's ]        for each: magnitudes of exact results, which a histogram is to count
 
 What an infinity or a NaN counts as depends on its operands, which a note does not know: a group whose notes show
@@ -23,6 +23,7 @@ __all__ = [
     "OF_ADDENDS",
     "OF_KAHAN",
     "OF_SUMS",
+    "OVERFLOW",
     "SMALLEST",
     "SUBNORMAL",
     "UNDERFLOW",
@@ -32,8 +33,9 @@ __all__ = [
 ]
 
 # A note has, per lane, the largest magnitude, the smallest less 1 (so that zero is the greatest), and how many results
-# are subnormal, underflowed or inexact. Magnitudes are those of exact results, rounded toward zero.
-LARGEST, SMALLEST, SUBNORMAL, UNDERFLOW, INEXACT = range(NOTES)
+# are subnormal, underflowed, inexact, or overflowed where they saturate. Magnitudes are those of exact results, rounded
+# toward zero.
+LARGEST, SMALLEST, SUBNORMAL, UNDERFLOW, INEXACT, OVERFLOW = range(NOTES)
 # The notes of a group; how many lines of magnitudes are kept before they are counted.
 OF_SUMS, OF_ADDENDS, OF_KAHAN, NOTES_OF_GROUP = 0, 1, 2, 3
 MOST_KEPT = 64

@@ -26,6 +26,7 @@ from numba.extending import intrinsic
 from normstab.numerics.kernels.cpu.vector.note_code import (
     INEXACT,
     LARGEST,
+    OVERFLOW,
     SMALLEST,
     SUBNORMAL,
     UNDERFLOW,
@@ -53,6 +54,8 @@ from normstab.numerics.kernels.nearest import (
     HALF,
     LEAST_NORMAL,
     LIFT,
+    LIMIT_MINUS,
+    LIMIT_PLUS,
     LOW,
     MAGIC,
     PLAIN,
@@ -78,7 +81,7 @@ class Rounder:
 
     def __init__(self, code: Code, way: Any, table: Any, away: Any) -> None:
         self.code, self.b, self.away = code, code.b, away
-        self.style, self.counts, self.chain = WAYS[way]
+        self.style, self.counts, self.chain, self.saturates = WAYS[way]
         self.special, self.least = code.word(table, SPECIAL), code.word(table, LEAST_NORMAL)
         self.low, lift = code.word(table, LOW), code.word(table, LIFT)
         self.lift = code.b.add(lift, splat(TIE))  # 1.5 2^(e + 24 - p): a negative addend stays in the binade
@@ -87,9 +90,11 @@ class Rounder:
             self.downs = [code.word(table, i) for i in (DOWN_PLUS, DOWN_MINUS)]
             self.zero_sign, self.zero_of_sum = code.word(table, ZERO_SIGN), code.word(table, ZERO_OF_SUM)
             self.random_bits = code.word(table, BITS)
+        if self.saturates:
+            self.limits = [code.word(table, i) for i in (LIMIT_PLUS, LIMIT_MINUS)]
 
-    def rounded(self, s: Any) -> Any:
-        """Return floats rounded to the format; magnitudes that are special give anything."""
+    def rounded(self, s: Any, note: Note) -> Any:
+        """Return floats rounded to the format, and note what saturates; magnitudes that are special give anything."""
         b, code = self.b, self.code
         if self.style == PLAIN:
             return s
@@ -101,16 +106,21 @@ class Rounder:
         t, sign = b.fadd(s, c), b.and_(x, splat(SIGN))
         if self.style == STEPPED:
             t = self.stepped(s, t, b.fsub(t, c))
-        return self.signed(code.size(b.fsub(t, c)), sign)
+        return self.signed(code.size(b.fsub(t, c)), sign, note)
 
-    def signed(self, y: Any, sign: Any) -> Any:
-        """Return magnitudes with their signs; zero has none in some formats."""
+    def signed(self, y: Any, sign: Any, note: Note) -> Any:
+        """Return magnitudes with their signs, within the range if it saturates; zero has no sign in some formats."""
         b = self.b
+        if self.saturates:
+            limit = b.select(b.icmp_unsigned("!=", sign, splat(0)), self.limits[1], self.limits[0])
+            if self.counts != UNCOUNTED:
+                note.count(OVERFLOW, b.icmp_unsigned(">", y, limit))
+            y = self.code.less(y, limit)
         if self.style in (STEPPED, DRAWN):
             sign = b.and_(sign, b.select(b.icmp_unsigned("==", y, splat(0)), self.zero_sign, splat(SIGN)))
         return self.code.floats(b.or_(y, sign))
 
-    def drawn(self, s: Any, error: Any, size: Any, field: Any) -> Any:
+    def drawn(self, s: Any, error: Any, size: Any, field: Any, note: Note) -> Any:
         """Return s + error, whose truncated magnitude is `size`, rounded away from zero where random bits say so.
 
         N = floor(2^R (rest + error) / quantum): of a float32 s, either 2^R rest / quantum is whole, or `error` is less
@@ -138,7 +148,7 @@ class Rounder:
         number = b.add(whole, code.where(is_whole, lack))
         number = b.add(number, b.lshr(field, b.sub(splat(32), self.random_bits)))
         t_bits = b.add(t_bits, b.and_(b.lshr(number, self.random_bits), one))
-        return self.signed(code.size(b.fsub(code.floats(t_bits), c)), sign)
+        return self.signed(code.size(b.fsub(code.floats(t_bits), c)), sign, note)
 
     def stepped(self, s: Any, t: Any, nearest: Any) -> Any:
         """Return t moved by one in its last place where s lies beyond `nearest` and the mode says so."""
@@ -161,7 +171,7 @@ class Rounder:
         exact = self.sum_to_odd(a, x, s, is_off, size) if self.style == STEPPED else s
         if self.counts == UNCOUNTED and self.style != DRAWN:
             return self.noted_special(exact, note)
-        y = self.drawn(s, error, size, field) if self.style == DRAWN else self.rounded(exact)
+        y = self.drawn(s, error, size, field, note) if self.style == DRAWN else self.rounded(exact, note)
         self.note(size, y, note)
         if self.style == STEPPED:  # an addend of a fused product may be less than any number of the format
             self.note_underflow(exact, y, note)
@@ -194,7 +204,7 @@ class Rounder:
             exact = exact if self.style == PLAIN else odd
         if self.counts == UNCOUNTED and self.style != DRAWN:
             return self.noted_special(exact, note)
-        y = self.drawn(exact, ZEROS, size, field) if self.style == DRAWN else self.rounded(exact)
+        y = self.drawn(exact, ZEROS, size, field, note) if self.style == DRAWN else self.rounded(exact, note)
         self.note(size, y, note)
         self.note_underflow(exact, y, note)
         if self.counts == FULL:
@@ -243,7 +253,7 @@ class Rounder:
         """Return floats rounded, noting only what could be special; PLAIN and HALF show it in their results."""
         if self.style in (MAGIC, STEPPED, DRAWN):
             note.now[LARGEST] = self.code.greater(note.now[LARGEST], self.code.size(exact))
-        return self.rounded(exact)
+        return self.rounded(exact, note)
 
     def note(self, size: Any, y: Any, note: Note) -> None:
         """Note exact magnitudes `size`, which are kept where all is counted, and results y."""

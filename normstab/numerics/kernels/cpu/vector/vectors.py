@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 # Elements of a vector, lanes of a row; vectors of a note, and its elements; then the LLVM types of what they hold.
-WIDTH, LANES, NOTES = 16, 64, 5
+WIDTH, LANES, NOTES = 16, 64, 6
 SEEN = NOTES * WIDTH
 F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 VF, VI, VH = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH), ir.VectorType(ir.HalfType(), WIDTH)

@@ -24,6 +24,7 @@ ONE_BY_ONE, KAHAN, FUSED = 0, 1, 2
 STYLES = {"Plain": PLAIN, "Half": HALF, "Magic": MAGIC, "Stepped": STEPPED, "Drawn": DRAWN}
 COUNTS = {"": UNCOUNTED, "Counted": COUNTED, "Full": FULL}
 CHAINS = {"": ONE_BY_ONE, "Kahan": KAHAN, "Fused": FUSED}
+ENDS = {"": False, "Saturating": True}
 
 
 class Way(NamedTuple):
@@ -32,12 +33,13 @@ class Way(NamedTuple):
     style: int
     counts: int
     chain: int
+    saturates: bool  # what overflows becomes the greatest number; else a group of sums that sees it has failed
 
 
 # What is said -> the type that says it; and back.
 WAY_OF: dict[Way, Any] = {}
-for names in product(STYLES, COUNTS, CHAINS):
-    _way = Way(STYLES[names[0]], COUNTS[names[1]], CHAINS[names[2]])
+for names in product(STYLES, COUNTS, CHAINS, ENDS):
+    _way = Way(STYLES[names[0]], COUNTS[names[1]], CHAINS[names[2]], ENDS[names[3]])
     WAY_OF[_way] = namedtuple("".join(names), ("table", "bins", "away"), module=__name__)  # type: ignore[misc]
 WAYS: dict[Any, Way] = {kind: way for way, kind in WAY_OF.items()}  # type -> what it says
 globals().update({kind.__name__: kind for kind in WAYS})  # numba's cache finds types again by their names
