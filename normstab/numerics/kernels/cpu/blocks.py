@@ -136,10 +136,18 @@ def nearest_finish64(r, a, sign, rule):
 
 @outside
 def nearest_uncounted64(x, y, n, rule):
-    """Round a block by the shortcut MAGIC."""
+    """Round a block by the shortcut MAGIC into another: all as in range first, then again where some was not."""
+    top = 0
     for i in range(n):
         a = x[i] & MAGNITUDE64
-        y[i] = nearest_finish64(nearest_magnitude64(a, rule), a, x[i] & SIGN64, rule)
+        # In range the upper bound of the exponent is none, and nothing has to be asked of the result.
+        c = as_float64(max(a & INF64, rule.magic_low) + rule.magic_lift)
+        y[i] = as_int64((as_float64(a) + c) - c) | (x[i] & SIGN64)
+        top = max(top, a)
+    if top > rule.limit_positive:
+        for i in range(n):
+            a = x[i] & MAGNITUDE64
+            y[i] = nearest_finish64(nearest_magnitude64(a, rule), a, x[i] & SIGN64, rule)
 
 
 @outside

@@ -32,6 +32,7 @@ from normstab.numerics.kernels.cpu.sums.steps import (
     COUNTS,
     DOWN,
     FIELD_WIDTH,
+    FOLDED,
     FOLDS,
     HISTOGRAM,
     KEY,
@@ -115,8 +116,8 @@ def round_line(exact, a, b, c, y, leaves, n, context, fields):  # pragma: no cov
 
 @outside
 def add_line(a, b, y, leaves, n, context, at):  # pragma: no cover - compiled
-    """Set y to a + b; y may be a or b only where nothing is counted or drawn by it later."""
-    folds, down, exact = context[FOLDS] != 0, context[DOWN] != 0, at.exact
+    """Set y to a + b, numbers of the format; y may be a or b only where nothing is counted or drawn by it later."""
+    folds, down, exact = context[FOLDS] == FOLDED, context[DOWN] != 0, at.exact
     for i in range(n):
         exact[i] = sum_to_odd(a[i], b[i], folds, down)
     if context[COUNTS] != 0:  # y may be an operand, which the counting still asks for

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normstab.numerics.call import Call
-from normstab.numerics.formats import AnyFormat
+from normstab.numerics.formats import AnyFormat, FixedFormat
 from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE64, round64, rule64
 from normstab.numerics.kernels.cpu.compile import as_float64, as_int64, device, kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import SCRATCH, histogram_bin, round_counted64, settle_scratches
@@ -52,6 +52,8 @@ LOSSES_AT = SCRATCH_AT + SCRATCH
 CONTEXT = LOSSES_AT + 3
 FIELD_WIDTH = PLAN.index("field_width")
 HISTOGRAM_SIZE = 2101
+# What FOLDS may say beside 0, no: of every sum, or but for those of two numbers of the format, which float64 holds.
+FOLDED, FOLDED_OF_OTHERS = 1, 2
 ROW = 4  # int64 that say where one call is counted
 
 
@@ -80,11 +82,19 @@ def _context(format: AnyFormat, rounding: Rounding, counts: bool) -> NDArray[np.
     made[:KEY] = plan(format, rounding, LANE64)
     # Up to 51 bits a sum rounded to odd is rounded once more to
     # what the exact one is; wider formats take float64's own.
-    made[FOLDS], made[DOWN], made[COUNTS] = format.precision <= 51, rounding.mode == "down", counts
+    made[FOLDS] = FOLDED_OF_OTHERS if _adds_exactly(format) else FOLDED * (format.precision <= 51)
+    made[DOWN], made[COUNTS] = rounding.mode == "down", counts
     # The smallest magnitude so far: none.
     made[LOSSES_AT - 1] = INF64
     made.flags.writeable = False
     return made
+
+
+def _adds_exactly(format: AnyFormat) -> bool:
+    """Whether float64 holds the sum of any two numbers of the format."""
+    if isinstance(format, FixedFormat):
+        return True
+    return format.emax + 2 - (format.emin - format.precision + 1) <= 53
 
 
 def rows_of(calls: Sequence[Call | None]) -> NDArray[np.int64]:
