@@ -150,7 +150,7 @@ CARRIED = (
     *((format, "nearest") for format in ("e4m3fnuz", "e5m15", "e6m12", "e8m21", "q7.8", "q3.4:wrap", "q15.5", "q-2.9")),
     *((format, mode) for format in ("fp16", "bf16", "e6m12", "q7.8") for mode in ("toward-zero", "up", "down")),
     *(("e5m2fnuz", mode) for mode in ("toward-zero", "down")),
-    *(("fp16", mode) for mode in ("stochastic", "stochastic:5")),
+    *(("fp16", mode) for mode in ("stochastic", "stochastic:5", "stochastic:13")),
     *(("e3m2", mode) for mode in ("nearest", "up")),
     *((format, "nearest") for format in ("fp16:saturate", "q2.3:saturate-symmetric", "e4m3fn:saturate")),
     *(("q3.2", mode) for mode in ("down", "stochastic")),

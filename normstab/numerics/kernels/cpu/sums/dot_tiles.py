@@ -152,7 +152,7 @@ def dot_line(plan, a, panel, element, found):  # pragma: no cover - compiled
     for p in range(0, plan.n, POSITIONS):
         m = min(POSITIONS, plan.n - p)
         if is_drawn(plan.way):
-            draw_products(plan, element, p, m, found)
+            draw_products(plan, element, p, m)
         multiply_lines(a + 4 * p, panel + p * LINE, TILE, m, plan)
         if plan.order == LANES_ORDER:
             add_to_lanes(p, m, plan)

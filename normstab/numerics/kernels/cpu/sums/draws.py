@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.compile import outside, view
-from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
+from normstab.numerics.kernels.cpu.philox_cpu import draw_fields, philox_block
 from normstab.numerics.kernels.cpu.sums.tiles import ROOM, ROWS, TILE, WORDS, gather_rows
 from normstab.numerics.kernels.cpu.vector.lane_moves import word
 from normstab.numerics.kernels.cpu.vector.note_code import OF_ADDENDS, OF_SUMS
@@ -31,6 +31,8 @@ __all__ = ["draw_addends", "draw_products", "draws"]
 # positions are neighbours in the index; then key and step of the site of sums, and of that of products.
 WIDTH, INNER, IS_SIDE_BY_SIDE, SITES = 0, 1, 2, 3
 WORDS_OF_A_LINE = LANES + 8
+# In the room for 64 rows, after four lines of a block's words: how late lanes are; fields, 3.5 lines for each at most.
+LATE, FIELDS = 4 * LANES, 5 * LANES
 
 
 def draws(add: Call, product: Call | None, inner_index: int = 1, *, is_side_by_side: bool = False) -> NDArray[np.int64]:
@@ -87,10 +89,74 @@ def draw_addends(plan, group, rows, p, m):  # pragma: no cover - compiled
 
 
 @outside
-def draw_products(plan, element, p, m, found):  # pragma: no cover - compiled
-    """Draw for products p .. p + m - 1 of `found` neighbouring elements of the result, and for their additions."""
+def draw_lines(which, first, step, m, target, plan):  # pragma: no cover - compiled
+    """Write m lines of bits to an offset: line t has in lane j those of index first + j step + t, drawn at a site."""
+    table = view(plan.draws, SITES + 4, np.int64)
+    key, at, width = table[SITES + 2 * which], table[SITES + 2 * which + 1], table[WIDTH]
+    each, lines = 128 // width, view(plan.base + target, m * LANES, np.uint32)
+    room = view(plan.base + ROOM, LANES * LANES, np.uint32)
+    words, late, before, drawn = room, room[LATE:], room[FIELDS:], room[FIELDS + each * LANES :]
+    moved = drawn[each * LANES :]
+    for j in range(LANES):
+        late[j] = np.uint32((first + j * step) & (each - 1))
+    # Where all 64 sums begin with a block its bits are lines as they are drawn. Else a lane is late: its first
+    # bits are among the last of its block, and what is drawn of two blocks is moved up, lane by lane.
+    is_whole = first % each == 0 and step % each == 0
+    for block in range((m + each - 1) // each + (0 if is_whole else 1)):
+        draw_blocks(words, key, at, first + block * each, step, each)
+        done, found = block * each, drawn
+        if is_whole and done + each <= m:
+            take_fields(words, lines[done * LANES :], width)
+            continue
+        take_fields(words, drawn, width)
+        if not is_whole:
+            done, found = done - each, moved
+            move_lanes(before, late, each, moved)
+            for i in range(each * LANES):
+                before[i] = drawn[i]
+        own = lines[max(done, 0) * LANES :]
+        for i in range(min(each, m - done) * LANES if done >= 0 else 0):
+            own[i] = found[i]
+
+
+@outside
+def draw_blocks(words, key, at, first, step, each):  # pragma: no cover - compiled
+    """Draw the blocks that have indices first + j step, of 64 lanes j: four lines of words."""
+    w0, w1, w2, w3 = words[:LANES], words[LANES:], words[2 * LANES :], words[3 * LANES :]
+    shift = 2 if each == 4 else 3 if each == 8 else 4
+    for j in range(LANES):
+        c0, c1, c2, c3 = philox_block(key, at, (first + j * step) >> shift)
+        w0[j], w1[j], w2[j], w3[j] = np.uint32(c0), np.uint32(c1), np.uint32(c2), np.uint32(c3)
+
+
+@outside
+def take_fields(words, fields, width):  # pragma: no cover - compiled
+    """Write a line for each field of the blocks in four lines of words; the bits are topmost."""
+    per_word, top = 32 // width, np.uint32(0xFFFFFFFF) << np.uint32(32 - width)
+    for i in range(128 // width):
+        source, target, up = words[i // per_word * LANES :], fields[i * LANES :], 32 - width * (1 + i % per_word)
+        for j in range(LANES):
+            target[j] = np.uint32(source[j] << np.uint32(up)) & np.uint32(top)
+
+
+@outside
+def move_lanes(window, late, each, moved):  # pragma: no cover - compiled
+    """Write `each` lines: in every lane those of the window, of twice as many, from line late[lane] on."""
+    step, source = each // 2, window
+    # By halves: a lane is moved by each power of two in what it is late.
+    while step > 0:
+        for i in range(each + step - 1):
+            own, next_, target = source[i * LANES :], source[(i + step) * LANES :], moved[i * LANES :]
+            for j in range(LANES):
+                # Both are read in any case, so that the choice is one of vectors.
+                here, further = own[j], next_[j]
+                target[j] = further if late[j] & np.uint32(step) else here
+        step, source = step // 2, moved
+
+
+@outside
+def draw_products(plan, element, p, m):  # pragma: no cover - compiled
+    """Draw for products p .. p + m - 1 of 64 neighbouring elements of the result, and for their additions."""
     for which in (OF_SUMS, OF_ADDENDS):
-        for j in range(found):
-            # Product k of element e has number e K + k in the virtual tensor of all products.
-            draw_run(which, (element + j) * plan.n + p, m, ROOM + j * LINE, plan)
-        turn_fields(m, TILE + (1 + which) * plan.way.away, plan)
+        # Product k of element e has number e K + k in the virtual tensor of all products.
+        draw_lines(which, element * plan.n + p, plan.n, m, TILE + (1 + which) * plan.way.away, plan)

@@ -9,8 +9,7 @@ away again. Directed modes step from the nearest number toward their side before
     t         = t + 1 or t - 1               where `exact` lies beyond t - c on the side of the mode
     y         = t - c
 
-Stochastic rounding takes t of the number below, and counts what is left in units of 2^-R quanta; where these and the
-random bits reach 2^R, t steps up.
+Stochastic rounding is in drawn_code.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -23,6 +22,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from normstab.numerics.kernels.cpu.vector.drawn_code import SIGNIFICAND, ZEROS, drawn
 from normstab.numerics.kernels.cpu.vector.note_code import (
     INEXACT,
     LARGEST,
@@ -70,10 +70,7 @@ from normstab.numerics.kernels.nearest import (
 
 __all__ = ["Rounder", "operation"]
 
-TIE, SIGNIFICAND = 0x400000, 23
-ZEROS = ir.Constant(VF, [0.0] * WIDTH)
-# 2^R / quantum = FIRST_FACTOR 2^(R + UNITS - 127) / (the power of two in c), exponents biased.
-FIRST_FACTOR, UNITS = ir.Constant(VF, [2.0**24] * WIDTH), SIGNIFICAND + 2 * 127 - 24
+TIE = 0x400000
 
 
 class Rounder:
@@ -84,6 +81,7 @@ class Rounder:
         self.style, self.counts, self.chain, self.saturates = WAYS[way]
         self.special, self.least = code.word(table, SPECIAL), code.word(table, LEAST_NORMAL)
         self.low, lift = code.word(table, LOW), code.word(table, LIFT)
+        self.dropped = code.b.lshr(lift, splat(SIGNIFICAND))  # digits of a normal float32 below the quantum
         self.lift = code.b.add(lift, splat(TIE))  # 1.5 2^(e + 24 - p): a negative addend stays in the binade
         if self.style in (STEPPED, DRAWN):
             self.ups = [code.word(table, i) for i in (UP_PLUS, UP_MINUS)]
@@ -120,36 +118,6 @@ class Rounder:
             sign = b.and_(sign, b.select(b.icmp_unsigned("==", y, splat(0)), self.zero_sign, splat(SIGN)))
         return self.code.floats(b.or_(y, sign))
 
-    def drawn(self, s: Any, error: Any, size: Any, field: Any, note: Note) -> Any:
-        """Return s + error, whose truncated magnitude is `size`, rounded away from zero where random bits say so.
-
-        N = floor(2^R (rest + error) / quantum): of a float32 s, either 2^R rest / quantum is whole, or `error` is less
-        than what it lacks to the next whole number. The random bits are the topmost R of `field`.
-        """
-        b, code = self.b, self.code
-        sign, one = code.sign(s), splat(1)
-        m, error = code.floats(code.size(s)), code.floats(b.xor(code.bits(error), sign))
-        c_bits = b.add(code.greater(b.and_(size, splat(INFINITY)), self.low), self.lift)
-        c = code.floats(c_bits)
-        t = b.fadd(m, c)
-        # t was rounded to nearest: where it lies above m + error, the number below is one less in its last bit.
-        rest, is_less = b.fsub(m, b.fsub(t, c)), b.fcmp_ordered("<", error, ZEROS)
-        is_above = b.or_(b.fcmp_ordered("<", rest, ZEROS), b.and_(b.fcmp_ordered("==", rest, ZEROS), is_less))
-        t_bits = b.add(code.bits(t), b.sext(is_above, VI))
-        rest = b.fsub(m, b.fsub(code.floats(t_bits), c))
-        # 2^R / quantum in two factors, of which the first alone is a float32 where quanta are the least.
-        exponent = b.shl(b.add(self.random_bits, splat(UNITS)), splat(SIGNIFICAND))
-        scale = code.floats(b.sub(exponent, b.and_(c_bits, splat(INFINITY))))
-        units = [b.fmul(b.fmul(x, FIRST_FACTOR), scale) for x in (rest, error)]
-        whole, lack = (b.fptosi(x, VI) for x in units)
-        is_whole = b.fcmp_ordered("==", b.sitofp(whole, VF), units[0])
-        is_part = b.or_(b.fcmp_unordered("!=", b.sitofp(lack, VF), units[1]), b.icmp_signed("==", lack, splat(0)))
-        lack = b.add(lack, b.sext(b.and_(is_less, is_part), VI))
-        number = b.add(whole, code.where(is_whole, lack))
-        number = b.add(number, b.lshr(field, b.sub(splat(32), self.random_bits)))
-        t_bits = b.add(t_bits, b.and_(b.lshr(number, self.random_bits), one))
-        return self.signed(code.size(b.fsub(code.floats(t_bits), c)), sign, note)
-
     def stepped(self, s: Any, t: Any, nearest: Any) -> Any:
         """Return t moved by one in its last place where s lies beyond `nearest` and the mode says so."""
         b, code = self.b, self.code
@@ -171,7 +139,7 @@ class Rounder:
         exact = self.sum_to_odd(a, x, s, is_off, size) if self.style == STEPPED else s
         if self.counts == UNCOUNTED and self.style != DRAWN:
             return self.noted_special(exact, note)
-        y = self.drawn(s, error, size, field, note) if self.style == DRAWN else self.rounded(exact, note)
+        y = drawn(self, s, error, size, field, note, is_off) if self.style == DRAWN else self.rounded(exact, note)
         self.note(size, y, note)
         if self.style == STEPPED:  # an addend of a fused product may be less than any number of the format
             self.note_underflow(exact, y, note)
@@ -204,7 +172,7 @@ class Rounder:
             exact = exact if self.style == PLAIN else odd
         if self.counts == UNCOUNTED and self.style != DRAWN:
             return self.noted_special(exact, note)
-        y = self.drawn(exact, ZEROS, size, field, note) if self.style == DRAWN else self.rounded(exact, note)
+        y = drawn(self, exact, ZEROS, size, field, note) if self.style == DRAWN else self.rounded(exact, note)
         self.note(size, y, note)
         self.note_underflow(exact, y, note)
         if self.counts == FULL:
@@ -258,17 +226,21 @@ class Rounder:
     def note(self, size: Any, y: Any, note: Note) -> None:
         """Note exact magnitudes `size`, which are kept where all is counted, and results y."""
         b, now = self.b, note.now
+        now[LARGEST] = self.code.greater(now[LARGEST], size)
+        if self.counts == UNCOUNTED:
+            return
         if self.counts == FULL:
             note.keep(size)
         # 0 < y < the least normal number in one comparison: zero wraps to the greatest.
         is_small = b.icmp_unsigned("<", b.sub(self.code.size(y), splat(1)), b.sub(self.least, splat(1)))
-        now[LARGEST] = self.code.greater(now[LARGEST], size)
         now[SMALLEST] = self.code.less(now[SMALLEST], b.sub(size, splat(1)))
         note.count(SUBNORMAL, is_small)
 
     def note_underflow(self, exact: Any, y: Any, note: Note) -> None:
         """Note where a result is zero and the exact one is not."""
         b, code = self.b, self.code
+        if self.counts == UNCOUNTED:
+            return
         is_gone = b.and_(
             b.icmp_unsigned("==", code.size(y), splat(0)), b.icmp_unsigned("!=", code.size(exact), splat(0))
         )
