@@ -20,7 +20,9 @@ from normstab.numerics.kernels.cpu.vector.vectors import INFINITY, VF, VI, WIDTH
 __all__ = ["SIGNIFICAND", "ZEROS", "drawn"]
 
 SIGNIFICAND = 23
+"""Digits of a float32 behind the leading one."""
 ZEROS = ir.Constant(VF, [0.0] * WIDTH)
+"""A lane of zeros for every element."""
 # 2^R / quantum = FIRST_FACTOR 2^(R + UNITS - 127) / (the power of two in c), exponents biased.
 FIRST_FACTOR, UNITS = ir.Constant(VF, [2.0**24] * WIDTH), SIGNIFICAND + 2 * 127 - 24
 
