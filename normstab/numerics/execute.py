@@ -30,6 +30,7 @@ from normstab.numerics.sums.kernels_of_sums import kernels_for
 
 __all__ = [
     "add_counts",
+    "all_finite",
     "carrier_dtype",
     "compute",
     "compute_function",
@@ -136,7 +137,7 @@ def _finite(value: Tensor, call: Call, dtype: torch.dtype) -> Tensor | None:
     kernels = backends.kernels_for(value, call)
     if kernels is None or not value.numel():
         return None
-    if not (math.isfinite(value.sum()) or bool(torch.isfinite(value).all())):  # a finite sum says it in one pass
+    if not all_finite(value):
         return None
     result = torch.empty_like(value)
     if not kernels.round_into(value, result, call):
@@ -145,6 +146,11 @@ def _finite(value: Tensor, call: Call, dtype: torch.dtype) -> Tensor | None:
         return result
     functions = kernels_for(value, call, "functions") if dtype == torch.float32 else None
     return encode(result, dtype).view(value.shape) if functions is None else functions.narrow(result)
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether every number of a tensor is finite; a sum that is finite says it in one pass."""
+    return (x.is_floating_point() and math.isfinite(x.sum())) or bool(x.isfinite().all())
 
 
 def carrier_dtype(operands: tuple[Operand, ...], format: AnyFormat) -> torch.dtype:

@@ -26,7 +26,7 @@ SECONDS, MOST_TURNS = 0.4, 15  # of one side of a row
 FAST_SUM, FAST_PRODUCT = "fp16/nearest/fp16:lanes64", "fp16;matmul=fp16:blocked64"
 COLD = """
 import time, torch, normstab as ns
-layer = ns.BatchNorm2d(8, norm='{norm}')
+layer = ns.BatchNorm2d({shape[1]}, norm='{norm}')
 layer.arithmetic = ns.Arithmetic('{precision}', ledger=ns.Ledger()).at('bn')
 x = torch.randn({shape}, requires_grad=True)
 start = time.perf_counter()

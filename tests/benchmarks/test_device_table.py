@@ -50,9 +50,9 @@ def test_every_ratio_of_the_issue_has_a_row_with_its_floor_and_aim() -> None:
         ("batch norm, both passes", "native linf"): ("1.4", "1.1"),
         ("sums of rows in fp16", "lanes64"): ("10", "4"),
         ("sums of rows in fp16", "sequential"): ("30", "10"),
-        ("sums of rows in fp16", "exact"): ("30", "10"),
+        ("sums of rows in fp16", "exact"): ("", ""),
         ("product in fp16", "matmul blocked64"): ("30", "10"),
-        ("product in fp16", "matmul exact"): ("200", "60"),
+        ("product in fp16", "matmul exact"): ("", ""),
         ("ResNet-18 step, eager", "simulate fp16"): ("6", "3"),
         ("ResNet-18 step, captured", "simulate fp16, captured"): ("3", "1.5"),
     }

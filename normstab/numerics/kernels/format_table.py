@@ -56,7 +56,7 @@ PLAN = (
     "magic_low",  # MAGIC: exponent bits of 2^emin
     "magic_high",  # ... of 2^(emax + 1)
     "magic_lift",  # ... and what lifts an exponent e to that of the number with quantum 2^(e - p + 1)
-    "grid_down",  # GRID; SPREAD on CUDA: the places from alignment down to the discarded bits
+    "grid_down",  # GRID, SPREAD: the places from alignment down to the discarded bits
     "grid_add",  # GRID: add, add_odd and add_negative in units of the last bit
     "grid_odd",
     "grid_negative",

@@ -159,21 +159,22 @@ def cast_shortcut_fields(format: AnyFormat, rounding: Rounding, lane: Lane) -> d
         places = max(abs(format.integer_bits), abs(format.fraction_bits))
         if not format.is_signed or places > MOST_PLACES or (bits and format.overflow == "wrap"):
             return {}
-        return _wide(-format.fraction_bits, lane) if bits else _stepped_fixed(format, rounding, lane)
+        return _wide(-format.fraction_bits, 0, lane) if bits else _stepped_fixed(format, rounding, lane)
     p, digits = format.precision, lane.significand_bits + 1
     least_exponent = format.emin - p + 1
     is_normal = 1 < p < digits and least + 2 + bits <= least_exponent <= lane.bias
     if not is_normal or format.emax + 1 + digits - p > lane.bias or -least_exponent > lane.bias:
         return {}
     if bits:
-        return _wide(least_exponent, lane) | {"spread_below": lane.power(format.emin)}
+        return _wide(least_exponent, digits - p, lane) | {"spread_below": lane.power(format.emin)}
     return _stepped(rounding, format.emin, format.emax + 1, digits - p, lane)
 
 
-def _wide(least_exponent: int, lane: Lane) -> dict[str, int]:
+def _wide(least_exponent: int, discarded: int, lane: Lane) -> dict[str, int]:
     """Return the fields of WIDE; those of fixed point, whose numbers are all whole quanta from 2^23 quanta on."""
     return {
         "cast_style": WIDE,
+        "grid_down": lane.alignment - 1 - discarded,
         "spread_scale": lane.power(-least_exponent),
         "spread_quantum": lane.power(least_exponent),
         "spread_below": lane.power(least_exponent + lane.significand_bits),

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normstab.numerics.dispatch import later_for
+from normstab.numerics.dispatch import PLAIN_DISPATCH, later_for
+from normstab.numerics.execute import all_finite
 from normstab.numerics.ledger import COUNTERS, Ledger, Row, Site
 from normstab.numerics.philox import signed_step
 from normstab.numerics.sums.kernels_of_sums import kernels_for
@@ -29,7 +30,6 @@ __all__ = ["update"]
 Arguments = tuple[Any, ...]
 Named = Mapping[str, Any]
 PRODUCED, PROPAGATED = ("nan_produced", "overflow"), ("nan_propagated", "inf_propagated")
-PLAIN = Tensor.__torch_dispatch__  # of tensors that do nothing of their own
 MOVES = ("add", "sub", "addcmul", "addcdiv")  # which add a step that can be told from the sum
 
 
@@ -71,7 +71,11 @@ def _dense_step(plan: Plan, args: Arguments, kwargs: Named) -> Tensor | None:
     if plan.name not in ("add", "sub") or len(args) != 2 or kwargs.get("alpha", 1) == 0:
         return None
     target, step = args
-    if not isinstance(step, Tensor) or step.shape != target.shape or type(step).__torch_dispatch__ is not PLAIN:
+    if (
+        not isinstance(step, Tensor)
+        or step.shape != target.shape
+        or type(step).__torch_dispatch__ is not PLAIN_DISPATCH
+    ):
         return None
     if not all(x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() and x.numel() for x in args):
         return None
@@ -158,7 +162,7 @@ def _count_broken(place: Place, held: Held, operation: str, operands: Arguments)
     """Count the NaNs that an update brought into the parameter, at the update's site, once."""
     x = held.tensor.detach()
     later = later_for(x)
-    if held.is_broken or place.arithmetic.ledger is None or (later is None and _is_finite(x)):
+    if held.is_broken or place.arithmetic.ledger is None or (later is None and all_finite(x)):
         return
     moment = _moment(place, operation)
     assert moment is not None, "there is a ledger"
@@ -175,11 +179,6 @@ def _count_broken(place: Place, held: Held, operation: str, operands: Arguments)
             _mark_broken(held, moment, nans, infs, is_new=not found[0, len(COUNTERS) :].any())
 
     later.keep_specials(x, others, take, [moment.ledger])
-
-
-def _is_finite(x: Tensor) -> bool:
-    """Whether every number of a tensor is finite; a sum that is finite says it in one pass."""
-    return (x.is_floating_point() and math.isfinite(x.sum())) or bool(x.isfinite().all())
 
 
 def _mark_broken(held: Held, moment: Moment, nans: int, infs: int, *, is_new: bool) -> None:

@@ -26,7 +26,6 @@ __all__ = [
     "nearest_bits32",
     "nearest_finish32",
     "nearest_magnitude32",
-    "normal_magnitude32",
     "spread_magnitude32",
     "stepped_magnitude32",
     "wide_magnitude32",
@@ -117,19 +116,11 @@ def grid_magnitude32(a, negative, drawn, rule):
 
 
 @device
-def normal_magnitude32(a, drawn, rule):
-    """Return magnitude32 of stochastic rounding, of zero and normal numbers: a carry out of the random bits rounds."""
-    ulp = left32(U1, rule.shift)
-    # In two shifts, since all 32 places may go.
-    down = u32(U31 - rule.shift)
-    noise = right32(right32(u32(drawn & rule.drawn), down), U1)
-    return u32(u32(a + noise) & u32(~u32(ulp - U1)))
-
-
-@device
 def spread_magnitude32(a, drawn, rule):
     """Return magnitude32 of stochastic rounding with at most 16 bits: subnormals as whole numbers of quanta."""
-    noise, normal = u32(drawn & rule.drawn), normal_magnitude32(a, drawn, rule)
+    ulp = left32(U1, rule.shift)
+    noise = u32(drawn & rule.drawn)
+    normal = u32(u32(a + right32(noise, rule.grid_down)) & u32(~u32(ulp - U1)))
     # Times a power of two, to a whole number: quanta from bit 16 on, their fraction below.
     # What truncation drops, 16 random bits or fewer do not see.
     scaled = u32(i32(as_float32(min(a, rule.least_normal)) * as_float32(rule.spread_scale)))
@@ -164,7 +155,9 @@ def stepped_magnitude32(a, negative, drawn, rule):
 @device
 def wide_magnitude32(a, negative, drawn, rule):
     """Return magnitude32 of stochastic rounding with at most 32 bits: the scaled as whole quanta and a fraction."""
-    noise, normal = u32(drawn & rule.drawn), normal_magnitude32(a, drawn, rule)
+    ulp = left32(U1, rule.shift)
+    noise = u32(drawn & rule.drawn)
+    normal = u32(u32(a + right32(right32(noise, rule.grid_down), U1)) & u32(~u32(ulp - U1)))
     scaled = np.float32(as_float32(min(a, rule.spread_below)) * as_float32(rule.spread_scale))
     whole = i32(scaled)
     rest = np.float32(scaled - np.float32(whole))

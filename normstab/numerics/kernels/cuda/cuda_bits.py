@@ -33,6 +33,7 @@ __all__ = [
     "events",
     "narrowed",
     "rounded",
+    "store_result",
     "widened",
 ]
 
@@ -120,6 +121,15 @@ def narrowed(y, DIGITS: tl.constexpr, BIAS: tl.constexpr):
         narrow = tl.where(a >= INF64, special, narrow)
         narrow = narrow | ((y >> 63) & ((2 * BIAS + 2) << DIGITS))
     return narrow
+
+
+@triton.jit
+def store_result(memory, y, inside):
+    """Write float64 bits where the memory is of float64, as those of the float32 that it is where it is of float32."""
+    if memory.dtype.element_ty == tl.int32:
+        tl.store(memory, narrowed(y, 23, 127).to(tl.int32), mask=inside)
+    else:
+        tl.store(memory, y, mask=inside)
 
 
 @triton.jit

@@ -25,6 +25,7 @@ from normstab.numerics.kernels.cuda.cuda_bits import (
     drawn_fields,
     narrowed,
     rounded,
+    store_result,
     widened,
 )
 
@@ -185,10 +186,7 @@ def pointwise_kernel(
     x = computed(a, b, c, OPERATION, FOLDS, ROUNDS_DOWN)
     drawn = drawn_from(word, step, philox_block, x, WIDTH, BLOCK)
     y, is_beyond = rounded(x, drawn, table)
-    if target.dtype.element_ty == tl.int32:
-        tl.store(target + index, narrowed(y, 23, 127).to(tl.int32), mask=inside)
-    else:
-        tl.store(target + index, y, mask=inside)
+    store_result(target + index, y, inside)
     if COUNTS:
         has_nan, has_inf, by_zero = classes(a & MAGNITUDE64, b & MAGNITUDE64, c & MAGNITUDE64, OPERATION)
         count_events(counts, x, y, is_beyond, has_nan, has_inf, by_zero, inside, table)

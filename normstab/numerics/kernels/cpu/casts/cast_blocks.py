@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.numerics.kernels.cpu.bits import MAGNITUDE32, SIGN32, U0, U1, U31, finish32
+from normstab.numerics.kernels.cpu.bits import MAGNITUDE32, SIGN32, U0, U31, finish32
 from normstab.numerics.kernels.cpu.blocks import counted_block
 from normstab.numerics.kernels.cpu.compile import device, outside, right32
 from normstab.numerics.kernels.cpu.shortcuts import (
@@ -17,7 +17,6 @@ from normstab.numerics.kernels.cpu.shortcuts import (
     magic_block32,
     nearest_bits32,
     nearest_finish32,
-    normal_magnitude32,
     spread_magnitude32,
     stepped_magnitude32,
     wide_magnitude32,
@@ -62,38 +61,6 @@ def _uncounted(magnitude, finish):
     return block
 
 
-def _mostly_normal(below, every):
-    """Return the part that rounds a block stochastically as normal numbers, then again if some are less than `below`.
-
-    `every` rounds any block; what becomes of subnormals takes it as long as all else.
-    """
-
-    @outside
-    def block(x, drawn, y, n, rule):
-        top, bottom = U0, ~U0
-        for i in range(n):
-            a, sign = u32(x[i] & MAGNITUDE32), u32(x[i] & SIGN32)
-            r = normal_magnitude32(a, drawn[i], rule)
-            y[i] = u32(r | (u32(sign & rule.zero_sign) if r == U0 else sign))
-            top, bottom = max(top, r), min(bottom, u32(a - U1))  # zero wraps to the greatest
-        if top > min(rule.limit_positive, rule.limit_negative) or bottom < u32(below(rule) - U1):
-            every(x, drawn, y, n, rule)
-
-    return block
-
-
-@device
-def _least_normal(rule):
-    """Return the least magnitude that SPREAD rounds as normal."""
-    return rule.least_normal
-
-
-@device
-def _least_beyond(rule):
-    """Return the least magnitude that WIDE rounds as normal."""
-    return rule.spread_below
-
-
 grid, spread = (grid_magnitude32, finish32), (drawn_magnitude32, drawn_finish32)
 stepped, wide = (stepped_magnitude32, finish32), (wide_magnitude32, finish32)
 wrapped = (stepped_magnitude32, wrapped_finish32)
@@ -101,8 +68,6 @@ grid_counted, spread_counted = counted_block(*grid), counted_block(*spread)
 stepped_counted, wrapped_counted, wide_counted = counted_block(*stepped), counted_block(*wrapped), counted_block(*wide)
 grid_uncounted, spread_uncounted = _uncounted(*grid), _uncounted(*spread)
 stepped_uncounted, wrapped_uncounted, wide_uncounted = _uncounted(*stepped), _uncounted(*wrapped), _uncounted(*wide)
-spread_normal = _mostly_normal(_least_normal, spread_uncounted)
-wide_normal = _mostly_normal(_least_beyond, wide_uncounted)
 
 
 @device
@@ -138,12 +103,9 @@ def uncounted_block32(x, drawn, y, n, rule):
     elif style == GRID:
         grid_uncounted(x, drawn, y, n, rule)
     elif style == SPREAD:
-        spread_normal(x, drawn, y, n, rule)
+        spread_uncounted(x, drawn, y, n, rule)
     elif style != STEPPED:
-        if rule.shift != U0:
-            wide_normal(x, drawn, y, n, rule)
-        else:  # in fixed point nearly all numbers are like subnormals
-            wide_uncounted(x, drawn, y, n, rule)
+        wide_uncounted(x, drawn, y, n, rule)
     elif rule.wrap_bits != U0:
         wrapped_uncounted(x, drawn, y, n, rule)
     else:

@@ -21,8 +21,8 @@ from normstab.numerics.kernels.cuda.cuda_bits import (
     count_events,
     count_histogram,
     drawn_at,
-    narrowed,
     rounded,
+    store_result,
     widened,
 )
 from normstab.numerics.kernels.cuda.float32_bits import widened32
@@ -127,10 +127,7 @@ def write_rounded(
     if WIDTH > 0:
         drawn = drawn_at(drawn_from[0], drawn_from[1], row + drawn_from[2], WIDTH)
     y, is_beyond = rounded(x, drawn, table)
-    if target.dtype.element_ty == tl.int32:
-        tl.store(target + row, narrowed(y, 23, 127).to(tl.int32), mask=is_row)
-    else:
-        tl.store(target + row, y, mask=is_row)
+    store_result(target + row, y, is_row)
     if COUNTS:
         has_nan, has_inf = (seen & NAN_OPERAND) != 0, (seen & INF_OPERAND) != 0
         count_events(counts, x, y, is_beyond, has_nan, has_inf, x != x, is_row, table)
