@@ -11,7 +11,7 @@ import torch
 
 import normstab as ns
 from normstab.numerics.kernels.cuda import device_log
-from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, COUNTED, DeviceLog
+from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, COUNTED, LOSSES_AT, DeviceLog
 from normstab.numerics.ledger import COUNTERS, Ledger, Site
 from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
 
@@ -111,8 +111,8 @@ def test_a_launch_under_way_is_neither_lost_nor_counted_twice(log):
     assert row.counts[1] == 6 and row.first_of("overflow") == (1, 0)
 
 
-def test_cells_hold_counters_magnitudes_and_answers():
-    assert ANSWERS_AT + 2 == COUNTED == 16
+def test_cells_hold_counters_magnitudes_answers_and_losses():
+    assert (ANSWERS_AT, LOSSES_AT, COUNTED) == (14, 16, 18)
 
 
 @pytest.mark.parametrize("has_counted", [True, False])

@@ -52,7 +52,7 @@ def on_device():
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         patch.setitem(launch_program.RUNNERS, "cpu", launch_program.RUNNERS["cuda"])
         patch.setattr(coverage, "covers", lambda *given, **named: False)  # kernels that a device has not
-        for what in ("sums", "matmul", "exact, rounded", "quantize"):
+        for what in ("sums", "matmul", "exact, rounded", "quantize", "losses"):
             patch.setitem(kernels_of_sums.KERNELS, ("cpu", what), kernels_of_sums.KERNELS["cuda", what])
         patch.setitem(dispatch.LATER, "cpu", dispatch.LATER["cuda"])
         patch.setattr(dispatch, "_kernels", lambda device_type: cuda_tensors)
@@ -102,6 +102,7 @@ RUNS = {
     "extras": {"precision": "fp16", "scale": 3e4, "histogram": True, "inexact": True},
     "emulated": {"precision": "bf16/stochastic/bf16;matmul=bf16:lanes2"},
     "exact": {"precision": "fp16/nearest/exact;matmul=exact"},
+    "losses": {"precision": "fp16;matmul=fp16:lanes2", "losses": True},
     "rows": {"precision": "fp8-rowwise"},
     "blocks": {"precision": "mxfp4"},
 }

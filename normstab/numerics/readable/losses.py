@@ -1,7 +1,7 @@
 """What a sum loses without overflow: operands that are absorbed, and leading bits that cancel.
 
 Counted on the rounded result of every add, sub and fma, and on every addition inside a sum, where the ledger asked
-for `losses`. The kernels of a CPU count the same with the sums: `kernels.cpu.losses.lost_bits`.
+for `losses`. The kernels count the same with the sums: `lost_bits` of the CPU, `losses_bits` of CUDA.
 """
 
 from __future__ import annotations

@@ -29,11 +29,12 @@ KERNELS = {
     ("cuda", "matmul"): "cuda.sums.cuda_products",
     ("cuda", "exact, rounded"): "cuda.sums.cuda_exact",
     ("cuda", "welford"): "cuda.sums.welford_launch",
+    ("cuda", "losses"): "cuda.losses.cuda_losses",
     ("cuda", "quantize"): "cuda.granules.cuda_quantize",
 }
 
 # What adds up, and the devices whose kernels of it also count what each addition loses.
-ADDING, COUNTING_LOSSES = ("sums", "welford", "matmul"), ["cpu"]
+ADDING, COUNTING_LOSSES = ("sums", "welford", "matmul"), ["cpu", "cuda"]
 # Devices whose sums read float16 and bfloat16 where they lie; elsewhere they are widened first.
 READING_HALVES = ["cuda"]
 

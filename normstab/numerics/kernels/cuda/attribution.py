@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from normstab.numerics.call import Operands
-from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, Found, log_of, multiprocessors
+from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, LOSSES_AT, Found, log_of, multiprocessors
 from normstab.numerics.kernels.strides import align, is_dense
 from normstab.numerics.ledger import Ledger, Row
 from normstab.numerics.readable.reference import layout
@@ -156,7 +156,7 @@ def _ask_each(counts: Tensor, result: Tensor, operands: tuple[Tensor, ...]) -> N
 
 def _answer(counts: Tensor, nan: Tensor, inf: Tensor) -> None:
     """Add to the answers what torch found."""
-    counts.view(-1)[ANSWERS_AT:].add_(torch.stack([nan, inf]).to(counts.device, non_blocking=True))
+    counts.view(-1)[ANSWERS_AT:LOSSES_AT].add_(torch.stack([nan, inf]).to(counts.device, non_blocking=True))
 
 
 def _launch_any(x: Tensor, counts: Tensor, *, is_result: bool = False) -> bool:

@@ -26,14 +26,14 @@ from normstab.numerics.tallies.counter_row import COUNTING
 from normstab.numerics.tallies.tally import COUNTERS
 from normstab.torch_private import modes_off
 
-__all__ = ["ANSWERS_AT", "COUNTED", "Cells", "DeviceLog", "log_of", "multiprocessors"]
+__all__ = ["ANSWERS_AT", "COUNTED", "LOSSES_AT", "Cells", "DeviceLog", "log_of", "multiprocessors"]
 
 # What kernels count, as int64: ten counters; the greatest magnitude and the greatest below infinity in bits of
 # float64, then the same in bits of float32, of which a kernel writes one pair; and of the NaNs and the infinities that
-# arrived at a rounding those that an operand had (see `attribution`).
-COUNTED = len(COUNTERS) + 6
-ANSWERS_AT = len(COUNTERS) + 4
-LAUNCHES = 4096  # that one stretch of memory has cells for, half a megabyte
+# arrived at a rounding those that an operand had (see `attribution`); what additions absorbed and cancelled.
+COUNTED = len(COUNTERS) + 8
+ANSWERS_AT, LOSSES_AT = len(COUNTERS) + 4, len(COUNTERS) + 6
+LAUNCHES = 4096  # that one stretch of memory has cells for, over half a megabyte
 
 Found = NDArray[np.int64]
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from normstab.numerics.call import Call, Operands
 from normstab.numerics.kernels.cuda.attribution import ask
-from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, Cells, log_of
+from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, LOSSES_AT, Cells, log_of
 from normstab.numerics.philox import field_width
+from normstab.numerics.readable.losses import lose
 from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
 from normstab.numerics.tallies.tally import COUNTERS
 
@@ -87,7 +88,7 @@ def add_found(call: Call, found: NDArray[np.int64]) -> None:
     n = len(COUNTERS)
     counts, magnitudes = found[:n], [int(word) for word in found[n:ANSWERS_AT]]
     if call.operands is not None:
-        give_back(counts, found[ANSWERS_AT:], call.operands)
+        give_back(counts, found[ANSWERS_AT:LOSSES_AT], call.operands)
     # Kernels always count inexact results; unless asked for, they are left out.
     if not call.inexact:
         counts[-1] = 0
@@ -98,6 +99,7 @@ def add_found(call: Call, found: NDArray[np.int64]) -> None:
     largest = max(largest, value32(magnitudes[2]))
     smallest = min(smallest, value32(INF32 - magnitudes[3]))
     call.row.add(counts, largest, smallest, stamp=call.stamp, step=call.step)
+    lose(call, found[LOSSES_AT:].tolist())
 
 
 def give_back(counts: NDArray[np.int64], answers: NDArray[np.int64], operands: Operands) -> None:

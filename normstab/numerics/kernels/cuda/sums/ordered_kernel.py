@@ -40,6 +40,7 @@ __all__ = [
     "kahan_step",
     "lanes_of",
     "leaf_of",
+    "most_steps",
     "ordered_kernel",
     "own_rows",
     "place_of",
@@ -52,8 +53,9 @@ __all__ = [
 SITES = ("add", "load", "kahan")
 # These change with every call or shape, and must not be compiled in.
 VARYING = ["rows", "n", "chunks", "chunk_step", "span", "step", "lanes", "leaf_step", "target_row", "target_chunk"]
-VARYING += ["add_word", "add_step_word", "load_word", "load_step_word"]
+VARYING += ["half", "add_word", "add_step_word", "load_word", "load_step_word"]
 COUNTS, LOADS, KAHAN, WIDTH = (tl.constexpr(x) for x in (How.COUNTS, How.LOADS, How.KAHAN, How.WIDTHS))
+LOSES = tl.constexpr(How.LOSES)
 MOST, COUNTED_, BINS = tl.constexpr(MOST_STEPS), tl.constexpr(COUNTED), tl.constexpr(HISTOGRAM_BINS)
 NAN32, NAN64 = tl.constexpr((255 << 23) | (1 << 22)), tl.constexpr((2047 << 52) | (1 << 51))
 
@@ -101,6 +103,12 @@ def leaf_of(row_index, position, leaf_step, reduced, HOW: tl.constexpr):
 
 
 @triton.jit
+def most_steps(HOW: tl.constexpr):
+    """Return after how many addends cells are settled: Kahan's corrections count three times for each."""
+    return (MOST + 2) // 3 if (HOW & KAHAN) > 0 else MOST
+
+
+@triton.jit
 def kahan_step(total, x, lost, index, joins, added, mended, to_add, bins, HOW: tl.constexpr):
     """Return (t, c, cells of t, cells of the rest) of y = x - c; t = total + y; c = (t - total) - y."""
     # Subtracted is by the bit of the sign: Triton's minus is 0 - x, which loses that of a zero.
@@ -116,11 +124,11 @@ def kahan_step(total, x, lost, index, joins, added, mended, to_add, bins, HOW: t
 @triton.jit
 def settle_all(added, loaded, mended, counts, HOW: tl.constexpr):
     """Add what all cells counted to the counters of their sites."""
-    settle_sums(added, counts, is_narrow(HOW))
+    settle_sums(added, counts, is_narrow(HOW), (HOW & LOSES) > 0)
     if (HOW & LOADS) > 0:
-        settle_sums(loaded, counts + COUNTED_, is_narrow(HOW))
+        settle_sums(loaded, counts + COUNTED_, is_narrow(HOW), False)
     if (HOW & KAHAN) > 0:
-        settle_sums(mended, counts + 2 * COUNTED_, is_narrow(HOW))
+        settle_sums(mended, counts + 2 * COUNTED_, is_narrow(HOW), (HOW & LOSES) > 0)
 
 
 @triton.jit
@@ -136,7 +144,7 @@ def joined(
             HOW, ROWS, LANES >> (level + 1),
         )  # fmt: skip
     if (HOW & COUNTS) > 0 and LEVELS > 0:
-        settle_sums(cells, counts, is_narrow(HOW))
+        settle_sums(cells, counts, is_narrow(HOW), (HOW & LOSES) > 0)
     return total
 
 
@@ -181,7 +189,7 @@ def lanes_of(chunk, chunk_step, span, n, is_row, lanes, IS_LONG: tl.constexpr, L
 @triton.jit(do_not_specialize=VARYING)
 def ordered_kernel(
     source, target, table, counts, bins, rows, n, chunks, chunk_step, span, step, lanes, leaf_step,
-    kept, reduced, kept_index, reduced_index, target_row, target_chunk,
+    kept, reduced, kept_index, reduced_index, target_row, target_chunk, half,
     add_word: tl.int64, add_step_word: tl.int64, load_word: tl.int64, load_step_word: tl.int64,
     DIGITS: tl.constexpr, BIAS: tl.constexpr, HOW: tl.constexpr, BY_ROWS: tl.constexpr, IS_LONG: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LEVELS: tl.constexpr,
@@ -195,14 +203,14 @@ def ordered_kernel(
     rule = rule_of(table, HOW)
     memory = source + place_of(row, kept[0], kept[1])[:, None]
     row_index = place_of(row, kept_index[0], kept_index[1])[:, None]
-    to_add, to_load = (rule, add_word, add_step_word), (rule, load_word, load_step_word)
+    to_add, to_load = (rule, add_word, add_step_word, half), (rule, load_word, load_step_word, half)
     upcoming = read_at(memory, place_of(first, reduced[0], reduced[1]), live & (first < end), DIGITS, BIAS, HOW)
     total, lost = upcoming, upcoming * 0
     steps = (tl.minimum(span, n) + step - 1) // step
-    for base in range(0, steps, MOST):
+    for base in range(0, steps, most_steps(HOW)):
         empty = no_cells(total, is_narrow(HOW))
         added, loaded, mended = empty, empty, empty
-        for t in range(base, tl.minimum(base + MOST, steps)):
+        for t in range(base, tl.minimum(base + most_steps(HOW), steps)):
             # The next addend is on its way while this one is added.
             x, position, following = upcoming, first + t * step, first + (t + 1) * step
             at = place_of(following, reduced[0], reduced[1])

@@ -4,7 +4,8 @@
     otherwise   open sums are int64 bits of float64, added with round-to-odd, rounded by integers; every format and mode
 
 Which of the two serves a sum says sum_launches; both have the bits and the counters of the reference. `told` is what
-every step reads: the plan of the format (a tuple in registers, or its address), and the words of Philox.
+every step reads: the plan of the format (a tuple in registers, or its address), the words of Philox, and half of the
+format's precision, by which losses are told.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -17,6 +18,7 @@ from normstab.numerics.kernels.cuda.cuda_bits import (
     INF64,
     MAGNITUDE64,
     as_float64,
+    as_int64,
     count_histogram,
     drawn_at,
     events,
@@ -34,7 +36,8 @@ from normstab.numerics.kernels.cuda.float32_bits import (
 )
 from normstab.numerics.kernels.cuda.float32_events import events32
 from normstab.numerics.kernels.cuda.float32_exact import product_and_rest32, sum32
-from normstab.numerics.kernels.cuda.sums.ordered_cells import grown
+from normstab.numerics.kernels.cuda.losses.losses_bits import lost32, lost64
+from normstab.numerics.kernels.cuda.sums.ordered_cells import grown, with_losses
 
 __all__ = ["How", "add_step", "computed_step", "fused_step", "is_narrow", "load_step", "product_step", "rule_of"]
 
@@ -42,13 +45,14 @@ __all__ = ["How", "add_step", "computed_step", "fused_step", "is_narrow", "load_
 class How:
     """What is compiled in, as bits of one whole number: the width of random fields lies below, the style above them."""
 
-    DOWN, NARROW, WHOLE, FOLDS, COUNTS, HISTOGRAM, LOADS, KAHAN, FUSED = (1 << i for i in range(6, 15))
-    WIDTHS, STYLE_AT = 63, 15
+    DOWN, NARROW, WHOLE, FOLDS, COUNTS, HISTOGRAM, LOADS, KAHAN, FUSED, LOSES = (1 << i for i in range(6, 16))
+    WIDTHS, STYLE_AT = 63, 16
 
 
 WIDTH = tl.constexpr(How.WIDTHS)
 DOWN, NARROW, WHOLE, FOLDS = (tl.constexpr(x) for x in (How.DOWN, How.NARROW, How.WHOLE, How.FOLDS))
-COUNTS, HISTOGRAM, STYLE_AT = tl.constexpr(How.COUNTS), tl.constexpr(How.HISTOGRAM), tl.constexpr(How.STYLE_AT)
+COUNTS, HISTOGRAM, LOSES = (tl.constexpr(x) for x in (How.COUNTS, How.HISTOGRAM, How.LOSES))
+STYLE_AT = tl.constexpr(How.STYLE_AT)
 ADD, MUL, FMA = (tl.constexpr(CODES[name]) for name in ("add", "mul", "fma"))
 
 
@@ -91,6 +95,8 @@ def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
             y, is_beyond = finished32(x, r, is_forced, rule)
         if (HOW & COUNTS) > 0:
             cells = counted32(cells, a, b, x, seen, y, is_beyond, inside, rule)
+        if (HOW & LOSES) > 0:
+            cells = with_losses(cells, tl.where(inside, lost32(a, b, y, told[3]), 0), True)
     else:
         y, cells = computed_step(a, b, b, index, inside, cells, told, bins, ADD, (HOW & FOLDS) > 0, HOW)
     return y, cells
@@ -149,12 +155,20 @@ def computed_step(
     a, b, c, index, inside, cells, told, bins, OPERATION: tl.constexpr, FOLDS_: tl.constexpr, HOW: tl.constexpr
 ):
     """Return an operation on float64 bits rounded once, and the cells with it counted where `inside`."""
-    rule, word, step = told
+    rule, word, step, half = told
     x = computed(a, b, c, OPERATION, FOLDS_, (HOW & DOWN) > 0)
     y, is_beyond = rounded(x, drawn64(x, index, word, step, HOW), rule)
     if (HOW & COUNTS) > 0:
         has_nan, has_inf, by_zero = classes(a & MAGNITUDE64, b & MAGNITUDE64, c & MAGNITUDE64, OPERATION)
         cells = grown(cells, events(x, y, is_beyond, has_nan, has_inf, by_zero, inside, rule), False)
+    IS_SUM: tl.constexpr = (OPERATION == ADD) | (OPERATION == FMA)
+    if (HOW & LOSES) > 0 and IS_SUM:
+        left, right = a, b
+        if OPERATION == FMA:
+            # The loss is that of the product rounded to nearest, as here all is.
+            left, _ = rounded(as_int64(as_float64(a) * as_float64(b)), a * 0, rule)
+            right = c
+        cells = with_losses(cells, tl.where(inside, lost64(left, right, y, half), 0), False)
     if (HOW & HISTOGRAM) > 0:
         count_histogram(bins, x, inside)
     return y, cells
@@ -166,7 +180,7 @@ def load_step(x, index, inside, cells, told, bins, HOW: tl.constexpr):
 
     Nothing is divided here, so that this field is free to say how many were counted.
     """
-    rule, word, step = told
+    rule, word, step, _ = told
     if (HOW & NARROW) > 0:
         a = x & MAGNITUDE32
         r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normstab.numerics.kernels.cuda.sums.ordered_cells import MOST_STEPS, no_cells
+from normstab.numerics.kernels.cuda.sums.ordered_cells import no_cells
 from normstab.numerics.kernels.cuda.sums.ordered_kernel import (
     BINS,
     VARYING,
@@ -25,6 +25,7 @@ from normstab.numerics.kernels.cuda.sums.ordered_kernel import (
     kahan_step,
     lanes_of,
     leaf_of,
+    most_steps,
     own_rows,
     place_of,
     read_at,
@@ -43,7 +44,6 @@ from normstab.numerics.kernels.cuda.sums.ordered_steps import (
 __all__ = ["products_kernel"]
 
 COUNTS, KAHAN, FUSED = (tl.constexpr(x) for x in (How.COUNTS, How.KAHAN, How.FUSED))
-MOST = tl.constexpr(MOST_STEPS)
 
 
 @triton.jit
@@ -65,7 +65,7 @@ def read_both(first, second, position, inside, reduced, DIGITS: tl.constexpr, BI
 @triton.jit(do_not_specialize=VARYING)
 def products_kernel(
     first, second, target, table, counts, bins, rows, n, chunks, chunk_step, span, step, lanes, leaf_step,
-    kept, reduced, reduced_index, target_row, target_chunk,
+    kept, reduced, reduced_index, target_row, target_chunk, half,
     add_word: tl.int64, add_step_word: tl.int64, load_word: tl.int64, load_step_word: tl.int64,
     DIGITS: tl.constexpr, BIAS: tl.constexpr, HOW: tl.constexpr, BY_ROWS: tl.constexpr, IS_LONG: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LEVELS: tl.constexpr,
@@ -79,14 +79,14 @@ def products_kernel(
     rule = rule_of(table, HOW)
     left, right = both_rows(first, second, row, kept)
     row_index = (row * n)[:, None]
-    to_add, to_multiply = (rule, add_word, add_step_word), (rule, load_word, load_step_word)
+    to_add, to_multiply = (rule, add_word, add_step_word, half), (rule, load_word, load_step_word, half)
     next_a, next_b = read_both(left, right, start, live & (start < end), reduced, DIGITS, BIAS, HOW)
     total, lost = next_a * 0, next_a * 0
     steps = (tl.minimum(span, n) + step - 1) // step
-    for base in range(0, steps, MOST):
+    for base in range(0, steps, most_steps(HOW)):
         empty = no_cells(total, is_narrow(HOW))
         added, made, mended = empty, empty, empty
-        for t in range(base, tl.minimum(base + MOST, steps)):
+        for t in range(base, tl.minimum(base + most_steps(HOW), steps)):
             # The next factors are on their way while these are multiplied.
             a, b, position, following = next_a, next_b, start + t * step, start + (t + 1) * step
             next_a, next_b = read_both(left, right, following, live & (following < end), reduced, DIGITS, BIAS, HOW)

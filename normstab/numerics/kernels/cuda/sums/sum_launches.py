@@ -31,6 +31,7 @@ from normstab.numerics.kernels.cuda.sums.products_kernel import products_kernel
 from normstab.numerics.kernels.cuda.sums.sum_passes import Pass, Walk, WalkedAxes
 from normstab.numerics.kernels.format_table import contains_dtype
 from normstab.numerics.philox import field_width
+from normstab.numerics.readable.losses import half_of_precision
 from normstab.numerics.readable.reference import layout
 from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
 from normstab.numerics.tallies.tally import COUNTERS
@@ -57,7 +58,7 @@ class Job(NamedTuple):
     cells: Cells | None
     bins: Tensor
     how: int
-    drawn: dict[str, int]
+    told: dict[str, int]
     dtype: torch.dtype
 
 
@@ -99,6 +100,7 @@ def job_of(x: Tensor, at: SumCalls, *, more: int = 0) -> Job:
         How.HISTOGRAM: has_histogram,
         How.LOADS: at.load is not None and not contains_dtype(call.format, NAMES[x.dtype]),
         How.KAHAN: at.kahan is not None,
+        How.LOSES: any(row.counts_losses for row in rows),
     }
     how |= more | sum(flag for flag, is_set in flags.items() if is_set) | style * 2**How.STYLE_AT
     sites = len(SITES)
@@ -106,7 +108,8 @@ def job_of(x: Tensor, at: SumCalls, *, more: int = 0) -> Job:
     # A kernel takes an address in any case; where nothing counts it is not written to.
     counts = torch.empty(1, dtype=torch.int64, device=x.device) if cells is None else cells.counts
     bins = torch.zeros(sites * HISTOGRAM_BINS if has_histogram else 1, dtype=torch.int64, device=x.device)
-    return Job(calls, table, counts, cells, bins, how, _drawn(calls), dtype)
+    told = _drawn(calls) | {"half": half_of_precision(call.format)}
+    return Job(calls, table, counts, cells, bins, how, told, dtype)
 
 
 def _drawn(calls: dict[str, Call | None]) -> dict[str, int]:
@@ -134,7 +137,7 @@ def _run(sources: list[Tensor], walks: list[Walk], own: Pass, job: Job, *, by_ro
     kernel[(-(-rows * chunks // tile.rows),)](
         *(each.view(bits.integer) for each in sources), target.view(layout(job.dtype).integer), job.table,
         job.counts, job.bins, rows, own.n, chunks, own.chunk_step, own.span, own.step, own.lanes, own.leaf_step,
-        *axes, *((1, rows) if by_rows else (chunks, 1)), **job.drawn,
+        *axes, *((1, rows) if by_rows else (chunks, 1)), **job.told,
         DIGITS=bits.fraction_bits, BIAS=bits.bias, HOW=tl.constexpr(job.how), BY_ROWS=by_rows,
         IS_LONG=own.n + own.step * own.lanes >= 2**31, ROWS=tile.rows, LANES=tile.lanes,
         LEVELS=tile.lanes.bit_length() - 1, num_warps=tile.num_warps, maxnreg=tile.maxnreg, enable_fp_fusion=False,

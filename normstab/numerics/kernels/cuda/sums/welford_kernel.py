@@ -27,16 +27,17 @@ WELFORD_SITES = ("load", "delta", "div", "sum", "delta_after", "mul", "m2")
 LOAD, DELTA, QUOTIENT, SUM, AFTER, PRODUCT, SQUARES = (tl.constexpr(i) for i in range(len(WELFORD_SITES)))
 ADD, MUL, DIV = (tl.constexpr(CODES[name]) for name in ("add", "mul", "div"))
 COUNTS, LOADS, FOLDS, WIDTH = (tl.constexpr(x) for x in (How.COUNTS, How.LOADS, How.FOLDS, How.WIDTHS))
+LOSES = tl.constexpr(How.LOSES)
 MOST, SITE = tl.constexpr(MOST_STEPS), tl.constexpr(COUNTED)
 
 
 @triton.jit
 def told_at(table, words, SITE_: tl.constexpr, HOW: tl.constexpr):
-    """Return what a step at a site reads: the plan of the format, and its two words of Philox."""
+    """Return what a step at a site reads: the plan of the format, its two words of Philox, half of the precision."""
     word, step = tl.full([], 0, tl.int64), tl.full([], 0, tl.int64)
     if (HOW & WIDTH) > 0:
         word, step = tl.load(words + 2 * SITE_), tl.load(words + 2 * SITE_ + 1)
-    return table, word, step
+    return table[0], word, step, table[1]
 
 
 @triton.jit
@@ -45,7 +46,7 @@ def site_step(
 ):  # fmt: skip
     """Return an operation on a and b, rounded at a site, and the site's cells; nothing has bins here."""
     told = told_at(table, words, SITE_, HOW)
-    return computed_step(a, b, b, index, inside, cells, told, table, OPERATION, (HOW & FOLDS) > 0, HOW)
+    return computed_step(a, b, b, index, inside, cells, told, table[0], OPERATION, (HOW & FOLDS) > 0, HOW)
 
 
 @triton.jit
@@ -70,22 +71,22 @@ def squares_step(x, delta, mean, m2, index, inside, cells, table, words, HOW: tl
 
 
 @triton.jit
-def settle_three(cells, counts, FIRST: tl.constexpr):
+def settle_three(cells, counts, FIRST: tl.constexpr, HOW: tl.constexpr):
     """Add what three sites counted, the first of them number FIRST, to their counters."""
     for i in tl.static_range(3):
-        settle_sums(cells[i], counts + (FIRST + i) * SITE, False)
+        settle_sums(cells[i], counts + (FIRST + i) * SITE, False, (HOW & LOSES) > 0)
 
 
-@triton.jit(do_not_specialize=["rows", "n"])
+@triton.jit(do_not_specialize=["rows", "n", "half"])
 def welford_kernel(
-    source, means, squares, table, words, counts, rows, n, kept, reduced, kept_index, reduced_index,
+    source, means, squares, plan, words, counts, rows, n, half, kept, reduced, kept_index, reduced_index,
     DIGITS: tl.constexpr, BIAS: tl.constexpr, HOW: tl.constexpr, HAS_M2: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Write m, and M2 where HAS_M2, of each row, as float64 bits; axes are given as to `ordered_kernel`."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_row = row < rows
     memory, row_index = source + place_of(row, kept[0], kept[1]), place_of(row, kept_index[0], kept_index[1])
-    mean, m2 = row * 0, row * 0
+    mean, m2, table = row * 0, row * 0, (plan, half)
     for base in range(0, n, MOST):
         loaded = no_cells(mean, False)
         of_mean, of_squares = (loaded, loaded, loaded), (loaded, loaded, loaded)
@@ -94,17 +95,17 @@ def welford_kernel(
             x = widened(tl.load(memory + place_of(position, reduced[0], reduced[1]), is_row, other=0), DIGITS, BIAS)
             index = leaf_of(row_index, position, 1, reduced_index, HOW)
             if (HOW & LOADS) > 0:
-                x, loaded = load_step(x, index, is_row, loaded, told_at(table, words, LOAD, HOW), table, HOW)
+                x, loaded = load_step(x, index, is_row, loaded, told_at(table, words, LOAD, HOW), plan, HOW)
             number = as_int64((position + 1).to(tl.float64))
             delta, mean, of_mean = mean_step(x, mean, number, index, is_row, of_mean, table, words, HOW)
             if HAS_M2:
                 m2, of_squares = squares_step(x, delta, mean, m2, index, is_row, of_squares, table, words, HOW)
         if (HOW & COUNTS) > 0:
-            settle_three(of_mean, counts, DELTA)
+            settle_three(of_mean, counts, DELTA, HOW)
             if (HOW & LOADS) > 0:
-                settle_sums(loaded, counts + LOAD * SITE, False)
+                settle_sums(loaded, counts + LOAD * SITE, False, False)
             if HAS_M2:
-                settle_three(of_squares, counts, AFTER)
+                settle_three(of_squares, counts, AFTER, HOW)
     write_at(means, row, mean, is_row, HOW)
     if HAS_M2:
         write_at(squares, row, m2, is_row, HOW)

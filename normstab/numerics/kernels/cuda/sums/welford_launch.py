@@ -22,6 +22,7 @@ from normstab.numerics.kernels.cuda.sums.sum_passes import walk_of
 from normstab.numerics.kernels.cuda.sums.welford_kernel import WELFORD_SITES, welford_kernel
 from normstab.numerics.kernels.format_table import contains_dtype
 from normstab.numerics.philox import field_width
+from normstab.numerics.readable.losses import counts_losses, half_of_precision
 from normstab.numerics.readable.reference import layout
 from normstab.numerics.tallies.tally import COUNTERS
 
@@ -47,7 +48,7 @@ def welford(x: Tensor, reduced: Sequence[int], calls: Mapping[str, Call]) -> tup
         welford_kernel[(-(-walk.rows // ROWS),)](
             x.view(bits.integer), *found.view(torch.int64), table64(call.format, call.rounding, False, x.device),
             words_of(calls, x.device), None if cells is None else cells.counts, walk.rows, walk.n,
-            walk.kept, walk.reduced, walk.kept_index, walk.reduced_index,
+            half_of_precision(call.format), walk.kept, walk.reduced, walk.kept_index, walk.reduced_index,
             DIGITS=bits.fraction_bits, BIAS=bits.bias, HOW=tl.constexpr(how_of(x, call, counts=cells is not None)),
             HAS_M2="m2" in calls, ROWS=ROWS, num_warps=ROWS // A_WARP, enable_fp_fusion=False,
         )  # fmt: skip
@@ -61,6 +62,7 @@ def how_of(x: Tensor, call: Call, *, counts: bool) -> int:
     how = field_width(call.rounding.bits) if call.rounding.is_stochastic else 0
     loads = not contains_dtype(call.format, NAMES[x.dtype])
     flags = {How.DOWN: call.rounding.mode == "down", How.FOLDS: True, How.COUNTS: counts, How.LOADS: loads}
+    flags[How.LOSES] = counts and counts_losses(call)
     return how | sum(flag for flag, is_set in flags.items() if is_set)
 
 

@@ -1,0 +1,1 @@
+"""What additions lose, counted on CUDA devices."""
