@@ -45,8 +45,9 @@ def test_scaled_formats_equal_the_reference_in_tritons_interpreter():
     run_interpreted(__file__, "reference or refused or waits")
 
 
-def assert_equal_to_the_reference(x, name, axis=-1, **options):
+def assert_equal_to_the_reference(x, name, axis=-1, amax=None, **options):
     """Compare the kernels with the readable code, bit by bit and count by count, in two calls of one row."""
+    earlier = () if amax is None else (torch.tensor(amax, dtype=torch.float32, device=DEVICE),)
     scaled, ledgers = scaled_format(name), [ns.Ledger(**options), ns.Ledger(**options)]
     inexact = options.get("inexact", False)
     for stamp in (7, 8):
@@ -54,11 +55,11 @@ def assert_equal_to_the_reference(x, name, axis=-1, **options):
             Call(FORMATS["fp32"], row=ledger.row(ns.Site("a", "quantize")), stamp=stamp, step=3, inexact=inexact)
             for ledger in ledgers
         ]
-        found = cuda_quantize.quantize_rows(x.to(DEVICE), scaled, axis, calls[0])
-        expected = quantize_readably(x, scaled, calls[1], axis=axis)
+        found = cuda_quantize.quantize_rows(x.to(DEVICE), scaled, axis, calls[0], *earlier)
+        expected = quantize_readably(x, scaled, calls[1], axis=axis, amax=amax)
         assert found is not None
         assert_same([each.cpu() for each in found], expected, ledgers)
-    uncounted = cuda_quantize.quantize_rows(x.to(DEVICE), scaled, axis, Call(FORMATS["fp32"]))
+    uncounted = cuda_quantize.quantize_rows(x.to(DEVICE), scaled, axis, Call(FORMATS["fp32"]), *earlier)
     assert uncounted is not None and torch.equal(bits_of(uncounted[0].cpu()), bits_of(expected.values))
 
 
@@ -81,6 +82,14 @@ def test_long_granules_equal_the_reference(name):
 
 
 @needs_device
+@pytest.mark.parametrize("name", ["e4m3fn@delayed2", "e5m2@delayed1", "int8@delayed2", "e2m1@delayed3:e8m0"])
+def test_scales_of_earlier_steps_equal_the_reference(name):
+    for seed, earlier in enumerate((3.0, 0.0, 1e-44, 3e38, torch.inf)):
+        for x in (hurting(seed, (3, 50)), hurting(seed + 5, (2, 1100)), torch.zeros(2, 3)):
+            assert_equal_to_the_reference(x, name, inexact=bool(seed % 2), amax=earlier)
+
+
+@needs_device
 def test_scales_that_vanish_equal_the_reference():
     x = torch.full((3, 32), 2.0**-60)
     x[0], x[1, :20], x[2, :16] = 3e30, torch.tensor(1.5 * 2.0**-75), 2.0**-75
@@ -97,7 +106,7 @@ def test_narrow_tensors_equal_the_reference(dtype):
 @needs_device
 def test_what_is_refused():
     x, plain = torch.ones(4, 32, device=DEVICE), Call(FORMATS["fp32"])
-    for name in ("e4m3fn@tile4", "int8@row+zero", "fp16@row", "e4m3fn"):
+    for name in ("e4m3fn@tile4", "int8@row+zero", "fp16@row", "e4m3fn", "e4m3fn@delayed2"):
         assert cuda_quantize.quantize_rows(x, scaled_format(name), -1, plain) is None
     assert cuda_quantize.quantize_rows(x.double(), scaled_format("mxfp8"), -1, plain) is None
     up = plain._replace(rounding=ns.Rounding("up"))

@@ -105,6 +105,8 @@ RUNS = {
     "losses": {"precision": "fp16;matmul=fp16:lanes2", "losses": True},
     "rows": {"precision": "fp8-rowwise"},
     "blocks": {"precision": "mxfp4"},
+    "whole numbers": {"precision": "int8"},
+    "delayed": {"precision": "fp8-delayed"},
 }
 # Files that wait: functions without a kernel (of a norm taken step by step).
 LEFT: dict[str, set[str]] = {"extras": {"execute.py", "event_counts.py"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 import normstab as ns
 from normstab.numerics.recipes import RECIPES
+from normstab.numerics.scaled.scale_history import ScaleHistory
+from normstab.simulation.aten import scaled_operands
 from normstab.simulation.aten.scaled_operands import quantizes
 
 FORMATS = [
@@ -123,6 +126,29 @@ def test_the_backward_pass_of_whole_numbers_is_in_the_format_of_results() -> Non
     assert not any("operand" in str(site) and site.direction == "backward" for site in run.ledger)
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_sums_that_32_bits_do_not_hold_are_counted_and_the_first_is_named(waits, monkeypatch) -> None:
+    kept = []
+
+    class Device:
+        """What takes in numbers once someone looks."""
+
+        def keep(self, number, take, asked_by) -> None:
+            kept.append((number, take, asked_by))
+
+    monkeypatch.setattr(scaled_operands, "later_for", lambda *given: None if waits else Device())
+    layer = nn.Linear(2**17 + 2**14, 1, bias=False)
+    nn.init.ones_(layer.weight)
+    with ns.simulate(layer, "int8") as run:
+        layer(torch.ones(1, layer.in_features))
+        layer(torch.ones(2, layer.in_features) * torch.tensor([[1.0], [0.0]]))
+    site = ns.Site("", "mm.sum")
+    assert waits or (len(kept) == 2 and site not in run.ledger and all(run.ledger in who for *_, who in kept))
+    for number, take, _ in kept:
+        take(number.view(1, 1).numpy())
+    assert run.ledger[site].overflow == 2 and run.ledger.first_step(site, "overflow") == 0
+
+
 def test_a_delayed_scale_follows_the_largest_magnitude_of_the_steps_before() -> None:
     layer = nn.Linear(2, 2, bias=False)
     with torch.no_grad():
@@ -138,6 +164,20 @@ def test_a_delayed_scale_follows_the_largest_magnitude_of_the_steps_before() -> 
     one, two = ns.cast(steps, "e4m3fn").item(), 2 * ns.cast(steps / 2, "e4m3fn").item()
     assert [y[0, 1].item() for y in found] == [one, one, two, two]
     assert list(state["operand.input[forward]"]) == [1, 2, 3]
+
+
+def test_a_history_on_a_device_answers_as_one_on_the_host_does() -> None:
+    host, device, restored = ScaleHistory(), ScaleHistory(), ScaleHistory()
+    magnitudes = [math.inf, 3.0, math.nan, 0.0, 2.0, math.inf, 1.0, math.nan, math.nan, math.nan, 4.0]
+    for step, now in enumerate(magnitudes):
+        for again in (now, now / 2):
+            expected = host.amax("a", step, again, 2)
+            restored.restore(device.state())
+            for history in (restored, device):
+                found = history.amax("a", step, torch.tensor(again), 2)
+                assert isinstance(found, Tensor) and float(found) == pytest.approx(expected, rel=0, nan_ok=True)
+    assert host.state() == device.state() == restored.state()
+    assert device.amax("a", 11, 0.5, 2) == host.amax("a", 11, 0.5, 2)
 
 
 @pytest.mark.parametrize(

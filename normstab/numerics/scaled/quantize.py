@@ -13,6 +13,7 @@ from torch import Tensor
 
 from normstab.errors import DtypeError, NormstabError
 from normstab.numerics.call import Call
+from normstab.numerics.dispatch import later_for
 from normstab.numerics.execute import fields_of
 from normstab.numerics.formats import FORMATS, AnyFormat
 from normstab.numerics.ledger import COUNTERS, Ledger, Site
@@ -111,13 +112,22 @@ def scaled_format(text: str | Scaled | AnyFormat) -> Scaled:
     return Scaled.parse(text)
 
 
-def largest_magnitude(x: Tensor) -> float:
-    """Return the largest magnitude of `x` in float32, as a history of scales keeps it."""
-    return float(x.detach().abs().amax().to(torch.float32)) if x.numel() else 0.0
+def largest_magnitude(x: Tensor) -> float | Tensor:
+    """Return the largest magnitude of `x` in float32, as a history keeps it: a tensor where nobody waits for `x`."""
+    if x.numel() == 0:
+        return 0.0
+    found = x.detach().abs().amax().to(torch.float32)
+    return float(found) if later_for(x) is None else found
 
 
 def quantize_operand(
-    x: Tensor, scaled: Scaled, call: Call, *, axis: int = -1, amax: float | None = None, with_codes: bool = True
+    x: Tensor,
+    scaled: Scaled,
+    call: Call,
+    *,
+    axis: int = -1,
+    amax: float | Tensor | None = None,
+    with_codes: bool = True,
 ) -> Quantized:
     """Return `x` in `scaled`, rounded, counted and keyed as `call` says (its format does not matter).
 
@@ -128,9 +138,12 @@ def quantize_operand(
     if x.numel() == 0:
         no_scales = torch.ones([min(size, 1) for size in x.shape], dtype=torch.float32)
         return Quantized(x.clone(), no_scales, codes_of(widened(x), scaled))
-    kernels = kernels_for(x, None, "quantize") if amax is None else None
-    if kernels is not None and (found := kernels.quantize_rows(x, scaled, axis, call)) is not None:
+    is_of_device = isinstance(amax, Tensor)
+    kernels = kernels_for(x, None, "quantize") if amax is None or is_of_device else None
+    of_earlier = (amax,) if is_of_device else ()
+    if kernels is not None and (found := kernels.quantize_rows(x, scaled, axis, call, *of_earlier)) is not None:
         return Quantized(*found)
+    amax = float(amax) if isinstance(amax, Tensor) else amax
     if (found := quantize_by_parts(x, scaled, call, axis=axis, amax=amax, with_codes=with_codes)) is not None:
         return Quantized(*found)
     return quantize_readably(x, scaled, call, axis=axis, amax=amax)

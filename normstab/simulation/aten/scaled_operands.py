@@ -7,14 +7,19 @@ product took in is marked, and what is not marked in a backward pass is a gradie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.numerics.arithmetic import Arithmetic
+from normstab.numerics.dispatch import later_for
 from normstab.numerics.ledger import COUNTERS, site_of
+from normstab.numerics.philox import signed_step
 from normstab.numerics.precision import Precision
 from normstab.numerics.scaled.quantize import Quantized, largest_magnitude, quantize_operand
 from normstab.numerics.scaled.scaled_format import IntegerElement, Scaled
@@ -128,10 +133,26 @@ def takes_whole_numbers(roles: Roles, precision: Precision) -> bool:
 
 
 def _count_beyond_int32(codes: Tensor, ar: Arithmetic, name: str) -> None:
-    """Count the sums of whole numbers that a 32-bit accumulator does not hold, at `NAME.sum`."""
-    beyond = int((codes.abs() >= 2.0**31).sum())
-    if beyond and (row := ar.call(f"{name}.sum").row) is not None:
-        row.counts[OVERFLOW] += beyond
+    """Count the sums of whole numbers that a 32-bit accumulator does not hold, at `NAME.sum`; a device tells later."""
+    if ar.ledger is None:
+        return
+    number, later = (codes.abs() >= 2.0**31).sum(), later_for(codes)
+    if later is None and not int(number):
+        return
+    ledger = ar.ledger.recomputed if ar.clock.replay.follow() else ar.ledger
+    site, stamp, step = site_of(ar.site, f"{name}.sum", ar.direction), ar.ledger.stamp(), signed_step(ar.step)
+
+    def take(found: NDArray[np.int64]) -> None:
+        # A row is made only where there is something to count.
+        if found[0, 0]:
+            counts = np.zeros(len(COUNTERS), np.int64)
+            counts[OVERFLOW] = found[0, 0]
+            ledger.row(site).add(counts, 0.0, math.inf, stamp=stamp, step=step)
+
+    if later is None:
+        take(np.array([[int(number)]]))
+    else:
+        later.keep(number, take, [ledger])
 
 
 def _left(a: Tensor, role: str, ar: Arithmetic) -> Quantized | None:

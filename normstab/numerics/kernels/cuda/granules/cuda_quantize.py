@@ -44,6 +44,7 @@ __all__ = ["quantize_rows"]
 TILE = 512  # places of a tile, few for each thread, for a division takes many registers
 WARPS = {OWN: 8, GIVEN: 4}  # and the scales of a tile's own granules twice as many
 LONGEST_OWN = 512  # a longer granule is worked on by several programs
+WHOLE = ("tensor", "delayed")  # granules that are the tensor
 NARROW = (torch.float16, torch.bfloat16, torch.float32)
 SATURATED = COUNTERS.index("saturated")
 
@@ -73,19 +74,24 @@ class Tiling(NamedTuple):
         return programs32(-(-self.granules // self.shape["GRANULES"]), device, tile=1)
 
 
-def quantize_rows(x: Tensor, scaled: Scaled, axis: int, call: Call) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return values, scales and codes of `x`, counted as `call` says; None where the reference serves."""
+def quantize_rows(
+    x: Tensor, scaled: Scaled, axis: int, call: Call, amax: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return values, scales and codes of `x`, counted as `call` says; None where the reference serves.
+
+    `amax`, float32 without axes, is the magnitude of earlier steps that the one scale of `delayedH` follows from.
+    """
     element = symmetric_format(scaled)
-    if element is None or not _is_covered(x, scaled, call, element):
+    if element is None or not _is_covered(x, scaled, call, element) or (amax is None) == (scaled.granule == "delayed"):
         return None
     moved = x.detach().movedim(axis, -1).to(torch.float32).contiguous()
-    is_whole = scaled.granule == "tensor"
+    is_whole = scaled.granule in WHOLE
     length = moved.numel() if is_whole else moved.shape[-1]
     width = scaled.width if scaled.granule == "block" else length
-    is_own = width <= LONGEST_OWN
+    is_own = width <= LONGEST_OWN and amax is None
     found = _Found(moved, scaled, Tiling.of(moved.numel(), length, width if is_own else TILE), is_own=is_own)
     with torch.cuda.device_of(moved):
-        found.compute(call, element)
+        found.compute(call, element, amax)
     scales = [*moved.shape[:-1], -(-length // width)] if not is_whole else [1] * x.dim()
     back = [each.movedim(-1, axis).contiguous() for each in (found.values, found.scales.view(scales), found.codes)]
     return back[0].to(x.dtype), back[1], back[2]
@@ -94,7 +100,7 @@ def quantize_rows(x: Tensor, scaled: Scaled, axis: int, call: Call) -> tuple[Ten
 def _is_covered(x: Tensor, scaled: Scaled, call: Call, element: AnyFormat) -> bool:
     """Whether the kernels know this case."""
     row = call.row
-    is_known = scaled.granule in ("row", "block") or (scaled.granule == "tensor" and not scaled.has_two_scales)
+    is_known = scaled.granule in ("row", "block") or (scaled.granule in WHOLE and not scaled.has_two_scales)
     is_known = is_known and width_of(scaled) <= 8 and serves32("div", call._replace(format=element))
     is_known = is_known and call.rounding == NEAREST and (row is None or not row.counts_squares)
     return is_known and x.dtype in NARROW and 0 < x.numel() <= MOST_ELEMENTS and x.dim() > 0
@@ -105,14 +111,14 @@ class _Found:
 
     def __init__(self, x: Tensor, scaled: Scaled, tiling: Tiling, *, is_own: bool) -> None:
         self.x, self.scaled, self.tiling, self.is_own = x, scaled, tiling, is_own
-        self.is_whole = scaled.granule == "tensor"
+        self.is_whole = scaled.granule in WHOLE
         self.values = torch.empty_like(x)
         dtype = torch.uint8 if isinstance(scaled.element, Format) else torch.int8
         self.codes = torch.empty(x.shape, dtype=dtype, device=x.device)
         count = tiling.granules if is_own else x.numel() // tiling.length
         self.scales = torch.empty(count, dtype=torch.float32, device=x.device)
 
-    def compute(self, call: Call, element: AnyFormat) -> None:
+    def compute(self, call: Call, element: AnyFormat, amax: Tensor | None) -> None:
         """Launch what finds scales and numbers, and have what it counts added to the row of `call`."""
         x, tiling, device, row = self.x, self.tiling, self.x.device, call.row
         table, style = table32(element, call.rounding, False, device)
@@ -126,7 +132,8 @@ class _Found:
         if not self.is_own:
             n = len(scales)
             grid = (-(-n // TILE),)
-            scales_kernel[grid](tops, scales, table, numbers, of_granules, n, BLOCK=TILE, **options)
+            history = None if amax is None else amax.reshape(1).view(torch.int32)
+            scales_kernel[grid](tops, history, scales, table, numbers, of_granules, n, BLOCK=TILE, **options)
         origin = OWN if self.is_own else GIVEN
         quantize_kernel[tiling.grid(device)](
             x.view(torch.int32), self.values.view(torch.int32), scales, self.codes.view(torch.int8), tops, table,

@@ -127,8 +127,8 @@ def events_of(top, scale, clipped, is_granule, rule, STYLE: tl.constexpr):
     y, _, _, _ = divided(top, scale, rule, STYLE)
     is_used = is_granule & (top > 0) & (top < INF32)
     is_dead, is_zero = is_used & ((y & MAGNITUDE32) == 0), is_granule & (top == 0)
-    word = (clipped & is_used).to(tl.int32) | (is_zero.to(tl.int32) << 10) | (is_dead.to(tl.int32) << 20)
-    is_seen = is_used & (scale > 0)
+    word = (clipped & is_granule).to(tl.int32) | (is_zero.to(tl.int32) << 10) | (is_dead.to(tl.int32) << 20)
+    is_seen = is_used & (scale > 0) & (scale <= INF32)
     return word, tl.where(is_seen, scale, 0), tl.where(is_seen, INF32 - scale, 0)
 
 

@@ -69,14 +69,20 @@ def largest_kernel(
 
 @triton.jit
 def scales_kernel(
-    tops, scales, table, numbers, found, n,
+    tops, history, scales, table, numbers, found, n,
     RULE: tl.constexpr, STYLE: tl.constexpr, COUNTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Leave the scales of `n` granules whose largest magnitudes are in `tops`, and count the granules."""
+    """Leave the scales of `n` granules whose largest magnitudes are in `tops`, and count the granules.
+
+    Where there is a `history` the scales follow from the magnitudes there.
+    """
     rule = rule32(table)
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     top = tl.load(tops + index, mask=index < n, other=0)
-    scale, clipped = scale_of(top, tops, numbers, RULE)
+    leading = top
+    if history is not None:
+        leading = tl.load(history + index, mask=index < n, other=0) & MAGNITUDE32
+    scale, clipped = scale_of(leading, tops, numbers, RULE)
     tl.store(scales + index, scale, mask=index < n)
     if COUNTS:
         word, largest, below_inf = events_of(top, scale, clipped, index < n, rule, STYLE)
@@ -137,9 +143,10 @@ def quantize_kernel(
         tl.store(codes + offsets, tl.reshape(code, (GRANULES, WIDTH)).to(tl.int8), mask=inside)
         if COUNTS:
             has_nan = ((flat & MAGNITUDE32) > INF32) | ((shared & MAGNITUDE32) > INF32)
-            never = flat != flat
+            # An infinity with a number for its scale: there is one only where scales follow from a history.
+            has_inf, never = (flat & MAGNITUDE32) == INF32, flat != flat
             first, second, third, largest, below_inf = added(
-                (first, second, third, largest, below_inf), x, seen, y, is_beyond, has_nan, never, never, is_inside,
+                (first, second, third, largest, below_inf), x, seen, y, is_beyond, has_nan, has_inf, never, is_inside,
                 rule, BLOCK,
             )  # fmt: skip
     if COUNTS:
