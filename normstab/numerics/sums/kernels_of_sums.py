@@ -24,6 +24,7 @@ KERNELS = {
     ("cpu", "exact"): "cpu.exact.cpu_exact",
     ("cpu", "functions"): "cpu.cpu_functions",
     ("cpu", "losses"): "cpu.losses.cpu_losses",
+    ("cpu", "lost updates"): "cpu.losses.cpu_losses",
     ("cpu", "quantize"): "cpu.granules.cpu_quantize",
     ("cuda", "sums"): "cuda.sums.cuda_sums",
     ("cuda", "matmul"): "cuda.sums.cuda_products",

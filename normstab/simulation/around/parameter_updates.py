@@ -62,8 +62,8 @@ def update(
 
 
 def _kernels(x: Tensor) -> Any:
-    """Return the kernels that count what is lost on the device of a tensor, or None."""
-    return kernels_for(x, None, "losses")
+    """Return the kernels that count lost updates on the device of a tensor, or None."""
+    return kernels_for(x, None, "lost updates")
 
 
 def _dense_step(plan: Plan, args: Arguments, kwargs: Named) -> Tensor | None:

@@ -33,7 +33,7 @@ __all__ = ["ANSWERS_AT", "COUNTED", "LOSSES_AT", "Cells", "DeviceLog", "log_of",
 # arrived at a rounding those that an operand had (see `attribution`); what additions absorbed and cancelled.
 COUNTED = len(COUNTERS) + 8
 ANSWERS_AT, LOSSES_AT = len(COUNTERS) + 4, len(COUNTERS) + 6
-LAUNCHES = 4096  # that one stretch of memory has cells for, over half a megabyte
+LAUNCHES = 4096  # that one stretch of memory has cells for, 590 kB
 
 Found = NDArray[np.int64]
 
