@@ -16,7 +16,7 @@ from normstab.norms.reduction import Reduction
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.dispatch import kernels_for, opaque
 from normstab.numerics.formats import format_of_dtype
-from normstab.numerics.precision import Precision
+from normstab.numerics.precision import NEAREST, Precision
 from normstab.numerics.tallies.counter_row import COUNTING
 
 __all__ = ["update_running"]
@@ -78,7 +78,8 @@ def _by_kernel(running: Tensor, new: Tensor, momentum: float, ar: Arithmetic, op
         return False
     from normstab.norms.cpu.running_kernel import move_average
 
-    call, x = ar.call(operation), new.detach().contiguous()
+    # To nearest, as in the buffer's precision: a stochastic call would take a turn of the site's random bits.
+    call, x = ar.call(operation, rounding=NEAREST), new.detach().contiguous()
     row = 0 if call.row is None else call.row.address
     weights = np.float32(1.0 - momentum), np.float32(momentum)
     with COUNTING:
