@@ -28,6 +28,7 @@ from normstab.norms.fused.plan_of_layer import Layer
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, contexts, rows_of, settle_all
 from normstab.numerics.kernels.cpu.threads import run_chunks
+from normstab.numerics.kernels.cpu.workspace import address_of
 from normstab.numerics.kernels.format_table import plan
 from normstab.numerics.kernels.shortcut_table import LANE32
 
@@ -115,11 +116,12 @@ def run_pieces(
 ) -> None:
     """Run `kernel` on pieces of all groups, and settle what it counted."""
     made, rows, calls = counting
-    at, size, rows_at = made.ctypes.data, 8 * CONTEXT * len(rows), rows.ctypes.data
+    at, size, rows_at = address_of(made), 8 * CONTEXT * len(rows), address_of(rows)
     environments = [environment(told, at + size * i, rows_at, len(rows)) for i in range(len(pieces))]
+    starts = [address_of(memory) for memory in environments]
 
     def work(i: int) -> None:
-        kernel(environments[i].ctypes.data, *pieces[i])
+        kernel(starts[i], *pieces[i])
 
     run_chunks(work, len(pieces))
     settle_all(made, calls, rows)
@@ -129,7 +131,7 @@ def environment(told: Told, contexts_at: int, rows_at: int, sites: int) -> NDArr
     """Return the row of one thread: the fields, an address in every slot, and after them the buffers."""
     offsets, size, own, begins = layout(told.room)
     memory = np.empty(size, np.int64)
-    start, fields = memory.ctypes.data, len(told.fields)
+    start, fields = address_of(memory), len(told.fields)
     slots = memory[fields : fields + len(SLOTS)]
     memory[:fields], slots[:] = told.fields, told.slots
     slots[own] = begins + start

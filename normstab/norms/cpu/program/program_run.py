@@ -26,7 +26,8 @@ from normstab.norms.program.whole_steps import Made, Values
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
-from normstab.numerics.kernels.cpu.sums.steps import contexts, rows_of
+from normstab.numerics.kernels.cpu.sums.steps import ROW, contexts, rows_of
+from normstab.numerics.kernels.cpu.workspace import address_of
 from normstab.numerics.kernels.format_table import plan as format_plan
 from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.kernels.shortcut_table import LANE32
@@ -63,15 +64,13 @@ class Setting(NamedTuple):
 
 
 class Sites(NamedTuple):
-    """Contexts and rows of the sites of a segment that are the same in every run, but for the stamps and the step.
+    """Contexts and rows of the sites of a segment; stamps are counted from a run's first, and the step is left out.
 
-    `offsets` are those of the stamps from a run's first, at the `counted` rows; `nobody` has a call for each site.
+    `nobody` has a call for each site, whose losses nobody counts.
     """
 
     contexts: NDArray[np.int64]
     rows: NDArray[np.int64]
-    counted: NDArray[np.int64]
-    offsets: NDArray[np.int64]
     nobody: tuple[None, ...]
 
 
@@ -87,7 +86,7 @@ def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmet
     for number, at in setting.scalars:
         numbers[at] = float(values[number])
     slots = setting.told.slots.copy()
-    slots[AT_PLACES] = places.ctypes.data
+    slots[AT_PLACES] = address_of(places)
     pieces = pieces_of(*setting.pieces_of)
     told = setting.told._replace(slots=slots, numbers=numbers.view(np.int64))
     run_pieces(run_groups, pieces, told, counting_of(plan, index, made, len(pieces)))
@@ -131,10 +130,11 @@ def counting_of(plan: Plan, index: int, made: Made, pieces: int) -> Counting:
         calls = calls_of(plan, index, made)
         return Counting(contexts(calls, pieces), rows_of(calls), calls)
     sites = sites_of(plan, index, made)
-    rows = sites.rows.copy()
-    rows[sites.counted, STAMP] = sites.offsets + made.first
-    rows[sites.counted, STEP] = made.step
-    return Counting(np.repeat(sites.contexts, pieces, axis=0), rows, sites.nobody)
+    contexts_of, rows = np.empty((pieces, *sites.contexts.shape), np.int64), sites.rows.copy()
+    contexts_of[:] = sites.contexts
+    rows[:, STAMP] += made.first  # also where nobody counts, and nobody reads it
+    rows[:, STEP] = made.step
+    return Counting(contexts_of, rows, sites.nobody)
 
 
 def sites_of(plan: Plan, index: int, made: Calls) -> Sites:
@@ -143,9 +143,7 @@ def sites_of(plan: Plan, index: int, made: Calls) -> Sites:
     found: tuple[Plan, Sites] | None = kept.get(key)
     if found is None:
         calls = calls_of(plan, index, made.from_zero())
-        rows = rows_of(calls).reshape(-1, 4)
-        counted = np.flatnonzero(rows[:, 0])
-        sites = Sites(contexts(calls, 1), rows, counted, rows[counted, STAMP].copy(), (None,) * len(calls))
+        sites = Sites(contexts(calls, 1)[0], rows_of(calls).reshape(-1, ROW), (None,) * len(calls))
         found = kept[key] = plan, sites
     return found[1]
 

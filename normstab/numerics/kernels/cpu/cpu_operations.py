@@ -15,7 +15,7 @@ from normstab.numerics.kernels.cpu.counting import OVERFLOW, SCRATCH, settle
 from normstab.numerics.kernels.cpu.cpu_pointwise import CODES, SCALAR, UNSAFE, pointwise_chunk, pointwise_nearest
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
-from normstab.numerics.kernels.cpu.workspace import OWN
+from normstab.numerics.kernels.cpu.workspace import OWN, address_of
 from normstab.numerics.kernels.format_table import PLAN, plan
 from normstab.numerics.kernels.shortcut_table import LANE64, MAGIC
 from normstab.numerics.kernels.strides import Axes, align, flat, is_dense, is_flat, overlaps, result_like
@@ -129,7 +129,7 @@ def _run(task: NDArray[np.int64], n: int, call: Call) -> bool:
         scratch, counts = OWN.counts, OWN.address
     else:
         scratch = np.empty(SCRATCH * len(pieces), np.int64)
-        counts = scratch.ctypes.data
+        counts = address_of(scratch)
 
     def compute(i: int) -> None:
         start, length = pieces[i]

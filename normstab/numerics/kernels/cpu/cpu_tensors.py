@@ -30,7 +30,7 @@ from normstab.numerics.kernels.cpu.cpu_round import (
 )
 from normstab.numerics.kernels.cpu.layout import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
 from normstab.numerics.kernels.cpu.threads import SERIAL_BELOW, chunks, run_chunks
-from normstab.numerics.kernels.cpu.workspace import OWN
+from normstab.numerics.kernels.cpu.workspace import OWN, address_of
 from normstab.numerics.kernels.format_table import PLAN, contains_dtype, plan
 from normstab.numerics.kernels.shortcut_table import GENERIC, INTEGER, LANE32, LANE64, MAGIC
 from normstab.numerics.kernels.strides import is_dense, turned
@@ -95,7 +95,7 @@ def _round_turned(x: Tensor, out: Tensor, call: Call) -> bool:
     size = -(-groups // len(chunks(x.numel(), work=10)))
     pieces = [(start, min(start + size, groups)) for start in range(0, groups, size)]
     scratch = np.empty(SCRATCH * len(pieces), np.int64)
-    source, target, counts = x.data_ptr(), out.data_ptr(), scratch.ctypes.data
+    source, target, counts = x.data_ptr(), out.data_ptr(), address_of(scratch)
 
     def work(i: int) -> None:
         into = 0 if call.row is None else counts + 8 * SCRATCH * i
@@ -135,7 +135,7 @@ def _round_dense(x: Tensor, out: Tensor, source: int, target: int, n: int, call:
         nearest32_counted(source, target, n, table, counts)
     else:
         scratch, pieces = _round_counted(source, target, n, dtype, table, style, call)
-        counts = scratch.ctypes.data
+        counts = address_of(scratch)
     if copies:
         out.copy_(x)
     with COUNTING:
@@ -149,7 +149,7 @@ def _copy_counted(x: Tensor, out: Tensor, source: int, n: int, table: NDArray[np
     bins = 0 if row.histogram is None else row.histogram.ctypes.data
     pieces = chunks(n, work=1) if bins == 0 else [(0, n)]  # a histogram is shared
     scratch = np.empty(SCRATCH * len(pieces), np.int64)
-    counts = scratch.ctypes.data
+    counts = address_of(scratch)
 
     def work(i: int) -> None:
         start, length = pieces[i]
@@ -195,7 +195,7 @@ def _round_counted(
     word, step, first = words_of(call.draw)
     pieces = chunks(n, work=4 if style in NEAREST_STYLES else 10)
     scratch = np.empty(SCRATCH * len(pieces), np.int64)
-    counts = scratch.ctypes.data
+    counts = address_of(scratch)
 
     def work(i: int) -> None:
         start, length = pieces[i]

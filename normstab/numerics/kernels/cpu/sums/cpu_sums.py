@@ -24,6 +24,7 @@ from normstab.numerics.kernels.cpu.sums.steps import contexts, settle_all
 from normstab.numerics.kernels.cpu.sums.sum_tiles import room, sum_tiles
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, is_drawn, way_of
+from normstab.numerics.kernels.cpu.workspace import address_of
 from normstab.numerics.kernels.format_table import contains_dtype
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.tallies.counter_row import COUNTING
@@ -227,7 +228,8 @@ def _fast(way: Any, x: Tensor, out: Tensor, where: Geometry, order: int, width: 
         table = draws(at.add, None, where.inner_index, is_side_by_side=_is_side_by_side(where))
         way, size = way._replace(away=size), 2 * size
     memory = np.empty(CACHE_LINE + pieces * size + rows, np.uint8)  # the buffers of each piece; a mark a row
-    buffers_at = -(-memory.ctypes.data // CACHE_LINE) * CACHE_LINE
+    memory_at = address_of(memory)
+    buffers_at = -(-memory_at // CACHE_LINE) * CACHE_LINE
     failed_at = buffers_at + pieces * size
     bounds = [min(rows, ROWS_AT_ONCE * (groups * i // pieces)) for i in range(pieces + 1)]
     source, target, failures, tallies = x.data_ptr(), out.data_ptr(), [0] * pieces, Tallies(pieces, way)
@@ -242,7 +244,7 @@ def _fast(way: Any, x: Tensor, out: Tensor, where: Geometry, order: int, width: 
     run_chunks(run, pieces)
     tallies.settle(at)
     if any(failures):
-        left = np.flatnonzero(memory[failed_at - memory.ctypes.data :][:rows])
+        left = np.flatnonzero(memory[failed_at - memory_at :][:rows])
         again = out.new_empty((len(left), out.numel() // rows))
         _general(_lines_of_rows(x, where, left), again, order, width, at)
         out.view(rows, -1)[torch.from_numpy(left)] = again
