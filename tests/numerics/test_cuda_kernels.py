@@ -177,10 +177,10 @@ def test_inexact_is_counted_only_on_request():
     assert row.counts.tolist() == [10] + [0] * 9
 
 
-def check_operation(operation, operands, format, rounding, *, out=None, histogram=False):
+def check_operation(operation, operands, format, rounding, *, draw=DRAW, out=None, histogram=False):
     """Compare one operation with the reference: bits, counters, shape."""
     expected_row, row = Row(with_histogram=histogram), Row(with_histogram=histogram)
-    call = call_of(format, rounding, expected_row)
+    call = call_of(format, rounding, expected_row, draw=draw)
     carried = carry(operation, operands, rounds_down=rounding.mode == "down", is_rounded=format.precision <= 51)
     rounded = round_reference(carried.value, format, rounding, fields=fields_of(carried.value.shape, call))
     add_counts(call, carried, rounded)

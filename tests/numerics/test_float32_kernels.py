@@ -4,10 +4,12 @@ As in test_cuda_kernels they run on a GPU, or else in Triton's interpreter, in a
 made as large as the tensor, for the interpreter takes as long over a small one.
 """
 
+import math
 import os
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,13 @@ pytest.importorskip("triton")
 pytest.importorskip("numba")  # which the oracle's own module imports
 
 import triton
+import triton.language as tl
 
 from normstab import FORMATS, parse_format
 from normstab.numerics.kernels import shortcut_table
-from normstab.numerics.kernels.cuda import cuda_kernels, cuda_tensors, float32_kernels, float32_tensors
+from normstab.numerics.kernels.cuda import cuda_kernels, cuda_tensors, float32_exact, float32_kernels, float32_tensors
 from normstab.numerics.ledger import Row
+from normstab.numerics.philox import Draw
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import contains, holds
 from tests.numerics.kernel_oracle import ALL_FORMATS, call_of, contents, patterns
@@ -38,6 +42,7 @@ from tests.numerics.test_cuda_kernels import (
 N = 2**16
 ROUNDED = [Rounding(), Rounding("to-odd"), Rounding("stochastic", 16)]
 OPERATIONS = ("add", "sub", "mul", "div", "sqrt")
+STOCHASTIC = (Rounding("stochastic", 3), Rounding("stochastic", 16), Rounding("stochastic", 29))
 # Of each kind: plain, narrow, float32's own range, the widest that is served, no -0, no subnormals, fixed point.
 OPERATED = ["fp16", "e2m1", "bf16", "e8m21", "e4m3fnuz", "flushed", "q7.8"]
 
@@ -63,7 +68,7 @@ def run_interpreted(chosen):
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is what it runs")
 def test_the_float32_kernels_equal_the_reference_in_tritons_interpreter():
-    run_interpreted("scalars or tiles or cell or (operands_of_every_kind and (fp16 or bf16 or q7.8))")
+    run_interpreted("scalars or tiles or cell or exact_ones or up_to or (every_kind and (fp16 or bf16 or q7.8))")
 
 
 @pytest.mark.nightly
@@ -115,11 +120,100 @@ def at_the_edges(n):
 def test_operations_equal_the_reference_on_operands_of_every_kind(name, operation):
     kinds = zip(all_kinds(N // 32)[:2], at_the_edges(N // 16), strict=True)
     operands = tuple(torch.cat(kind) for kind in kinds)[: 1 if operation == "sqrt" else 2]
-    for rounding in (Rounding(), Rounding("down"), Rounding("toward-zero")):
+    # Seven random bits: with the widest format the most that divisions and roots take.
+    modes = (Rounding(), Rounding("down"), Rounding("toward-zero"), Rounding("stochastic", 7))
+    for rounding in (*modes, *(() if operation in ("div", "sqrt") else STOCHASTIC)):
         format = ALL_FORMATS.get(name) or parse_format(name)
-        tensors = [x.to(DEVICE) for x in operands]
-        assert float32_tensors.computes32(operation, tensors, call_of(format, rounding), tensors[0])
+        assert is_served(operation, operands, format, rounding)
         check_operation(operation, operands, format, rounding)
+
+
+def is_served(operation, operands, format, rounding):
+    """Whether the kernel in float32 computes an operation."""
+    tensors = [x.to(DEVICE) for x in operands]
+    return float32_tensors.computes32(operation, tensors, call_of(format, rounding), tensors[0])
+
+
+@needs_device
+@pytest.mark.parametrize("operation", ["div", "sqrt"])
+@pytest.mark.parametrize(("name", "bits"), [("fp16", 16), ("bf16", 16), ("bf16", 21), ("e2m1", 26), ("e4m3fn", 8)])
+def test_quotients_and_roots_take_random_bits_up_to_29_with_the_formats_own(name, bits, operation):
+    operands = all_kinds(N // 16)[: 1 if operation == "sqrt" else 2]
+    format = FORMATS[name]
+    assert is_served(operation, operands, format, Rounding("stochastic", bits))
+    assert not is_served(operation, operands, format, Rounding("stochastic", 30 - format.precision))
+    check_operation(operation, operands, format, Rounding("stochastic", bits))
+
+
+def test_no_quotient_in_float64_carries_into_thirty_bits():
+    torch.manual_seed(7)
+    for n in (torch.randint(2**23, 2**24, (4000,)) | 1).tolist():
+        # t n = 1 modulo 2^29: m / n lies as little below t / 2^29 as a quotient can.
+        t = pow(n, -1, 2**29) + 2**29
+        m = (t * n - 1) >> 29
+        assert m >= 2**24 or math.floor(m / n * 2**29) == t - 1
+
+
+def test_no_root_in_float64_carries_into_thirty_bits():
+    for odd in (0, 1):
+        m = np.arange(2**23, 2**24, dtype=np.int64) << odd
+        t = (np.sqrt(m / 2**23) * 2**29).astype(np.int64)
+        assert np.all(t * t <= m << 35)
+
+
+@triton.jit
+def parts_kernel(found, a, b, n, OPERATION: tl.constexpr, BLOCK: tl.constexpr):
+    """Write x, seen, tail and is_forced of n results, one after another."""
+    index = tl.arange(0, BLOCK)
+    inside = index < n
+    first, second = tl.load(a + index, inside, other=0), tl.load(b + index, inside, other=0)
+    x, seen, tail, is_forced = float32_exact.exact32(first, second, OPERATION, False)
+    tl.store(found + index, x.to(tl.int64), inside)
+    tl.store(found + n + index, seen.to(tl.int64), inside)
+    tl.store(found + 2 * n + index, tail.to(tl.int64), inside)
+    tl.store(found + 3 * n + index, is_forced.to(tl.int64), inside)
+
+
+EXACT = {
+    "add": lambda a, b: abs(a + b),
+    "sub": lambda a, b: abs(a - b),
+    "mul": lambda a, b: abs(a * b),
+    "div": lambda a, b: abs(a / b),
+}
+
+
+def exact_units(operation, a, b, unit):
+    """How many `unit`s the exact magnitude has, its fraction cut off."""
+    if operation == "sqrt":
+        return math.isqrt(math.floor(Fraction(a) / unit**2))
+    return math.floor(EXACT[operation](Fraction(a), Fraction(b)) / unit)
+
+
+@needs_device
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_bits_of_a_result_and_those_cut_off_are_the_exact_ones(operation):
+    a, b = (torch.cat(kind)[: N // 16] for kind in zip(all_kinds(N // 64)[:2], at_the_edges(N // 32), strict=True))
+    a = a.abs() if operation == "sqrt" else a
+    is_plain = a.isfinite() & b.isfinite() & (a != 0) & (b != 0)
+    a, b = a[is_plain], b[is_plain]
+    n, code = a.numel(), tl.constexpr(cuda_kernels.CODES[operation])
+    found = torch.empty(4, n, dtype=torch.int64, device=DEVICE)
+    moved = [x.to(DEVICE).view(torch.int32) for x in (a, b)]
+    parts_kernel[(1,)](found, *moved, n, OPERATION=code, BLOCK=triton.next_power_of_2(n), enable_fp_fusion=False)
+    for left, right, x, seen, tail, is_forced in zip(a.tolist(), b.tolist(), *found.tolist(), strict=True):
+        exponent = max(seen >> 23, 1)
+        unit = Fraction(2) ** (exponent - 150 - 32)
+        exact = exact_units(operation, left, right, unit)
+        assert is_forced == (exact >= 2**56), (left, right)
+        if is_forced:
+            continue
+        significand = seen - ((exponent - 1) << 23)
+        # Of a quotient and a root 30 bits.
+        unseen = max(exact.bit_length() - 30, 0) if operation in ("div", "sqrt") else 0
+        assert ((significand << 32) + tail) >> unseen == exact >> unseen, (left, right)
+        value = significand * unit * 2**32
+        is_cut = value**2 != left if operation == "sqrt" else value != EXACT[operation](Fraction(left), Fraction(right))
+        assert x & (2**31 - 1) == seen | is_cut, (left, right)
 
 
 @needs_device
@@ -152,6 +246,9 @@ def test_tiles_are_shared_among_programs_without_a_trace(rounding, monkeypatch):
     cuda_tensors.round_into(x.to(DEVICE), shared, call._replace(row=shared_row))
     assert torch.equal(whole.view(torch.int32), shared.view(torch.int32))
     assert contents(row) == contents(shared_row)
+    operands = x.cpu(), x.cpu().flip(0)
+    for first in (0, 5, 2**33 + 3):
+        check_operation("mul", operands, FORMATS["fp16"], rounding, draw=Draw(11, 12, first))
 
 
 def compiled(kernel, constants, capability, folder, monkeypatch):
@@ -202,11 +299,14 @@ def test_rounding_compiles_to_float32_alone_that_moves_sixteen_bytes_at_once(
 @pytest.mark.skipif(IS_INTERPRETED, reason="interpreted, so not compiled")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
-    ("operation", "instruction"), [("add", "add.f32"), ("div", "div.rn.f32"), ("sqrt", "sqrt.rn.f32")]
+    ("operation", "instruction"), [("add", "add.f32"), ("mul", "mul"), ("div", "div.rn.f32"), ("sqrt", "sqrt.rn.f32")]
 )
-def test_operations_compile_to_those_of_ieee_in_float32(operation, instruction, capability, tmp_path, monkeypatch):
-    constants = {"OPERATION": cuda_kernels.CODES[operation], "ROUNDS_DOWN": True, "STYLE": shortcut_table.GENERIC}
-    constants |= {"FLAT": True, "COUNTS": True, "BLOCK": float32_tensors.tile_of(operation)}
+@pytest.mark.parametrize("width", [0, 16])
+def test_operations_compile_to_those_of_ieee_in_float32(
+    width, operation, instruction, capability, tmp_path, monkeypatch
+):
+    constants = {"OPERATION": cuda_kernels.CODES[operation], "ROUNDS_DOWN": width == 0, "STYLE": shortcut_table.GENERIC}
+    constants |= {"FLAT": True, "WIDTH": width, "COUNTS": True, "BLOCK": float32_tensors.tile_of(operation)}
     ptx = compiled(float32_kernels.pointwise32_kernel, constants, capability, tmp_path, monkeypatch)
     assert instruction in ptx.replace("add.rn.f32", "add.f32") and not re.search(FORBIDDEN, ptx)
     check_resources(ptx, tmp_path)

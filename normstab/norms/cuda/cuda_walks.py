@@ -75,7 +75,8 @@ def walk(plan: Plan, place: tuple[int, int, bool], values: Values, made: Made, a
     n = math.prod(plan.reduction.view) if not place[2] else groups_of(plan.reduction)
     kinds = [step.kind for step, _ in told.steps]
     is_served = all(
-        kind in STEP_CODES and (call is None or serves32(kind, call)) for kind, call in zip(kinds, calls, strict=True)
+        kind in STEP_CODES and (call is None or (serves32(kind, call) and not call.rounding.is_stochastic))
+        for kind, call in zip(kinds, calls, strict=True)
     )
     if not is_served or n > MOST_ELEMENTS:
         run_steps([step for step, _ in told.steps], values, made, ar, plan.views)

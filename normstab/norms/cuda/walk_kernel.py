@@ -73,7 +73,7 @@ def rounded_step(
         x, seen, is_forced = a, a & MAGNITUDE32, a != a
         has_nan, has_inf, by_zero = seen > INF32, seen == INF32, seen < 0
     else:
-        x, seen, is_forced = exact32(a, b, CODE, ROUNDS_DOWN)
+        x, seen, _, is_forced = exact32(a, b, CODE, ROUNDS_DOWN)
         has_nan, has_inf, by_zero = classes32(a & MAGNITUDE32, b & MAGNITUDE32, CODE)
     y, is_beyond = finished32(x, unbounded32(x, drawn, rule, STYLE), is_forced, rule)
     if COUNTS:

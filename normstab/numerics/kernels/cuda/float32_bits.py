@@ -22,6 +22,7 @@ __all__ = [
     "INF32",
     "MAGNITUDE32",
     "SIGN32",
+    "aligned32",
     "as_float32",
     "as_int32",
     "fields32",
@@ -29,6 +30,7 @@ __all__ = [
     "narrowed32",
     "rule32",
     "unbounded32",
+    "unsigned",
     "widened32",
 ]
 
@@ -171,7 +173,7 @@ def unbounded32(x, drawn, rule, STYLE: tl.constexpr):
     elif STYLE == SPREAD:
         r = spread32(a, drawn & unsigned(rule[DRAWN]), rule)
     else:
-        r = aligned32(a, x >> 31, drawn, rule)
+        r = aligned32(a, unsigned(a) & 0, x >> 31, drawn, rule)
     return r
 
 
@@ -190,15 +192,18 @@ def spread32(a, noise, rule):
 
 
 @triton.jit
-def aligned32(a, negative, drawn, rule):
-    """Return the magnitude for every mode: the fraction below the quantum is aligned at 2^32, and its carry rounds."""
+def aligned32(a, tail, negative, drawn, rule):
+    """Return the magnitude for every mode: the fraction below the quantum is aligned at 2^32, and its carry rounds.
+
+    `tail` are 32 bits more of x behind those of `a`, all zero in a cast.
+    """
     biased = tl.maximum(a >> 23, 1)
     m = a - ((biased - 1) << 23)  # x = m 2^(biased - 150)
     s = tl.maximum(rule[BASE] - biased, rule[SHIFT])  # quantum = 2^s units of m
     low, excess = tl.minimum(s, 24), tl.minimum(tl.maximum(s - 24, 0), 31)
     k = m >> low
     # In two shifts: where nothing falls off it is one by 32 places, which does not exist.
-    whole = (unsigned(m) << unsigned(24 - low)) << 8
+    whole = ((unsigned(m) << unsigned(24 - low)) << 8) | (tail >> unsigned(low))
     fraction = tl.where(s > 55, 0, whole >> unsigned(excess)).to(tl.uint32)
     # Sticky: what fell out below decides only whether the rest is zero, and never a comparison with random bits.
     sticky = ((fraction << unsigned(excess)) != whole).to(tl.uint32)

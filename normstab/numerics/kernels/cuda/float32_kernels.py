@@ -25,7 +25,7 @@ from normstab.numerics.kernels.cuda.float32_bits import (
     widened32,
 )
 from normstab.numerics.kernels.cuda.float32_events import TOGETHER, added, settled_cells
-from normstab.numerics.kernels.cuda.float32_exact import classes32, exact32
+from normstab.numerics.kernels.cuda.float32_exact import classes32, exact32, rounded32
 
 __all__ = ["VARYING32", "pointwise32_kernel", "round32_kernel"]
 
@@ -33,6 +33,16 @@ DIV, SQRT, CELL = tl.constexpr(CODES["div"]), tl.constexpr(CODES["sqrt"]), tl.co
 # These change with every call, and must not be compiled in. Of `n` and `begin` what is compiled in is whether 16
 # divides them, for then a thread moves 16 bytes at a time.
 VARYING32 = ["word", "step", "philox_block"]
+
+
+@triton.jit
+def drawn32(word, step, philox_block, tile, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the random fields of a tile's elements; zeros where WIDTH is 0."""
+    drawn = tl.zeros([BLOCK], tl.uint32)
+    if WIDTH > 0:
+        own = philox_block.to(tl.int64) + tile * (BLOCK * WIDTH // 128)
+        drawn = fields32(word.to(tl.int64), step.to(tl.int64), own, WIDTH, BLOCK)
+    return drawn
 
 
 @triton.jit(do_not_specialize=VARYING32)
@@ -55,10 +65,7 @@ def round32_kernel(
         inside = (offsets >= 0) & (offsets < n)
         bits = tl.load(source + offsets, mask=inside, other=0)
         x = widened32(bits, DIGITS)
-        drawn = tl.zeros([BLOCK], tl.uint32)
-        if WIDTH > 0:
-            own = philox_block.to(tl.int64) + tile * (BLOCK * WIDTH // 128)
-            drawn = fields32(word.to(tl.int64), step.to(tl.int64), own, WIDTH, BLOCK)
+        drawn = drawn32(word, step, philox_block, tile, WIDTH, BLOCK)
         y, is_beyond = finished32(x, unbounded32(x, drawn, rule, STYLE), x != x, rule)
         if COPIES:
             tl.store(target + offsets, bits, mask=inside)
@@ -84,34 +91,36 @@ def place_of(index, rows, columns, slow, middle, fast, FLAT: tl.constexpr):
     return place
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING32)
 def pointwise32_kernel(
-    target, left, right, table, counts, n, rows, columns,
+    target, left, right, table, counts,
+    n, begin, word: tl.int64, step: tl.int64, philox_block: tl.int64, rows, columns,
     left_slow, left_middle, left_fast, right_slow, right_middle, right_fast,
-    OPERATION: tl.constexpr, ROUNDS_DOWN: tl.constexpr, STYLE: tl.constexpr, FLAT: tl.constexpr, COUNTS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    OPERATION: tl.constexpr, ROUNDS_DOWN: tl.constexpr, STYLE: tl.constexpr, FLAT: tl.constexpr, WIDTH: tl.constexpr,
+    COUNTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute `n` dense results; each operand has its strides along three axes, the last two `rows` by `columns`.
 
-    A root has its operand twice.
+    A root has its operand twice. `begin` and WIDTH are as of `round32_kernel`.
     """
     rule = rule32(table)
     nothing = tl.zeros([BLOCK // CELL], tl.int32)
     first, second, third, largest, below_inf = nothing, nothing, nothing, nothing, nothing
-    for tile in range(tl.program_id(0).to(tl.int64), tl.cdiv(n, BLOCK), tl.num_programs(0)):
-        index = tile * BLOCK + tl.arange(0, BLOCK)
-        inside = index < n
+    for tile in range(tl.program_id(0).to(tl.int64), tl.cdiv(n - begin, BLOCK), tl.num_programs(0)):
+        index = begin + tile * BLOCK + tl.arange(0, BLOCK)
+        inside = (index >= 0) & (index < n)
         a = tl.load(left + place_of(index, rows, columns, left_slow, left_middle, left_fast, FLAT), inside, other=0)
         b = a
         if OPERATION != SQRT:
             place = place_of(index, rows, columns, right_slow, right_middle, right_fast, FLAT)
             b = tl.load(right + place, inside, other=0)
-        x, seen, is_forced = exact32(a, b, OPERATION, ROUNDS_DOWN)
-        drawn = tl.zeros([BLOCK], tl.uint32)
-        y, is_beyond = finished32(x, unbounded32(x, drawn, rule, STYLE), is_forced, rule)
+        found = exact32(a, b, OPERATION, ROUNDS_DOWN)
+        drawn = drawn32(word, step, philox_block, tile, WIDTH, BLOCK)
+        y, is_beyond = rounded32(found, drawn, rule, STYLE, WIDTH > 0)
         tl.store(target + index, y, mask=inside)
         if COUNTS:
             has_nan, has_inf, by_zero = classes32(a & MAGNITUDE32, b & MAGNITUDE32, OPERATION)
+            x, seen, _, _ = found
             first, second, third, largest, below_inf = added(
                 (first, second, third, largest, below_inf), x, seen, y, is_beyond, has_nan, has_inf, by_zero, inside,
                 rule, BLOCK,

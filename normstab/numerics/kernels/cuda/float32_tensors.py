@@ -1,7 +1,7 @@
 """Which calls the CUDA kernels in float32 serve, and their launch. Importing this needs Triton.
 
 What is not served here cuda_tensors computes in float64: float64 tensors, histograms, `wrap`, and of the operations
-stochastic rounding, targets wider than 22 bits and fma. Nothing here looks at what a tensor holds.
+fma, targets wider than 22 bits and more random bits than WIDEST_DRAWN has. Nothing here looks at what a tensor holds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from normstab.numerics.formats import AnyFormat, FixedFormat
 from normstab.numerics.kernels.cuda.cuda_kernels import CODES
 from normstab.numerics.kernels.cuda.device_log import multiprocessors
 from normstab.numerics.kernels.cuda.float32_events import MOST_TILES
-from normstab.numerics.kernels.cuda.float32_exact import WIDEST_TARGET
+from normstab.numerics.kernels.cuda.float32_exact import WIDEST_DRAWN, WIDEST_TARGET
 from normstab.numerics.kernels.cuda.float32_kernels import pointwise32_kernel, round32_kernel
 from normstab.numerics.kernels.cuda.launches import Launch
 from normstab.numerics.kernels.format_table import PLAN, contains_dtype, plan
-from normstab.numerics.kernels.shortcut_table import LANE32
+from normstab.numerics.kernels.shortcut_table import GENERIC, LANE32
 from normstab.numerics.kernels.strides import Axes
 from normstab.numerics.precision import Rounding
 
@@ -57,7 +57,7 @@ def rounds32(x: Tensor, call: Call) -> bool:
 
 
 def computes32(operation: str, tensors: list[Tensor], call: Call, target: Tensor) -> bool:
-    """Whether an operation is served: on float32 alone, in every deterministic mode, whatever the operands hold."""
+    """Whether an operation is served: on float32 alone, whatever the operands hold."""
     is_float32 = all(x.dtype == torch.float32 for x in (*tensors, target)) and target.numel() <= MOST_ELEMENTS
     return is_float32 and operation != "fma" and serves32(operation, call)
 
@@ -65,10 +65,12 @@ def computes32(operation: str, tensors: list[Tensor], call: Call, target: Tensor
 def serves32(operation: str, call: Call) -> bool:
     """Whether results of float32 numbers can be rounded in float32: those of a cast, add, sub, mul, div or sqrt."""
     format = call.format
-    if call.rounding.is_stochastic or not _is_simple(call):
+    if operation == "cast" or not _is_simple(call):
+        return _is_simple(call)
+    if call.rounding.is_stochastic and format.precision + call.rounding.bits > WIDEST_DRAWN[operation]:
         return False
     least = -format.fraction_bits if isinstance(format, FixedFormat) else format.emin - format.precision + 1
-    return operation == "cast" or (format.precision <= WIDEST_TARGET and least >= LEAST_QUANTUM)
+    return format.precision <= WIDEST_TARGET and least >= LEAST_QUANTUM
 
 
 def computes_sums32(dtype: torch.dtype, call: Call) -> bool:
@@ -116,16 +118,17 @@ def launch_pointwise32(
     operation: str, tensors: list[Tensor], axes: Axes, call: Call, launch: Launch, *, target: Tensor
 ) -> None:
     """Compute an operation into `target`, which is dense; `axes` are those of the operands."""
-    n, tile = target.numel(), tile_of(operation)
-    table, style = table32(call.format, call.rounding, False, target.device)
-    # Nothing is drawn here, so that the kernel has no width of fields.
-    options = {name: option for name, option in launch.options.items() if name != "WIDTH"}
-    pointwise32_kernel[programs32(n, target.device, tile=tile)](
+    tile = tile_of(operation)
+    table, style = table_of_results32(call, target.device)
+    n, begin, *drawn = launch.place
+    pointwise32_kernel[programs32(n - begin, target.device, tile=tile)](
         target.view(torch.int32),
         *(x.view(torch.int32) for x in (tensors[0], tensors[-1])),
         table,
         launch.counts,
         n,
+        begin,
+        *drawn,
         *axes.sizes[1:],
         *axes.strides[0],
         *axes.strides[-1],
@@ -134,7 +137,7 @@ def launch_pointwise32(
         STYLE=style,
         FLAT=axes.sizes[:2] == (1, 1) and all(steps[2] == 1 for steps in axes.strides),
         BLOCK=tile,
-        **options,
+        **launch.options,
     )
 
 
@@ -147,6 +150,13 @@ def programs32(n: int, device: torch.device, *, tile: int) -> tuple[int]:
     """Return the grid for `n` elements: what the device holds at a time, more where a cell would run over."""
     tiles = (n + tile - 1) // tile
     return (max(min(tiles, RESIDENT * multiprocessors(device)), (tiles + MOST_TILES - 1) // MOST_TILES),)
+
+
+def table_of_results32(call: Call, device: torch.device) -> tuple[Tensor, int]:
+    """Return what `table32` does for results of an operation, which have more bits than a shortcut may look at."""
+    table, style = table32(call.format, call.rounding, False, device)
+    looks_behind = call.rounding.is_stochastic and call.format.precision + call.rounding.bits > WHOLE_DIGITS
+    return table, GENERIC if looks_behind else style
 
 
 @lru_cache(maxsize=1024)

@@ -108,7 +108,7 @@ def scale_of(top, of_tensor, numbers, RULE: tl.constexpr):
 @triton.jit
 def divided(bits, scale, rule, STYLE: tl.constexpr):
     """Return bits / scale rounded by `rule`, and what counting it needs: (y, x, seen, is_beyond)."""
-    x, seen, is_forced = exact32(bits, scale, DIV, False)
+    x, seen, _, is_forced = exact32(bits, scale, DIV, False)
     # By a scale that vanished, numbers do too; all but the least were not zero before.
     is_lost = (scale == 0) & ((bits & MAGNITUDE32) < INF32)
     least = tl.where((bits & MAGNITUDE32) > LOST_BELOW, LEAST, 0)

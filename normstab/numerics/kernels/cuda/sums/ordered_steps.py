@@ -84,7 +84,7 @@ def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
     """Return a + b rounded once, and the cells with it counted where `inside`; `index` is that of its random bits."""
     rule = told[0]
     if (HOW & NARROW) > 0:
-        x, seen, is_forced = sum32(a, b, (HOW & DOWN) > 0)
+        x, seen, _, is_forced = sum32(a, b, (HOW & DOWN) > 0)
         # The format has float32's own 24 bits: an odd result
         # cannot be rounded on, but float32's sum is the rounding.
         if (HOW & WHOLE) > 0:
@@ -129,7 +129,8 @@ def product_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
     """Return a b rounded once, and the cells with it counted where `inside`."""
     rule = told[0]
     if (HOW & NARROW) > 0:
-        x, seen, is_forced, is_off = product_and_rest32(a, b)
+        found, is_off = product_and_rest32(a, b)
+        x, seen, _, is_forced = found
         if (HOW & WHOLE) > 0:
             r = as_int32(as_float32(a) * as_float32(b)) & MAGNITUDE32
             x = unlike(x, r, is_off)
