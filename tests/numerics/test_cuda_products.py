@@ -16,6 +16,7 @@ from normstab.numerics.kernels.cuda.sums.ordered_steps import How
 from tests.numerics.test_accumulate_kernels import wild
 from tests.numerics.test_cuda_kernels import IS_INTERPRETED, needs_device
 from tests.numerics.test_cuda_sums import (
+    EDGED,
     IN_32,
     KAHAN,
     MAGIC,
@@ -28,7 +29,10 @@ from tests.numerics.test_cuda_sums import (
 from tests.numerics.test_float32_kernels import at_the_edges
 
 FUSED = ("sequential+fused", "blocked2+fused")
-FORMATS = ("nearest/fp16", "nearest/fp32", "down/bf16", "stochastic/fp16", "nearest/fp64", "up/q3.4:wrap")
+FORMATS = (
+    "nearest/fp16", "nearest/fp32", "down/bf16", "stochastic/fp16", "nearest/fp64", "up/q3.4:wrap",
+    "stochastic:8/e4m3fn", "stochastic:28/tf32", "stochastic:30/e8m21",
+)  # fmt: skip
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is what it runs")
@@ -62,7 +66,7 @@ def test_operands_broadcast_and_are_read_where_they_lie():
 
 
 @needs_device
-@pytest.mark.parametrize("format", ["nearest/fp32", "nearest/e8m23:saturate", "nearest/fp16", "up/bf16"])
+@pytest.mark.parametrize("format", EDGED)
 def test_a_product_at_the_edges_of_float32_equals_the_reference(format):
     a, b = (x.view(-1, 1, 1) for x in at_the_edges(4000))
     b = torch.where(torch.arange(4000).view(-1, 1, 1) % 3 == 0, 2.0**-60, 1.0) * b
@@ -84,12 +88,13 @@ COMPILED = {
     "fp32": IN_32 | How.LOADS | How.WHOLE,
     "directed": IN_32 | How.LOADS | How.DOWN,
     "kahan": IN_32 | How.LOADS | How.KAHAN | MAGIC,
-    "stochastic": How.FOLDS | How.COUNTS | How.LOADS | 16,
+    "stochastic": IN_32 | How.LOADS | 16,
+    "stochastic, wide": How.FOLDS | How.COUNTS | How.LOADS | 16,
     "fused": How.FOLDS | How.COUNTS | How.LOADS | How.FUSED | 16,
 }
 CASES = [(name, width, sm) for name in COMPILED for width in (1, 64, 128) for sm in (80, 90)]
 CASES = [case for case in CASES if case[1] == 1 or case[0] not in ("kahan", "fused")]
-QUICK = (("fp16", 1, 90), ("fp32", 1, 80))
+QUICK = (("fp16", 1, 90), ("fp32", 1, 80), ("stochastic", 1, 90))
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="interpreted, so not compiled")

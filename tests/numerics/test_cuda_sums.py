@@ -24,22 +24,44 @@ import triton.language as tl
 import normstab as ns
 from normstab.numerics import accumulate
 from normstab.numerics.kernels import shortcut_table
+from normstab.numerics.kernels.cuda import float32_tensors
 from normstab.numerics.kernels.cuda.sums import cuda_sums, ordered_kernel, sum_launches, sum_passes
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How
 from normstab.numerics.sums import kernels_of_sums, matmul
+from tests.numerics.kernel_oracle import call_of
 from tests.numerics.test_accumulate_kernels import wild
 from tests.numerics.test_cuda_kernels import DEVICE, IS_INTERPRETED, needs_device
 from tests.numerics.test_float32_kernels import FORBIDDEN, at_the_edges, check_resources
 
 ORDERS = ("sequential", "pairwise", "blocked3", "lanes2", "lanes64")
 KAHAN = ("sequential+kahan", "blocked4+kahan")
-# Of each way to round in 32 bits: its shortcuts, a directed mode, no -0, saturation, float32's own digits, fixed point.
+# Of each way to round in 32 bits: its shortcuts, a directed mode, no -0, saturation, float32's own digits, fixed point,
+# random bits of each width, looked for in float32's own bits or behind them.
 NARROW = (
     "nearest/fp16", "nearest/bf16", "down/bf16", "to-odd/fp16", "nearest/e4m3fnuz", "nearest-away/e2m1", "up/q7.8",
-    "nearest/fp32", "nearest/e8m23:saturate", "toward-zero/tf32",
+    "nearest/fp32", "nearest/e8m23:saturate", "toward-zero/tf32", "stochastic:5/fp16", "stochastic/bf16",
+    "stochastic/fp16", "stochastic:29/e8m21", "stochastic:3/q7.8",
 )  # fmt: skip
-# What float64 computes: random bits of each width, what wraps, more digits, a directed float32.
-WIDE = ("stochastic:5/fp16", "stochastic/bf16", "stochastic:24/fp32", "up/q3.4:wrap", "nearest/fp64", "up/fp32")
+# What float64 computes: more random bits or digits, what wraps, a directed float32.
+WIDE = (
+    "stochastic:30/e8m21",
+    "up/q3.4:wrap",
+    "stochastic:24/fp32",
+    "nearest/fp64",
+    "stochastic:6/q3.4:wrap",
+    "up/fp32",
+)
+
+
+# At the edges of float32's range.
+EDGED = (
+    "nearest/fp32",
+    "nearest/e8m23:saturate",
+    "nearest/fp16",
+    "up/bf16",
+    "stochastic:20/bf16",
+    "stochastic:4/e8m21",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +141,14 @@ def test_sums_in_64_bits_equal_the_reference_over_any_axes(order):
         check_sum(x, [(0, 2), (0,), (2,), (0, 1), None][i % 5], f"{accumulation}:{order}")
 
 
+def test_32_bits_serve_what_they_are_said_to():
+    for accumulations, is_narrow in ((NARROW, True), (WIDE, False)):
+        for accumulation in accumulations:
+            mode, _, format = accumulation.partition("/")
+            call = call_of(ns.parse_format(format), ns.Rounding.parse(mode))
+            assert float32_tensors.computes_sums32(torch.float32, call) == is_narrow, accumulation
+
+
 @needs_device
 @pytest.mark.parametrize("order", KAHAN)
 def test_kahans_sums_equal_the_reference(order):
@@ -127,7 +157,7 @@ def test_kahans_sums_equal_the_reference(order):
 
 
 @needs_device
-@pytest.mark.parametrize("accumulation", ["nearest/fp16", "nearest/fp32", "stochastic/bf16"])
+@pytest.mark.parametrize("accumulation", ["nearest/fp16", "nearest/fp32", "stochastic/bf16", "stochastic:24/fp32"])
 def test_partial_sums_of_several_passes_draw_and_join_as_the_reference(accumulation, monkeypatch):
     monkeypatch.setattr(sum_passes, "WIDEST", 4)
     assert len(sum_passes.passes_of("pairwise", 0, 37)) == 3
@@ -138,7 +168,7 @@ def test_partial_sums_of_several_passes_draw_and_join_as_the_reference(accumulat
 
 
 @needs_device
-@pytest.mark.parametrize("accumulation", ["nearest/fp32", "nearest/e8m23:saturate", "nearest/fp16", "up/bf16"])
+@pytest.mark.parametrize("accumulation", EDGED)
 def test_an_addition_at_the_edges_of_float32_equals_the_reference(accumulation):
     x = torch.stack(at_the_edges(4000))
     check_sum(x, 0, f"{accumulation}:lanes2")
@@ -256,10 +286,11 @@ COMPILED = {
     "fp32": (IN_32 | How.WHOLE, (1, 64, 128)),
     "directed": (IN_32 | How.LOADS | How.DOWN, (1, 128)),
     "kahan": (IN_32 | How.LOADS | How.KAHAN | MAGIC, (1,)),
-    "stochastic": (How.FOLDS | How.COUNTS | How.LOADS | 16, (1, 64, 128)),
+    "stochastic": (IN_32 | How.LOADS | 16, (1, 64, 128)),
+    "stochastic, wide": (How.FOLDS | How.COUNTS | How.LOADS | 16, (1, 64, 128)),
     "histogram": (How.FOLDS | How.COUNTS | How.LOADS | How.HISTOGRAM, (1, 128)),
 }
-QUICK = (("fp16", 1, 90), ("fp32", 64, 80), ("stochastic", 1, 90))
+QUICK = (("fp16", 1, 90), ("fp32", 64, 80), ("stochastic", 1, 90), ("stochastic", 128, 80))
 CASES = [(name, width, sm) for name, (_, widths) in COMPILED.items() for width in widths for sm in (80, 90)]
 
 

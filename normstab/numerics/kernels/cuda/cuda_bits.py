@@ -16,6 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from normstab.numerics.kernels.cuda.float32_bits import fields32, fields_at32
 from normstab.numerics.kernels.format_table import PLAN
 from normstab.numerics.tallies.counter_row import INF_BIN, NAN_BIN, ZERO_BIN
 from normstab.numerics.tallies.tally import COUNTERS
@@ -197,35 +198,14 @@ def rounded(x, drawn, table):
 
 @triton.jit
 def drawn_fields(word, step, block, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the random fields of BLOCK elements from the first of Philox block `block` on, aligned at 2^62.
-
-    Each Philox block serves 128 / WIDTH elements, words and fields from the least significant on (philox.py).
-    """
-    blocks = block + tl.arange(0, BLOCK * WIDTH // 128)
-    low = blocks.to(tl.uint32)
-    step_low, step_high = low * 0 + step.to(tl.uint32), low * 0 + (step >> 32).to(tl.uint32)
-    c0, c1, c2, c3 = tl.philox(word, low, (blocks >> 32).to(tl.uint32), step_low, step_high)
-    # Two interleavings put words 0, 1, 2, 3 of each block
-    # in turn; further ones split words, low fields first.
-    fields = tl.interleave(tl.interleave(c0, c2), tl.interleave(c1, c3))
-    if WIDTH <= 16:
-        fields = tl.interleave(fields << 16, fields & 0xFFFF0000)
-    if WIDTH == 8:
-        fields = tl.interleave(fields << 8, fields & 0xFF000000)
-    return fields.to(tl.int64) << 30
+    """Return what `fields32` does, aligned at 2^62."""
+    return fields32(word, step, block, WIDTH, BLOCK).to(tl.int64) << 30
 
 
 @triton.jit
 def drawn_at(word, step, index, BITS: tl.constexpr):
-    """Return the random fields of the elements at `index`, aligned at 2^62: a Philox block for each."""
-    block, place = index // (128 // BITS), index % (128 // BITS)
-    low = block.to(tl.uint32)
-    step_low, step_high = low * 0 + step.to(tl.uint32), low * 0 + (step >> 32).to(tl.uint32)
-    c0, c1, c2, c3 = tl.philox(word, low, (block >> 32).to(tl.uint32), step_low, step_high)
-    which = place // (32 // BITS)
-    chosen = tl.where(which < 2, tl.where(which == 0, c0, c1), tl.where(which == 2, c2, c3)).to(tl.int64)
-    above = 32 - BITS - (place % (32 // BITS)) * BITS  # places between the field and the word's top
-    return ((chosen << above) & 0xFFFFFFFF) >> (32 - BITS) << (62 - BITS)
+    """Return what `fields_at32` does, aligned at 2^62."""
+    return fields_at32(word, step, index, BITS).to(tl.int64) << 30
 
 
 @triton.jit

@@ -26,6 +26,7 @@ __all__ = [
     "as_float32",
     "as_int32",
     "fields32",
+    "fields_at32",
     "finished32",
     "narrowed32",
     "rule32",
@@ -144,6 +145,19 @@ def fields32(word, step, block, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     if WIDTH == 8:
         fields = tl.interleave(fields << 8, fields & 0xFF000000)
     return fields.to(tl.uint32)
+
+
+@triton.jit
+def fields_at32(word, step, index, BITS: tl.constexpr):
+    """Return the random fields of the elements at `index`, aligned at 2^32: a Philox block for each."""
+    block, place = index // (128 // BITS), index % (128 // BITS)
+    low = block.to(tl.uint32)
+    step_low, step_high = low * 0 + step.to(tl.uint32), low * 0 + (step >> 32).to(tl.uint32)
+    c0, c1, c2, c3 = tl.philox(word, low, (block >> 32).to(tl.uint32), step_low, step_high)
+    which = place // (32 // BITS)
+    chosen = tl.where(which < 2, tl.where(which == 0, c0, c1), tl.where(which == 2, c2, c3)).to(tl.uint32)
+    above = 32 - BITS - (place % (32 // BITS)) * BITS  # places between the field and the word's top
+    return (chosen << above.to(tl.uint32)) >> (32 - BITS) << (32 - BITS)
 
 
 @triton.jit

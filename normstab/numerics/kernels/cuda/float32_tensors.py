@@ -33,6 +33,7 @@ __all__ = [
     "rounds32",
     "serves32",
     "table32",
+    "table_of_results32",
     "tile_of",
 ]
 
@@ -67,7 +68,7 @@ def serves32(operation: str, call: Call) -> bool:
     format = call.format
     if operation == "cast" or not _is_simple(call):
         return _is_simple(call)
-    if call.rounding.is_stochastic and format.precision + call.rounding.bits > WIDEST_DRAWN[operation]:
+    if _asks_more(WIDEST_DRAWN[operation], format, call.rounding):
         return False
     least = -format.fraction_bits if isinstance(format, FixedFormat) else format.emin - format.precision + 1
     return format.precision <= WIDEST_TARGET and least >= LEAST_QUANTUM
@@ -76,7 +77,7 @@ def serves32(operation: str, call: Call) -> bool:
 def computes_sums32(dtype: torch.dtype, call: Call) -> bool:
     """Whether the additions of sums of a dtype are served: as `computes32`, and float32's own to nearest."""
     format = call.format
-    if dtype not in DTYPES32 or call.rounding.is_stochastic or not _is_simple(call):
+    if dtype not in DTYPES32 or not _is_simple(call) or _asks_more(WIDEST_DRAWN["add"], format, call.rounding):
         return False
     if isinstance(format, FixedFormat):
         return format.precision <= WIDEST_TARGET and -format.fraction_bits >= LEAST_QUANTUM
@@ -85,6 +86,11 @@ def computes_sums32(dtype: torch.dtype, call: Call) -> bool:
         # on: the processor's sum is the rounding, to nearest.
         return call.rounding.mode == "nearest"
     return format.precision <= WIDEST_TARGET and format.emin - format.precision + 1 >= LEAST_QUANTUM
+
+
+def _asks_more(bits: int, format: AnyFormat, rounding: Rounding) -> bool:
+    """Whether stochastic rounding looks at more than the first `bits` of a result: the format's and the random ones."""
+    return rounding.is_stochastic and format.precision + rounding.bits > bits
 
 
 def _is_simple(call: Call) -> bool:
@@ -119,7 +125,7 @@ def launch_pointwise32(
 ) -> None:
     """Compute an operation into `target`, which is dense; `axes` are those of the operands."""
     tile = tile_of(operation)
-    table, style = table_of_results32(call, target.device)
+    table, style = table_of_results32(call.format, call.rounding, target.device)
     n, begin, *drawn = launch.place
     pointwise32_kernel[programs32(n - begin, target.device, tile=tile)](
         target.view(torch.int32),
@@ -152,11 +158,10 @@ def programs32(n: int, device: torch.device, *, tile: int) -> tuple[int]:
     return (max(min(tiles, RESIDENT * multiprocessors(device)), (tiles + MOST_TILES - 1) // MOST_TILES),)
 
 
-def table_of_results32(call: Call, device: torch.device) -> tuple[Tensor, int]:
+def table_of_results32(format: AnyFormat, rounding: Rounding, device: torch.device) -> tuple[Tensor, int]:
     """Return what `table32` does for results of an operation, which have more bits than a shortcut may look at."""
-    table, style = table32(call.format, call.rounding, False, device)
-    looks_behind = call.rounding.is_stochastic and call.format.precision + call.rounding.bits > WHOLE_DIGITS
-    return table, GENERIC if looks_behind else style
+    table, style = table32(format, rounding, False, device)
+    return table, GENERIC if _asks_more(WHOLE_DIGITS, format, rounding) else style
 
 
 @lru_cache(maxsize=1024)

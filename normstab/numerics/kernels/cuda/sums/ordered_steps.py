@@ -1,6 +1,6 @@
 """One step of many sums at once: an addend cast or a product, an addition rounded once, and what they did counted.
 
-    NARROW      open sums are int32 bits of float32, added exactly as 24 bits and "is there more", rounded by integers
+    NARROW      open sums are int32 bits of float32, added exactly (float32_exact), rounded by integers
     otherwise   open sums are int64 bits of float64, added with round-to-odd, rounded by integers; every format and mode
 
 Which of the two serves a sum says sum_launches; both have the bits and the counters of the reference. `told` is what
@@ -30,12 +30,13 @@ from normstab.numerics.kernels.cuda.float32_bits import (
     MAGNITUDE32,
     as_float32,
     as_int32,
+    fields_at32,
     finished32,
     rule32,
     unbounded32,
 )
 from normstab.numerics.kernels.cuda.float32_events import events32
-from normstab.numerics.kernels.cuda.float32_exact import product_and_rest32, sum32
+from normstab.numerics.kernels.cuda.float32_exact import product_and_rest32, rounded32, sum32
 from normstab.numerics.kernels.cuda.losses.losses_bits import lost32, lost64
 from normstab.numerics.kernels.cuda.sums.ordered_cells import grown, with_losses
 
@@ -84,15 +85,15 @@ def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
     """Return a + b rounded once, and the cells with it counted where `inside`; `index` is that of its random bits."""
     rule = told[0]
     if (HOW & NARROW) > 0:
-        x, seen, _, is_forced = sum32(a, b, (HOW & DOWN) > 0)
+        found = sum32(a, b, (HOW & DOWN) > 0)
+        x, seen, _, _ = found
         # The format has float32's own 24 bits: an odd result
         # cannot be rounded on, but float32's sum is the rounding.
         if (HOW & WHOLE) > 0:
             x, r = whole32(a, b, x, seen)
             y, is_beyond = finished32(x, r, x != x, rule)
         else:
-            r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)
-            y, is_beyond = finished32(x, r, is_forced, rule)
+            y, is_beyond = rounded_step32(found, index, told, HOW)
         if (HOW & COUNTS) > 0:
             cells = counted32(cells, a, b, x, seen, y, is_beyond, inside, rule)
         if (HOW & LOSES) > 0:
@@ -100,6 +101,14 @@ def add_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
     else:
         y, cells = computed_step(a, b, b, index, inside, cells, told, bins, ADD, (HOW & FOLDS) > 0, HOW)
     return y, cells
+
+
+@triton.jit
+def rounded_step32(found, index, told, HOW: tl.constexpr):
+    """Return a sum or a product, as exact32 gives it, rounded once; and whether it is finite and overflows."""
+    rule, word, step, _ = told
+    drawn = drawn32(found[0], index, word, step, HOW)
+    return rounded32(found, drawn, rule, HOW >> STYLE_AT, (HOW & WIDTH) > 0)
 
 
 @triton.jit
@@ -130,14 +139,13 @@ def product_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
     rule = told[0]
     if (HOW & NARROW) > 0:
         found, is_off = product_and_rest32(a, b)
-        x, seen, _, is_forced = found
+        x, seen, _, _ = found
         if (HOW & WHOLE) > 0:
             r = as_int32(as_float32(a) * as_float32(b)) & MAGNITUDE32
             x = unlike(x, r, is_off)
             y, is_beyond = finished32(x, r, x != x, rule)
         else:
-            r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)
-            y, is_beyond = finished32(x, r, is_forced, rule)
+            y, is_beyond = rounded_step32(found, index, told, HOW)
         if (HOW & COUNTS) > 0:
             cells = counted32(cells, a, b, x, seen, y, is_beyond, inside, rule)
     else:
@@ -184,7 +192,7 @@ def load_step(x, index, inside, cells, told, bins, HOW: tl.constexpr):
     rule, word, step, _ = told
     if (HOW & NARROW) > 0:
         a = x & MAGNITUDE32
-        r = unbounded32(x, (x * 0).to(tl.uint32), rule, HOW >> STYLE_AT)
+        r = unbounded32(x, drawn32(x, index, word, step, HOW), rule, HOW >> STYLE_AT)
         y, is_beyond = finished32(x, r, x != x, rule)
         if (HOW & COUNTS) > 0:
             # Another number, not a zero of another sign, and no NaN: only these are events.
@@ -199,6 +207,15 @@ def load_step(x, index, inside, cells, told, bins, HOW: tl.constexpr):
         if (HOW & HISTOGRAM) > 0:
             count_histogram(bins, x, changes)
     return y, cells
+
+
+@triton.jit
+def drawn32(x, index, word, step, HOW: tl.constexpr):
+    """Return the random bits of the results at `index`, aligned at 2^32; zeros where nothing is drawn."""
+    drawn = (x * 0).to(tl.uint32)
+    if (HOW & WIDTH) > 0:
+        drawn = fields_at32(word, step, index, HOW & WIDTH)
+    return drawn
 
 
 @triton.jit

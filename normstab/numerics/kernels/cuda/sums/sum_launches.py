@@ -23,7 +23,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.kernels.cuda.cuda_tensors import NAMES, table64
 from normstab.numerics.kernels.cuda.device_log import Cells, log_of, multiprocessors
 from normstab.numerics.kernels.cuda.float32_exact import WIDEST_TARGET
-from normstab.numerics.kernels.cuda.float32_tensors import computes_sums32, table32
+from normstab.numerics.kernels.cuda.float32_tensors import computes_sums32, table_of_results32
 from normstab.numerics.kernels.cuda.launches import add_found, signed
 from normstab.numerics.kernels.cuda.sums.ordered_kernel import SITES, ordered_kernel
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How
@@ -86,7 +86,7 @@ def job_of(x: Tensor, at: SumCalls, *, more: int = 0) -> Job:
     has_histogram = any(row.has_histogram for row in rows)
     is_narrow = dtype == torch.float32 and not (has_histogram or more & How.FUSED) and computes_sums32(x.dtype, call)
     table, style = (
-        table32(call.format, call.rounding, False, x.device)
+        table_of_results32(call.format, call.rounding, x.device)
         if is_narrow
         else (table64(call.format, call.rounding, False, x.device), 0)
     )
