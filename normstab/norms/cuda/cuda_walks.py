@@ -4,7 +4,7 @@
              sums of groups         [ . . . ] -> .      one family of kernels for every order
              walk over the groups   [ div, add, sqrt ]  one launch
 
-Steps that float32 does not carry, as those of stochastic rounding, run one by one, each by the kernel of its operation.
+Steps that float32 does not carry run one by one, each by the kernel of its operation.
 Nothing here waits for the device, or knows a norm by name. Importing this needs Triton; under its interpreter it serves
 CPU tensors too.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,15 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.cuda.device_log import log_of
-from normstab.numerics.kernels.cuda.float32_tensors import DTYPES32, MOST_ELEMENTS, programs32, serves32, table32
-from normstab.numerics.kernels.cuda.launches import add_found
+from normstab.numerics.kernels.cuda.float32_tensors import (
+    DTYPES32,
+    MOST_ELEMENTS,
+    programs32,
+    serves32,
+    table_of_results32,
+)
+from normstab.numerics.kernels.cuda.launches import add_found, signed
+from normstab.numerics.philox import field_width
 from normstab.numerics.precision import Rounding
 
 __all__ = ["run_segment"]
@@ -40,19 +48,21 @@ __all__ = ["run_segment"]
 # Elements of a program's tile, and the warps that share it: two elements for each thread, for in its registers are the
 # counters of every step too.
 BLOCK, WARPS = 512, 8
+REGISTERS = 128  # of a thread, so that two programs fit a multiprocessor: no walk spills any
 
 
 class WalkPlan(NamedTuple):
     """What a walk does: see `walk_kernel`. Values are known by their numbers, and on the way by their places.
 
     `reads` are (number, extent); `constants` the bits of float32, of which -0 has its own; `steps` are given with the
-    places of three operands; `writes` are (place, number).
+    places of three operands; `writes` are (place, number). `rest` is what comes after, and no walk does.
     """
 
     reads: tuple[tuple[int, int], ...]
     constants: tuple[int, ...]
     steps: tuple[tuple[Step, tuple[int, ...]], ...]
     writes: tuple[tuple[int, int], ...]
+    rest: tuple[Step, ...]
 
 
 def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmetic) -> None:
@@ -67,18 +77,22 @@ def run_segment(plan: Plan, index: int, values: Values, made: Made, ar: Arithmet
 
 
 def walk(plan: Plan, place: tuple[int, int, bool], values: Values, made: Made, ar: Arithmetic) -> None:
-    """Do the steps of one pass for every element, or every group: in one launch where float32 carries them."""
+    """Do the steps of one pass for every element, or every group."""
     told = walk_plan(plan, *place)
-    if not told.steps:
-        return
+    if told.steps:
+        walk_steps(plan, told, place[2], values, made, ar)
+    run_steps(told.rest, values, made, ar, plan.views)
+
+
+def walk_steps(plan: Plan, told: WalkPlan, is_between: bool, values: Values, made: Made, ar: Arithmetic) -> None:
+    """Do the steps of a walk: in one launch where float32 carries them."""
     calls = [made[id(step)][0] if step.calls else None for step, _ in told.steps]
-    n = math.prod(plan.reduction.view) if not place[2] else groups_of(plan.reduction)
+    n = math.prod(plan.reduction.view) if not is_between else groups_of(plan.reduction)
     kinds = [step.kind for step, _ in told.steps]
-    is_served = all(
-        kind in STEP_CODES and (call is None or (serves32(kind, call) and not call.rounding.is_stochastic))
-        for kind, call in zip(kinds, calls, strict=True)
-    )
-    if not is_served or n > MOST_ELEMENTS:
+    is_served = all(call is None or serves32(kind, call) for kind, call in zip(kinds, calls, strict=True))
+    steps = {call.draw.step for call in calls if call is not None and call.draw is not None}
+    # Forward passes of one step of training whose backward passes run in another draw what they drew then.
+    if not is_served or n > MOST_ELEMENTS or len(steps) > 1:
         run_steps([step for step, _ in told.steps], values, made, ar, plan.views)
         return
     sources = [memory_of(values[number]) for number, _ in told.reads]
@@ -101,11 +115,13 @@ def launch(
             tuple(y.view(torch.int32) for y in targets),
             numbers_of(told.constants, device),
             tables,
+            *drawn_from(calls, device),
             None if cells is None else cells.counts,
             n,
             periods(reduction),
             **options,
             num_warps=WARPS,
+            maxnreg=REGISTERS,
             enable_fp_fusion=False,  # a fused multiply-add would merge two roundings into one
         )
 
@@ -135,14 +151,33 @@ def compiled_in(
     reads += [(-1, i) for i in range(len(told.constants))]
     found: dict[str, Any] = {"READS": tuple(reads), "STEPS": tuple(steps)}
     found |= {"WRITES": tuple(place for place, _ in told.writes), "TABLES": len(formats), "SITES": sites}
-    return found | {"ROUNDS_DOWN": rounding.mode == "down", "BLOCK": BLOCK}, tables
+    found |= {"ROUNDS_DOWN": rounding.mode == "down", "BLOCK": BLOCK}
+    return found | {"WIDTH": field_width(rounding.bits) if rounding.is_stochastic else 0}, tables
+
+
+def drawn_from(calls: list[Call | None], device: torch.device) -> tuple[Tensor | None, int]:
+    """Return the keys of Philox of every step, on the device, and the training's step; None where nothing is drawn."""
+    draws = [None if call is None else call.draw for call in calls]
+    step = next((draw.step for draw in draws if draw is not None), None)
+    if step is None:
+        return None, 0
+    # Every result is drawn for from element 0 on.
+    assert not any(draw.first_index for draw in draws if draw is not None), "a value is a whole tensor"
+    return keys_on(tuple(0 if draw is None else signed(draw.word) for draw in draws), device), signed(step)
+
+
+@lru_cache(maxsize=1024)
+def keys_on(words: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return keys of Philox on a device, copied there once: they are the same in every step."""
+    return torch.tensor(words, dtype=torch.int64, device=device)
 
 
 @lru_cache(maxsize=1024)
 def walk_plan(plan: Plan, index: int, number: int, is_between: bool) -> WalkPlan:
     """Return what a walk over values, or over groups, reads, does and writes."""
     part = plan.segments[index].passes[number]
-    steps = list(part.between) if is_between else [step for step in part.elements if step.kind != "accumulate"]
+    every = list(part.between) if is_between else [step for step in part.elements if step.kind != "accumulate"]
+    steps = list(takewhile(lambda step: step.kind in STEP_CODES, every))
     own = {id(step) for step in steps}
     made = [step.results[0].number for step in steps]
     read: dict[int, int] = {}
@@ -166,7 +201,13 @@ def walk_plan(plan: Plan, index: int, number: int, is_between: bool) -> WalkPlan
         filled.append((*found, found[0], found[0])[:3])
     wanted = read_elsewhere(plan, own)
     writes = tuple((places[x], x) for x in made if x in wanted)
-    return WalkPlan(tuple(read.items()), tuple(constants), tuple(zip(steps, filled, strict=True)), writes)
+    return WalkPlan(
+        tuple(read.items()),
+        tuple(constants),
+        tuple(zip(steps, filled, strict=True)),
+        writes,
+        tuple(every[len(steps) :]),
+    )
 
 
 def operands_of(step: Step) -> list[Value | float]:
@@ -219,7 +260,7 @@ def tables32(
     formats: tuple[AnyFormat, ...], rounding: Rounding, device: torch.device
 ) -> tuple[Tensor | None, tuple[int, ...]]:
     """Return the plans of lane 32 of formats, one behind another, and their shortcuts."""
-    found = [table32(format, rounding, False, device) for format in formats]
+    found = [table_of_results32(format, rounding, device) for format in formats]
     return (torch.cat([table for table, _ in found]), tuple(style for _, style in found)) if found else (None, (0,))
 
 

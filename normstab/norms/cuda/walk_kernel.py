@@ -24,13 +24,14 @@ from normstab.numerics.kernels.cuda.float32_bits import (
     MAGNITUDE32,
     SIGN32,
     as_float32,
+    fields32,
     finished32,
     rule32,
     unbounded32,
     widened32,
 )
 from normstab.numerics.kernels.cuda.float32_events import TOGETHER, added, settled_cells
-from normstab.numerics.kernels.cuda.float32_exact import classes32, exact32
+from normstab.numerics.kernels.cuda.float32_exact import classes32, exact32, rounded32
 from normstab.numerics.kernels.format_table import PLAN
 
 __all__ = ["EXTENTS", "STEP_CODES", "walk_kernel"]
@@ -63,19 +64,30 @@ def read_one(source, index, inside, period, EXTENT: tl.constexpr, DIGITS: tl.con
 
 
 @triton.jit
+def drawn_by_step(keys, now, tile, STEP: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the random fields of the results of step number STEP; zeros where nothing is drawn."""
+    drawn = tl.zeros([BLOCK], tl.uint32)
+    if WIDTH > 0:
+        drawn = fields32(tl.load(keys + STEP), now.to(tl.int64), tile * (BLOCK * WIDTH // 128), WIDTH, BLOCK)
+    return drawn
+
+
+@triton.jit
 def rounded_step(
-    a, b, rule, cells, inside,
-    CODE: tl.constexpr, STYLE: tl.constexpr, ROUNDS_DOWN: tl.constexpr, COUNTS: tl.constexpr, BLOCK: tl.constexpr,
+    a, b, rule, cells, inside, drawn,
+    CODE: tl.constexpr, STYLE: tl.constexpr, ROUNDS_DOWN: tl.constexpr, DRAWS: tl.constexpr, COUNTS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Return a step's results, rounded, and its cells with what was counted."""
-    drawn = tl.zeros([BLOCK], tl.uint32)
     if CODE == CAST:
-        x, seen, is_forced = a, a & MAGNITUDE32, a != a
+        x, seen = a, a & MAGNITUDE32
         has_nan, has_inf, by_zero = seen > INF32, seen == INF32, seen < 0
+        y, is_beyond = finished32(x, unbounded32(x, drawn, rule, STYLE), a != a, rule)
     else:
-        x, seen, _, is_forced = exact32(a, b, CODE, ROUNDS_DOWN)
+        found = exact32(a, b, CODE, ROUNDS_DOWN)
+        x, seen, _, _ = found
         has_nan, has_inf, by_zero = classes32(a & MAGNITUDE32, b & MAGNITUDE32, CODE)
-    y, is_beyond = finished32(x, unbounded32(x, drawn, rule, STYLE), is_forced, rule)
+        y, is_beyond = rounded32(found, drawn, rule, STYLE, DRAWS)
     if COUNTS:
         cells = added(cells, x, seen, y, is_beyond, has_nan, has_inf, by_zero, inside, rule, BLOCK)
     return y, cells
@@ -104,7 +116,8 @@ def exact_step(a, b, c, CODE: tl.constexpr):
 
 @triton.jit
 def step_done(
-    values, rules, cells, inside, STEP: tl.constexpr, ROUNDS_DOWN: tl.constexpr, BLOCK: tl.constexpr
+    values, rules, cells, inside, drawn,
+    STEP: tl.constexpr, ROUNDS_DOWN: tl.constexpr, DRAWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Return the results of one of STEPS, and the cells that it counts in."""
     a, b, c = values[STEP[1]], values[STEP[2]], values[STEP[3]]
@@ -112,22 +125,23 @@ def step_done(
         y = exact_step(a, b, c, STEP[0])
     else:
         y, cells = rounded_step(
-            a, b, rules[STEP[4]], cells, inside, STEP[0], STEP[5], ROUNDS_DOWN, STEP[6] >= 0, BLOCK
+            a, b, rules[STEP[4]], cells, inside, drawn, STEP[0], STEP[5], ROUNDS_DOWN, DRAWS, STEP[6] >= 0, BLOCK
         )  # fmt: skip
     return y, cells
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["now"])
 def walk_kernel(
-    sources, targets, numbers, tables, counts, n, period,
+    sources, targets, numbers, tables, keys, now: tl.int64, counts, n, period,
     READS: tl.constexpr, STEPS: tl.constexpr, WRITES: tl.constexpr, TABLES: tl.constexpr, SITES: tl.constexpr,
-    ROUNDS_DOWN: tl.constexpr, BLOCK: tl.constexpr,
+    ROUNDS_DOWN: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Do STEPS for each of `n` elements: read from `sources` as READS says, write WRITES of the values to `targets`.
 
     A value is known by its place: what is read, then the results of the steps. READS are (extent, fraction bits of
     the dtype), or (-1, i) for number i. STEPS are (code, a, b, c, table, shortcut, site), with site -1 where nobody
     counts; cells of site i are at `counts` + i COUNTED. `period` is (step, count) of the groups, and of the parameters.
+    WIDTH is that of random fields, or 0; step i draws by the key of Philox at `keys` + i and the training's step `now`.
     """
     rules = ()
     for i in tl.static_range(TABLES):
@@ -147,12 +161,15 @@ def walk_kernel(
             else:
                 values = values + (read_one(sources[i], index, inside, period, READS[i][0], READS[i][1]),)
         for i in tl.static_range(len(STEPS)):
+            drawn = drawn_by_step(keys, now, tile, i, WIDTH if STEPS[i][0] <= CAST else 0, BLOCK)
             # Steps that count do so in the order of their sites.
             if STEPS[i][6] >= 0:
-                y, own = step_done(values, rules, cells[STEPS[i][6]], inside, STEPS[i], ROUNDS_DOWN, BLOCK)
+                y, own = step_done(
+                    values, rules, cells[STEPS[i][6]], inside, drawn, STEPS[i], ROUNDS_DOWN, WIDTH > 0, BLOCK
+                )  # fmt: skip
                 counted = counted + (own,)
             else:
-                y, own = step_done(values, rules, empty, inside, STEPS[i], ROUNDS_DOWN, BLOCK)
+                y, own = step_done(values, rules, empty, inside, drawn, STEPS[i], ROUNDS_DOWN, WIDTH > 0, BLOCK)
             values = values + (y,)
         for i in tl.static_range(len(WRITES)):
             tl.store(targets[i] + index, values[WRITES[i]], mask=inside)
