@@ -73,6 +73,8 @@ def test_a_product_at_the_edges_of_float32_equals_the_reference(format):
     mode, _, accumulator = format.partition("/")
     check_product(a, b, mode, f"{accumulator}:sequential")
     check_product(a.abs() ** 0.5, a.abs() ** 0.5, mode, f"{accumulator}:sequential")
+    both = torch.cat([a, a.roll(7)], dim=2), torch.cat([b, -b.roll(3)], dim=1)
+    check_product(*both, mode, f"{accumulator}:sequential+fused")
 
 
 @needs_device
@@ -90,11 +92,13 @@ COMPILED = {
     "kahan": IN_32 | How.LOADS | How.KAHAN | MAGIC,
     "stochastic": IN_32 | How.LOADS | 16,
     "stochastic, wide": How.FOLDS | How.COUNTS | How.LOADS | 16,
-    "fused": How.FOLDS | How.COUNTS | How.LOADS | How.FUSED | 16,
+    "fused": IN_32 | How.LOADS | How.FUSED,
+    "fused, stochastic": IN_32 | How.LOADS | How.FUSED | 16,
+    "fused, wide": How.FOLDS | How.COUNTS | How.LOADS | How.FUSED | 16,
 }
 CASES = [(name, width, sm) for name in COMPILED for width in (1, 64, 128) for sm in (80, 90)]
-CASES = [case for case in CASES if case[1] == 1 or case[0] not in ("kahan", "fused")]
-QUICK = (("fp16", 1, 90), ("fp32", 1, 80), ("stochastic", 1, 90))
+CASES = [case for case in CASES if case[1] == 1 or not case[0].startswith(("kahan", "fused"))]
+QUICK = (("fp16", 1, 90), ("fp32", 1, 80), ("stochastic", 1, 90), ("fused", 1, 90))
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="interpreted, so not compiled")

@@ -24,13 +24,21 @@ import triton.language as tl
 
 from normstab import FORMATS, parse_format
 from normstab.numerics.kernels import shortcut_table
-from normstab.numerics.kernels.cuda import cuda_kernels, cuda_tensors, float32_exact, float32_kernels, float32_tensors
+from normstab.numerics.kernels.cuda import (
+    cuda_kernels,
+    cuda_tensors,
+    float32_exact,
+    float32_fused,
+    float32_kernels,
+    float32_tensors,
+)
 from normstab.numerics.ledger import Row
 from normstab.numerics.philox import Draw
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.reference import contains, holds
 from tests.numerics.kernel_oracle import ALL_FORMATS, call_of, contents, patterns
 from tests.numerics.test_cuda_kernels import (
+    ARITY,
     DEVICE,
     IS_INTERPRETED,
     all_kinds,
@@ -41,7 +49,7 @@ from tests.numerics.test_cuda_kernels import (
 
 N = 2**16
 ROUNDED = [Rounding(), Rounding("to-odd"), Rounding("stochastic", 16)]
-OPERATIONS = ("add", "sub", "mul", "div", "sqrt")
+OPERATIONS = ("add", "sub", "mul", "div", "sqrt", "fma")
 STOCHASTIC = (Rounding("stochastic", 3), Rounding("stochastic", 16), Rounding("stochastic", 29))
 # Of each kind: plain, narrow, float32's own range, the widest that is served, no -0, no subnormals, fixed point.
 OPERATED = ["fp16", "e2m1", "bf16", "e8m21", "e4m3fnuz", "flushed", "q7.8"]
@@ -114,12 +122,18 @@ def at_the_edges(n):
     return torch.where(deep, torch.randn(n) * scale, a), torch.where(deep, torch.randn(n) * scale / 2**10, b)
 
 
+def three_of_every_kind():
+    """Three operands: as of `all_kinds`, then at the edges, the last about the product of both or as the first."""
+    a, b = at_the_edges(N // 16)
+    near = torch.where(torch.rand(a.numel()) < 0.5, -(a * b), a.roll(1))
+    return tuple(torch.cat(kind) for kind in zip(all_kinds(N // 32), (a, b, near), strict=True))
+
+
 @needs_device
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", OPERATED)
 def test_operations_equal_the_reference_on_operands_of_every_kind(name, operation):
-    kinds = zip(all_kinds(N // 32)[:2], at_the_edges(N // 16), strict=True)
-    operands = tuple(torch.cat(kind) for kind in kinds)[: 1 if operation == "sqrt" else 2]
+    operands = three_of_every_kind()[: ARITY[operation]]
     # Seven random bits: with the widest format the most that divisions and roots take.
     modes = (Rounding(), Rounding("down"), Rounding("toward-zero"), Rounding("stochastic", 7))
     for rounding in (*modes, *(() if operation in ("div", "sqrt") else STOCHASTIC)):
@@ -138,7 +152,7 @@ def is_served(operation, operands, format, rounding):
 @pytest.mark.parametrize("operation", ["div", "sqrt"])
 @pytest.mark.parametrize(("name", "bits"), [("fp16", 16), ("bf16", 16), ("bf16", 21), ("e2m1", 26), ("e4m3fn", 8)])
 def test_quotients_and_roots_take_random_bits_up_to_29_with_the_formats_own(name, bits, operation):
-    operands = all_kinds(N // 16)[: 1 if operation == "sqrt" else 2]
+    operands = all_kinds(N // 16)[: ARITY[operation]]
     format = FORMATS[name]
     assert is_served(operation, operands, format, Rounding("stochastic", bits))
     assert not is_served(operation, operands, format, Rounding("stochastic", 30 - format.precision))
@@ -162,12 +176,16 @@ def test_no_root_in_float64_carries_into_thirty_bits():
 
 
 @triton.jit
-def parts_kernel(found, a, b, n, OPERATION: tl.constexpr, BLOCK: tl.constexpr):
+def parts_kernel(found, a, b, c, n, OPERATION: tl.constexpr, BLOCK: tl.constexpr):
     """Write x, seen, tail and is_forced of n results, one after another."""
     index = tl.arange(0, BLOCK)
     inside = index < n
     first, second = tl.load(a + index, inside, other=0), tl.load(b + index, inside, other=0)
-    x, seen, tail, is_forced = float32_exact.exact32(first, second, OPERATION, False)
+    if OPERATION == FMA:
+        parts = float32_fused.fused32(first, second, tl.load(c + index, inside, other=0), False)
+    else:
+        parts = float32_exact.exact32(first, second, OPERATION, False)
+    x, seen, tail, is_forced = parts
     tl.store(found + index, x.to(tl.int64), inside)
     tl.store(found + n + index, seen.to(tl.int64), inside)
     tl.store(found + 2 * n + index, tail.to(tl.int64), inside)
@@ -175,45 +193,48 @@ def parts_kernel(found, a, b, n, OPERATION: tl.constexpr, BLOCK: tl.constexpr):
 
 
 EXACT = {
-    "add": lambda a, b: abs(a + b),
-    "sub": lambda a, b: abs(a - b),
-    "mul": lambda a, b: abs(a * b),
-    "div": lambda a, b: abs(a / b),
+    "add": lambda a, b, c: abs(a + b),
+    "sub": lambda a, b, c: abs(a - b),
+    "mul": lambda a, b, c: abs(a * b),
+    "div": lambda a, b, c: abs(a / b),
+    "fma": lambda a, b, c: abs(a * b + c),
 }
+FMA = tl.constexpr(cuda_kernels.CODES["fma"])
 
 
-def exact_units(operation, a, b, unit):
+def exact_units(operation, operands, unit):
     """How many `unit`s the exact magnitude has, its fraction cut off."""
     if operation == "sqrt":
-        return math.isqrt(math.floor(Fraction(a) / unit**2))
-    return math.floor(EXACT[operation](Fraction(a), Fraction(b)) / unit)
+        return math.isqrt(math.floor(operands[0] / unit**2))
+    return math.floor(EXACT[operation](*operands) / unit)
 
 
 @needs_device
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_bits_of_a_result_and_those_cut_off_are_the_exact_ones(operation):
-    a, b = (torch.cat(kind)[: N // 16] for kind in zip(all_kinds(N // 64)[:2], at_the_edges(N // 32), strict=True))
+    a, b, c = (x[:: 1 + x.numel() // 4096] for x in three_of_every_kind())
     a = a.abs() if operation == "sqrt" else a
-    is_plain = a.isfinite() & b.isfinite() & (a != 0) & (b != 0)
-    a, b = a[is_plain], b[is_plain]
+    is_plain = a.isfinite() & b.isfinite() & c.isfinite() & (a != 0) & (b != 0)
+    a, b, c = a[is_plain], b[is_plain], c[is_plain]
     n, code = a.numel(), tl.constexpr(cuda_kernels.CODES[operation])
     found = torch.empty(4, n, dtype=torch.int64, device=DEVICE)
-    moved = [x.to(DEVICE).view(torch.int32) for x in (a, b)]
+    moved = [x.to(DEVICE).view(torch.int32) for x in (a, b, c)]
     parts_kernel[(1,)](found, *moved, n, OPERATION=code, BLOCK=triton.next_power_of_2(n), enable_fp_fusion=False)
-    for left, right, x, seen, tail, is_forced in zip(a.tolist(), b.tolist(), *found.tolist(), strict=True):
+    numbers = [[Fraction(x) for x in each.tolist()] for each in (a, b, c)]
+    for *operands, x, seen, tail, is_forced in zip(*numbers, *found.tolist(), strict=True):
         exponent = max(seen >> 23, 1)
         unit = Fraction(2) ** (exponent - 150 - 32)
-        exact = exact_units(operation, left, right, unit)
-        assert is_forced == (exact >= 2**56), (left, right)
+        exact = exact_units(operation, operands, unit)
+        assert is_forced == (exact >= 2**56), operands
         if is_forced:
             continue
         significand = seen - ((exponent - 1) << 23)
         # Of a quotient and a root 30 bits.
         unseen = max(exact.bit_length() - 30, 0) if operation in ("div", "sqrt") else 0
-        assert ((significand << 32) + tail) >> unseen == exact >> unseen, (left, right)
+        assert ((significand << 32) + tail) >> unseen == exact >> unseen, operands
         value = significand * unit * 2**32
-        is_cut = value**2 != left if operation == "sqrt" else value != EXACT[operation](Fraction(left), Fraction(right))
-        assert x & (2**31 - 1) == seen | is_cut, (left, right)
+        is_cut = value**2 != operands[0] if operation == "sqrt" else value != EXACT[operation](*operands)
+        assert x & (2**31 - 1) == seen | is_cut, operands
 
 
 @needs_device
@@ -254,7 +275,9 @@ def test_tiles_are_shared_among_programs_without_a_trace(rounding, monkeypatch):
 def compiled(kernel, constants, capability, folder, monkeypatch):
     """The PTX of a kernel in float32, its pointers and numbers of elements multiples of 16, as torch's are."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
-    pointers = {"table": "*i32", "counts": "*i64"} | dict.fromkeys(("source", "target", "left", "right"), "*i32")
+    pointers = {"table": "*i32", "counts": "*i64"} | dict.fromkeys(
+        ("source", "target", "left", "right", "last"), "*i32"
+    )
     types = pointers | dict.fromkeys(float32_kernels.VARYING32, "i64") | dict.fromkeys(constants, "constexpr")
     signature = {name: types.get(name, "i32") for name in kernel.arg_names}
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
@@ -299,7 +322,8 @@ def test_rounding_compiles_to_float32_alone_that_moves_sixteen_bytes_at_once(
 @pytest.mark.skipif(IS_INTERPRETED, reason="interpreted, so not compiled")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
-    ("operation", "instruction"), [("add", "add.f32"), ("mul", "mul"), ("div", "div.rn.f32"), ("sqrt", "sqrt.rn.f32")]
+    ("operation", "instruction"),
+    [("add", "add.f32"), ("mul", "mul"), ("div", "div.rn.f32"), ("sqrt", "sqrt.rn.f32"), ("fma", "mul")],
 )
 @pytest.mark.parametrize("width", [0, 16])
 def test_operations_compile_to_those_of_ieee_in_float32(

@@ -86,7 +86,7 @@ def rounded_step(
     else:
         found = exact32(a, b, CODE, ROUNDS_DOWN)
         x, seen, _, _ = found
-        has_nan, has_inf, by_zero = classes32(a & MAGNITUDE32, b & MAGNITUDE32, CODE)
+        has_nan, has_inf, by_zero = classes32(a & MAGNITUDE32, b & MAGNITUDE32, b & MAGNITUDE32, CODE)
         y, is_beyond = rounded32(found, drawn, rule, STYLE, DRAWS)
     if COUNTS:
         cells = added(cells, x, seen, y, is_beyond, has_nan, has_inf, by_zero, inside, rule, BLOCK)

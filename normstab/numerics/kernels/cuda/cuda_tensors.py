@@ -17,6 +17,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.cuda.cuda_kernels import BLOCK, CODES, pointwise_kernel, round_kernel
 from normstab.numerics.kernels.cuda.float32_tensors import (
+    MOST_OPERANDS,
     computes32,
     launch_pointwise32,
     launch_round32,
@@ -39,7 +40,6 @@ NAMES = {
     torch.float64: "float64",
 }
 OPERAND_DTYPES = (torch.float32, torch.float64)
-MOST_OPERANDS = 3
 WIDEST_FOLDED = 51  # beyond, the result is IEEE's own sum: there is no second rounding to prepare
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 Operand = Tensor | float

@@ -30,7 +30,18 @@ from normstab.numerics.kernels.cuda.float32_bits import (
 )
 from normstab.numerics.kernels.shortcut_table import GENERIC
 
-__all__ = ["WIDEST_DRAWN", "WIDEST_TARGET", "classes32", "exact32", "product_and_rest32", "rounded32", "sum32"]
+__all__ = [
+    "WIDEST_DRAWN",
+    "WIDEST_TARGET",
+    "assembled32",
+    "chosen32",
+    "classes32",
+    "exact32",
+    "parts32",
+    "product_and_rest32",
+    "rounded32",
+    "sum32",
+]
 
 # Significand bits of the widest format that an odd 24-bit result may be rounded to.
 WIDEST_TARGET = 22
@@ -38,7 +49,7 @@ WIDEST_TARGET = 22
 # definition: a sum rounded to odd in 53 bits; a quotient or a root rounded to nearest, which does not carry into the
 # bits asked. An inexact quotient lies more than 2^-(23 + k) below a number of k bits, and float64 within 2^-53 of it;
 # of roots, all were tried. One bit less, for the least number of a fixed point has one bit more.
-WIDEST_DRAWN = {"add": 51, "sub": 51, "mul": 54, "div": 29, "sqrt": 29}
+WIDEST_DRAWN = {"add": 51, "sub": 51, "mul": 54, "div": 29, "sqrt": 29, "fma": 51}
 ADD, SUB, MUL, DIV = (tl.constexpr(CODES[name]) for name in ("add", "sub", "mul", "div"))
 DIGITS, HIDDEN, FRACTION = tl.constexpr(23), tl.constexpr(1 << 23), tl.constexpr((1 << 23) - 1)
 GENERIC_ = tl.constexpr(GENERIC)
@@ -82,12 +93,13 @@ def rounded32(found, drawn, rule, STYLE: tl.constexpr, DRAWS: tl.constexpr):
 
 
 @triton.jit
-def classes32(a, b, OPERATION: tl.constexpr):
+def classes32(a, b, c, OPERATION: tl.constexpr):
     """Return where an operand, given by its magnitude bits, is NaN; where one is infinite; where x / 0 is."""
     by_zero = a < 0
     if OPERATION == DIV:
         by_zero = (b == 0) & (a != 0) & (a < INF32)
-    return (a > INF32) | (b > INF32), (a == INF32) | (b == INF32), by_zero
+    has_nan, has_inf = (a > INF32) | (b > INF32) | (c > INF32), (a == INF32) | (b == INF32) | (c == INF32)
+    return has_nan, has_inf, by_zero
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""The CUDA kernels in float32: round a tensor; compute add, sub, mul, div or sqrt and round it once. Both count.
+"""The CUDA kernels in float32: round a tensor; compute one of the six operations and round it once. Both count.
 
     tiles of a tensor       [0][1][2] ... [P-1][P][P+1] ...
     program 0 takes         [0]                [P]            and so on: a grid of P programs that stay
@@ -26,10 +26,11 @@ from normstab.numerics.kernels.cuda.float32_bits import (
 )
 from normstab.numerics.kernels.cuda.float32_events import TOGETHER, added, settled_cells
 from normstab.numerics.kernels.cuda.float32_exact import classes32, exact32, rounded32
+from normstab.numerics.kernels.cuda.float32_fused import fused32
 
 __all__ = ["VARYING32", "pointwise32_kernel", "round32_kernel"]
 
-DIV, SQRT, CELL = tl.constexpr(CODES["div"]), tl.constexpr(CODES["sqrt"]), tl.constexpr(TOGETHER)
+SQRT, FMA, CELL = tl.constexpr(CODES["sqrt"]), tl.constexpr(CODES["fma"]), tl.constexpr(TOGETHER)
 # These change with every call, and must not be compiled in. Of `n` and `begin` what is compiled in is whether 16
 # divides them, for then a thread moves 16 bytes at a time.
 VARYING32 = ["word", "step", "philox_block"]
@@ -93,15 +94,15 @@ def place_of(index, rows, columns, slow, middle, fast, FLAT: tl.constexpr):
 
 @triton.jit(do_not_specialize=VARYING32)
 def pointwise32_kernel(
-    target, left, right, table, counts,
+    target, left, right, last, table, counts,
     n, begin, word: tl.int64, step: tl.int64, philox_block: tl.int64, rows, columns,
-    left_slow, left_middle, left_fast, right_slow, right_middle, right_fast,
+    left_slow, left_middle, left_fast, right_slow, right_middle, right_fast, last_slow, last_middle, last_fast,
     OPERATION: tl.constexpr, ROUNDS_DOWN: tl.constexpr, STYLE: tl.constexpr, FLAT: tl.constexpr, WIDTH: tl.constexpr,
     COUNTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute `n` dense results; each operand has its strides along three axes, the last two `rows` by `columns`.
 
-    A root has its operand twice. `begin` and WIDTH are as of `round32_kernel`.
+    An operand that the operation does not have is the first one again. `begin` and WIDTH are as of `round32_kernel`.
     """
     rule = rule32(table)
     nothing = tl.zeros([BLOCK // CELL], tl.int32)
@@ -114,12 +115,18 @@ def pointwise32_kernel(
         if OPERATION != SQRT:
             place = place_of(index, rows, columns, right_slow, right_middle, right_fast, FLAT)
             b = tl.load(right + place, inside, other=0)
-        found = exact32(a, b, OPERATION, ROUNDS_DOWN)
+        if OPERATION == FMA:
+            place = place_of(index, rows, columns, last_slow, last_middle, last_fast, FLAT)
+            c = tl.load(last + place, inside, other=0)
+            found = fused32(a, b, c, ROUNDS_DOWN)
+        else:
+            c = a
+            found = exact32(a, b, OPERATION, ROUNDS_DOWN)
         drawn = drawn32(word, step, philox_block, tile, WIDTH, BLOCK)
         y, is_beyond = rounded32(found, drawn, rule, STYLE, WIDTH > 0)
         tl.store(target + index, y, mask=inside)
         if COUNTS:
-            has_nan, has_inf, by_zero = classes32(a & MAGNITUDE32, b & MAGNITUDE32, OPERATION)
+            has_nan, has_inf, by_zero = classes32(a & MAGNITUDE32, b & MAGNITUDE32, c & MAGNITUDE32, OPERATION)
             x, seen, _, _ = found
             first, second, third, largest, below_inf = added(
                 (first, second, third, largest, below_inf), x, seen, y, is_beyond, has_nan, has_inf, by_zero, inside,

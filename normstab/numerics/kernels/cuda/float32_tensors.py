@@ -1,7 +1,7 @@
 """Which calls the CUDA kernels in float32 serve, and their launch. Importing this needs Triton.
 
 What is not served here cuda_tensors computes in float64: float64 tensors, histograms, `wrap`, and of the operations
-fma, targets wider than 22 bits and more random bits than WIDEST_DRAWN has. Nothing here looks at what a tensor holds.
+targets wider than 22 bits and more random bits than WIDEST_DRAWN has. Nothing here looks at what a tensor holds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from normstab.numerics.kernels.strides import Axes
 from normstab.numerics.precision import Rounding
 
 __all__ = [
+    "MOST_OPERANDS",
     "computes32",
     "computes_sums32",
     "launch_pointwise32",
@@ -49,6 +50,7 @@ STYLE = PLAN.index("style")
 # The least quantum of a target: two bits above float32's least subnormal, so that an odd result rounds on.
 LEAST_QUANTUM = -147
 WHOLE_DIGITS, WHOLE_EMIN = 24, -126  # of float32 itself
+MOST_OPERANDS = 3
 MOST_ELEMENTS = 2**31 - 1  # strides and sizes of axes are 32 bits wide
 
 
@@ -60,11 +62,11 @@ def rounds32(x: Tensor, call: Call) -> bool:
 def computes32(operation: str, tensors: list[Tensor], call: Call, target: Tensor) -> bool:
     """Whether an operation is served: on float32 alone, whatever the operands hold."""
     is_float32 = all(x.dtype == torch.float32 for x in (*tensors, target)) and target.numel() <= MOST_ELEMENTS
-    return is_float32 and operation != "fma" and serves32(operation, call)
+    return is_float32 and serves32(operation, call)
 
 
 def serves32(operation: str, call: Call) -> bool:
-    """Whether results of float32 numbers can be rounded in float32: those of a cast, add, sub, mul, div or sqrt."""
+    """Whether results of float32 numbers can be rounded in float32: those of a cast or an operation."""
     format = call.format
     if operation == "cast" or not _is_simple(call):
         return _is_simple(call)
@@ -124,20 +126,19 @@ def launch_pointwise32(
     operation: str, tensors: list[Tensor], axes: Axes, call: Call, launch: Launch, *, target: Tensor
 ) -> None:
     """Compute an operation into `target`, which is dense; `axes` are those of the operands."""
-    tile = tile_of(operation)
+    tile, missing = tile_of(operation), MOST_OPERANDS - len(tensors)
     table, style = table_of_results32(call.format, call.rounding, target.device)
     n, begin, *drawn = launch.place
     pointwise32_kernel[programs32(n - begin, target.device, tile=tile)](
         target.view(torch.int32),
-        *(x.view(torch.int32) for x in (tensors[0], tensors[-1])),
+        *(x.view(torch.int32) for x in (*tensors, *tensors[:1] * missing)),
         table,
         launch.counts,
         n,
         begin,
         *drawn,
         *axes.sizes[1:],
-        *axes.strides[0],
-        *axes.strides[-1],
+        *(step for steps in (*axes.strides, *axes.strides[:1] * missing) for step in steps),
         OPERATION=CODES[operation],
         ROUNDS_DOWN=call.rounding.mode == "down",
         STYLE=style,
@@ -148,8 +149,8 @@ def launch_pointwise32(
 
 
 def tile_of(operation: str) -> int:
-    """Return the elements of a tile: half as many where the steps of a division would take all registers."""
-    return BLOCK32 // 2 if operation == "div" else BLOCK32
+    """Return the elements of a tile: half as many where the steps of an operation would take all registers."""
+    return BLOCK32 // 2 if operation in ("div", "fma") else BLOCK32
 
 
 def programs32(n: int, device: torch.device, *, tile: int) -> tuple[int]:

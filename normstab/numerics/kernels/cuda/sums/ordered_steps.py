@@ -36,7 +36,8 @@ from normstab.numerics.kernels.cuda.float32_bits import (
     unbounded32,
 )
 from normstab.numerics.kernels.cuda.float32_events import events32
-from normstab.numerics.kernels.cuda.float32_exact import product_and_rest32, rounded32, sum32
+from normstab.numerics.kernels.cuda.float32_exact import classes32, product_and_rest32, rounded32, sum32
+from normstab.numerics.kernels.cuda.float32_fused import fused32
 from normstab.numerics.kernels.cuda.losses.losses_bits import lost32, lost64
 from normstab.numerics.kernels.cuda.sums.ordered_cells import grown, with_losses
 
@@ -155,8 +156,23 @@ def product_step(a, b, index, inside, cells, told, bins, HOW: tl.constexpr):
 
 @triton.jit
 def fused_step(a, b, total, index, inside, cells, told, bins, HOW: tl.constexpr):
-    """Return a b + total rounded once, and the cells with it counted where `inside`; in float64."""
-    return computed_step(a, b, total, index, inside, cells, told, bins, FMA, True, HOW)
+    """Return a b + total rounded once, and the cells with it counted where `inside`."""
+    if (HOW & NARROW) > 0:
+        found = fused32(a, b, total, (HOW & DOWN) > 0)
+        y, is_beyond = rounded_step32(found, index, told, HOW)
+        if (HOW & COUNTS) > 0:
+            x, seen, _, _ = found
+            p, q, r = a & MAGNITUDE32, b & MAGNITUDE32, total & MAGNITUDE32
+            has_nan, has_inf, by_zero = classes32(p, q, r, FMA)
+            cells = grown(cells, events32(x, seen, y, is_beyond, has_nan, has_inf, by_zero, inside, told[0]), True)
+        if (HOW & LOSES) > 0:
+            # The loss is that of the product rounded to nearest, as here all is.
+            product, _ = product_and_rest32(a, b)
+            left, _ = rounded_step32(product, index, told, HOW)
+            cells = with_losses(cells, tl.where(inside, lost32(left, total, y, told[3]), 0), True)
+    else:
+        y, cells = computed_step(a, b, total, index, inside, cells, told, bins, FMA, True, HOW)
+    return y, cells
 
 
 @triton.jit

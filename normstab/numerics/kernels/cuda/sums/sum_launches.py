@@ -84,7 +84,9 @@ def job_of(x: Tensor, at: SumCalls, *, more: int = 0) -> Job:
     calls = dict(zip(SITES, at, strict=True))
     call, rows = at.add, [call.row for call in at if call is not None and call.row is not None]
     has_histogram = any(row.has_histogram for row in rows)
-    is_narrow = dtype == torch.float32 and not (has_histogram or more & How.FUSED) and computes_sums32(x.dtype, call)
+    is_narrow = dtype == torch.float32 and not has_histogram and computes_sums32(x.dtype, call)
+    # A fused sum in float32's own 24 bits is none of float32's operations here.
+    is_narrow = is_narrow and not (more & How.FUSED and call.format.precision > WIDEST_TARGET)
     table, style = (
         table_of_results32(call.format, call.rounding, x.device)
         if is_narrow
