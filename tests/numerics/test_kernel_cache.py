@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("numba")
 
 from numba.core.caching import CacheImpl, IndexDataCacheFile
 
-from normstab import FORMATS
+from normstab import FORMATS, Arithmetic, Key, Ledger
 from normstab.numerics.kernels.cpu import compile as compiled
 from normstab.numerics.kernels.cpu.cpu_round import nearest32
 from normstab.numerics.kernels.cpu.sums.dot_tiles import dot_tiles
+from normstab.numerics.kernels.cpu.sums.sum_tiles import sum_tiles
+from normstab.numerics.kernels.cpu.vector.lane_operations import store_addresses
 from normstab.numerics.kernels.format_table import plan
 from normstab.numerics.kernels.shortcut_table import LANE32
 from normstab.numerics.precision import Rounding
@@ -44,16 +47,18 @@ def rounds_by(nearest):
     return x.tolist() == [float(np.float16(0.1))] * 3
 
 
-@pytest.mark.parametrize("kernel", [nearest32, dot_tiles], ids=["cast", "product"])
-@pytest.mark.parametrize("name", ["bits.py", "nearest.py", "rounding_code.py", "vectors.py"])
+@pytest.mark.parametrize("kernel", [nearest32, store_addresses], ids=["cast", "vectors"])
+@pytest.mark.parametrize(
+    "name", ["bits.py", "nearest.py", "rounding_code.py", "vectors.py", "lanes.py", "lane_moves.py"]
+)
 def test_a_change_in_what_a_kernel_is_made_of_outdates_it(kernel, name, monkeypatch):
     before = compiled._digest_of_sources(kernel.py_func)
     read = Path.read_bytes
     changed = lambda path: read(path) + (b"#" if path.name == name else b"")  # noqa: E731
     monkeypatch.setattr(Path, "read_bytes", changed)
     compiled.source_of.cache_clear()
-    is_of_products = name != "bits.py"
-    assert (compiled._digest_of_sources(kernel.py_func) != before) == (kernel is dot_tiles or not is_of_products)
+    is_made_of_it = (kernel is nearest32) == (name == "bits.py")
+    assert (compiled._digest_of_sources(kernel.py_func) != before) == is_made_of_it
     monkeypatch.undo()
     compiled.source_of.cache_clear()
     assert compiled._digest_of_sources(kernel.py_func) == before
@@ -111,3 +116,17 @@ def test_a_damaged_cache_file_is_compiled_again_and_replaced(how, cached, tmp_pa
     again = cached_in(tmp_path)
     assert rounds_by(again)
     assert sum(again.stats.cache_hits.values()) == 1
+
+
+def test_kernels_of_sums_and_of_products_are_compiled_once_whatever_the_way_to_round_and_count():
+    x = torch.ones(64, 64)
+    for precision in (
+        "fp16;matmul=fp16:sequential",
+        "bf16/up/bf16:lanes64;matmul=bf16",
+        "fp16/stochastic/fp16;matmul=fp16",
+    ):
+        for ledger in (None, Ledger(), Ledger(inexact=True)):
+            arithmetic = Arithmetic(precision, ledger=ledger, key=Key(0))
+            assert arithmetic.sum(x, 1).tolist() == [64.0] * 64
+            assert arithmetic.matmul(x, x).flatten().tolist() == [64.0] * 64**2
+    assert len(sum_tiles.signatures) == len(dot_tiles.signatures) == 1

@@ -5,7 +5,7 @@ None means that no kernel covers the case and the torch reference serves.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from normstab.numerics.kernels.cpu.sums.one_sum import ORDERS
 from normstab.numerics.kernels.cpu.sums.product_lines import dot_lines
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, is_drawn, way_of
+from normstab.numerics.kernels.cpu.vector.ways import Lanes
 from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.precision import Accumulation
 from normstab.numerics.sums.matmul import Shapes
@@ -128,7 +129,7 @@ def _general(
     counted(calls, run, 0, len(a.offsets), 2 * shapes.k * shapes.n)
 
 
-def _fast_way(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, calls: Calls) -> Any | None:
+def _fast_way(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, calls: Calls) -> Lanes | None:
     """Return the way in which the fast kernel does such products, as far as the operands' values allow, or None."""
     product, add, kahan = calls
     if a.size != 4 or b.size != 4 or shapes.k == 0:
@@ -159,7 +160,7 @@ def _surveyed(a: Factor, b: Factor, shapes: Shapes) -> Values:
 
 
 def _fast(
-    way: Any,
+    way: Lanes,
     a: Factor,
     b: Factor,
     out: Tensor,

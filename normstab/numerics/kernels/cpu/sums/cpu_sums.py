@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from normstab.numerics.kernels.cpu.sums.steps import contexts, settle_all
 from normstab.numerics.kernels.cpu.sums.sum_tiles import room, sum_tiles
 from normstab.numerics.kernels.cpu.threads import run_chunks
 from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, is_drawn, way_of
+from normstab.numerics.kernels.cpu.vector.ways import Lanes
 from normstab.numerics.kernels.cpu.workspace import address_of
 from normstab.numerics.kernels.format_table import contains_dtype
 from normstab.numerics.precision import Accumulation
@@ -184,7 +185,7 @@ def _general(lines: Lines, out: Tensor, order: int, width: int, at: SumCalls) ->
     counted(tuple(at), run, 0, lines.columns, lines.n)
 
 
-def _fast_way(x: Tensor, where: Geometry, at: SumCalls, order: int, width: int) -> Any | None:
+def _fast_way(x: Tensor, where: Geometry, at: SumCalls, order: int, width: int) -> Lanes | None:
     """Return the way in which the fast kernel gives the same bits and counters, or None."""
     if x.dtype != torch.float32 or (order == LANES and width > MOST_LANES):
         return None
@@ -216,7 +217,7 @@ def _cut(where: Geometry, order: int, width: int) -> tuple[Geometry | None, int]
     return where.in_chunks(chunk), PAIRWISE
 
 
-def _fast(way: Any, x: Tensor, out: Tensor, where: Geometry, order: int, width: int, at: SumCalls) -> None:
+def _fast(way: Lanes, x: Tensor, out: Tensor, where: Geometry, order: int, width: int, at: SumCalls) -> None:
     """Run the fast kernel, and the general one over the rows that it left."""
     rows, n = where.rows, where.n
     kernel_width = n if order == SEQUENTIAL else width

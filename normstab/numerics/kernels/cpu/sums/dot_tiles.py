@@ -44,16 +44,16 @@ from normstab.numerics.kernels.cpu.sums.tiles import (
     put,
     tree,
 )
-from normstab.numerics.kernels.cpu.vector.lane_moves import word
-from normstab.numerics.kernels.cpu.vector.lanes import (
-    KEPT_OF_KAHAN,
+from normstab.numerics.kernels.cpu.vector.lane_operations import (
     is_compensated,
     is_counted,
     is_drawn,
     is_fused,
     multiply,
     multiply_chain,
+    word,
 )
+from normstab.numerics.kernels.cpu.vector.lanes import KEPT_OF_KAHAN
 from normstab.numerics.kernels.cpu.vector.note_code import OF_ADDENDS, OF_KAHAN, OF_SUMS
 from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE, VECTORS
 from normstab.numerics.kernels.nearest import SPECIAL

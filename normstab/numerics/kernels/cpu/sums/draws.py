@@ -19,7 +19,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.compile import outside, view
 from normstab.numerics.kernels.cpu.philox_cpu import draw_fields, philox_block
 from normstab.numerics.kernels.cpu.sums.tiles import ROOM, ROWS, TILE, WORDS, gather_rows
-from normstab.numerics.kernels.cpu.vector.lane_moves import word
+from normstab.numerics.kernels.cpu.vector.lane_operations import word
 from normstab.numerics.kernels.cpu.vector.note_code import OF_ADDENDS, OF_SUMS
 from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE
 from normstab.numerics.kernels.format_table import PLAN, plan

@@ -27,7 +27,7 @@ from normstab.numerics.kernels.cpu.counting import (
     ZERO_BIN,
 )
 from normstab.numerics.kernels.cpu.cpu_round import EXPONENTS, FIRST_NORMAL_BIN
-from normstab.numerics.kernels.cpu.vector.lanes import is_full
+from normstab.numerics.kernels.cpu.vector.lane_operations import is_full
 from normstab.numerics.kernels.cpu.vector.note_code import INEXACT as NOTE_OF_INEXACT
 from normstab.numerics.kernels.cpu.vector.note_code import MOST_KEPT, NOTES_OF_GROUP, OF_ADDENDS, kept_at, seen_at
 from normstab.numerics.kernels.cpu.vector.note_code import OVERFLOW as NOTE_OF_OVERFLOW

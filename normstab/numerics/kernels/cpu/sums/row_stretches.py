@@ -40,8 +40,8 @@ from normstab.numerics.kernels.cpu.sums.tiles import (
     round_lines,
     tree,
 )
-from normstab.numerics.kernels.cpu.vector.lane_moves import word
-from normstab.numerics.kernels.cpu.vector.lanes import KEPT_OF_HALVES, halve, is_counted, is_plain
+from normstab.numerics.kernels.cpu.vector.lane_operations import halve, is_counted, is_plain, word
+from normstab.numerics.kernels.cpu.vector.lanes import KEPT_OF_HALVES
 from normstab.numerics.kernels.cpu.vector.note_code import OF_SUMS
 from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE
 

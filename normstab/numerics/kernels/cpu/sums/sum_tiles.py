@@ -47,7 +47,7 @@ from normstab.numerics.kernels.cpu.sums.tiles import (
     put,
     tree,
 )
-from normstab.numerics.kernels.cpu.vector.lanes import is_compensated, is_counted, is_drawn
+from normstab.numerics.kernels.cpu.vector.lane_operations import is_compensated, is_counted, is_drawn
 from normstab.numerics.kernels.cpu.vector.note_code import NOTES_OF_GROUP, OF_ADDENDS, OF_KAHAN, OF_SUMS
 from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE
 from normstab.numerics.kernels.nearest import SPECIAL

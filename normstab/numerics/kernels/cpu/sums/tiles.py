@@ -19,21 +19,22 @@ import numpy as np
 
 from normstab.numerics.kernels.cpu.compile import as_uint32, device, outside, view
 from normstab.numerics.kernels.cpu.sums.notes import SIZE_OF_NOTES, tally
-from normstab.numerics.kernels.cpu.vector.lane_moves import copy_line, transpose, word
-from normstab.numerics.kernels.cpu.vector.lanes import (
-    KEPT_OF_KAHAN,
+from normstab.numerics.kernels.cpu.vector.lane_operations import (
     chain,
+    copy_line,
     is_compensated,
     is_counted,
     is_drawn,
     is_plain,
     join,
     round_in_place,
+    transpose,
+    turn,
+    word,
 )
+from normstab.numerics.kernels.cpu.vector.lanes import KEPT_OF_KAHAN
 from normstab.numerics.kernels.cpu.vector.note_code import MOST_KEPT, OF_ADDENDS, OF_KAHAN, OF_SUMS
 from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE, VECTORS
-from normstab.numerics.kernels.cpu.vector.ways import ONE_BY_ONE, UNCOUNTED, WAY_OF, Way
-from normstab.numerics.kernels.nearest import PLAIN
 
 __all__ = [
     "BLOCK",
@@ -78,7 +79,6 @@ TILE = SIZE_OF_NOTES
 TOTAL, BLOCK, LOST_OF_TOTAL, LOST, ROOM = (TILE + (POSITIONS + i) * LINE for i in range(5))
 ZEROS = ROOM + LANES * LINE
 ROWS, WORDS, STACK = ZEROS + LINE, ZEROS + 3 * LINE, ZEROS + 5 * LINE
-AsIs: Any = WAY_OF[Way(PLAIN, UNCOUNTED, ONE_BY_ONE, False)]  # what rounds nothing
 
 # How it rounds and counts; addresses of x, of its rows and outer positions (offset, index) and of the buffers; the
 # shape of the reduction; of products, whether float32 holds them; the address of a table of draws.
@@ -224,7 +224,7 @@ def fetch(plan, group, rows, p, m, is_side_by_side):  # pragma: no cover - compi
 @outside
 def gather_addends(m, plan):  # pragma: no cover - compiled
     """Turn m floats at each of the 64 addresses at ROWS into m lines of the tile, rounded to the format."""
-    transpose(plan.way, plan.base + ROWS, m, plan.base + TILE, LINE, plan.base)
+    transpose(plan.way, (plan.base + ROWS, -(-m // 16) * 16, plan.base + TILE, LINE, plan.base))
     if is_counted(plan.way):
         round_lines(TILE, m, plan)
 
@@ -232,7 +232,7 @@ def gather_addends(m, plan):  # pragma: no cover - compiled
 @outside
 def gather_rows(m, target, plan):  # pragma: no cover - compiled
     """Turn m floats at each of the 64 addresses at ROWS into m lines, up to a multiple of 16, as they are."""
-    transpose(AsIs(plan.way.table, 0, 0), plan.base + ROWS, m, plan.base + target, LINE, plan.base)
+    turn((plan.base + ROWS, -(-m // 16) * 16, plan.base + target, LINE))
 
 
 @outside

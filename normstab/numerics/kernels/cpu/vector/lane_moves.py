@@ -10,19 +10,27 @@ A row is a sum, and lies along memory; a line has one addend of every sum. Argum
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
-from normstab.numerics.kernels.cpu.compile import outside
 from normstab.numerics.kernels.cpu.vector.note_code import OF_ADDENDS, Note
-from normstab.numerics.kernels.cpu.vector.rounding_code import Rounder, operation
-from normstab.numerics.kernels.cpu.vector.vectors import I64, LANES, PARTS, VECTOR, VI, WIDTH, scaled
+from normstab.numerics.kernels.cpu.vector.rounding_code import Rounder
+from normstab.numerics.kernels.cpu.vector.vectors import (
+    I64,
+    PARTS,
+    VECTOR,
+    VECTORS,
+    VI,
+    WIDTH,
+    Code,
+    repeated,
+    scaled,
+)
 from normstab.numerics.kernels.cpu.vector.ways import UNCOUNTED
 
-__all__ = ["copy_line", "taken", "transpose", "word"]
+__all__ = ["taken", "write_copy_line", "write_transpose", "write_turn"]
 
 
 def taken(rounder: Rounder, x, note: Note):
@@ -30,16 +38,15 @@ def taken(rounder: Rounder, x, note: Note):
     return rounder.fitted(x, note) if rounder.counts == UNCOUNTED else x
 
 
-def _transpose(rounder: Rounder, rows, offset, target, target_step, notes):
-    """Write a block of 16 floats of each of 16 rows, by address, to 16 lanes at target, rounded as addends are.
+def turn_block(code: Code, rows, offset, target, target_step, take: Callable[[Any], Any]) -> None:
+    """Write 16 floats of each of 16 rows to 16 lanes, as `take` gives them.
 
     Source: Eklundh 1972, blocks exchanged off the diagonal.
     """
-    code, b, lines, addends = rounder.code, rounder.b, [], Note(rounder.code, notes, OF_ADDENDS, 0)
-    addends.begin(None)
+    b, lines = code.b, []
     for i in range(WIDTH):
         address = b.load(code.at(rows, 8 * i, I64))
-        lines.append(taken(rounder, code.load(address, offset), addends))
+        lines.append(take(code.load(address, offset)))
         code.prefetch(b.add(address, offset), 2 * VECTOR)
     # Pairs of lines s apart exchange blocks of s numbers:
     # after four rounds row and column have changed places.
@@ -52,11 +59,44 @@ def _transpose(rounder: Rounder, rows, offset, target, target_step, notes):
                 lines[i], lines[i + s] = b.shuffle_vector(left, right, low), b.shuffle_vector(left, right, high)
     for i in range(WIDTH):
         code.store(lines[i], target, scaled(code, ir.Constant(I64, i), target_step, 0))
-    addends.end()
+
+
+def write_turn(code: Code, rows, columns, target, target_step, block: Callable[..., None] | None = None):
+    """Write `columns` (a multiple of 16) floats of each of 64 rows, by address, to 64 lanes at target.
+
+    As they are, or as block(rows, offset, target) does.
+    """
+    b, width = code.b, ir.Constant(I64, WIDTH)
+
+    def as_is(rows, offset, target):
+        turn_block(code, rows, offset, target, target_step, lambda x: x)
+
+    def strip(r):
+        own, lanes = b.add(rows, scaled(code, r, 8 * WIDTH, 0)), b.add(target, scaled(code, r, VECTOR, 0))
+
+        def at(c):
+            line = b.mul(b.mul(c, width), target_step)
+            (block or as_is)(own, scaled(code, c, VECTOR, 0), b.add(lanes, line))
+
+        repeated(code, b.sdiv(columns, width), at)
+
+    repeated(code, ir.Constant(I64, VECTORS), strip)
+
+
+def write_transpose(rounder: Rounder, rows, columns, target, target_step, notes):
+    """Turn addends, rounded as they are."""
+    addends = Note(rounder.code, notes, OF_ADDENDS, 0)
+
+    def block(rows, offset, target):
+        addends.begin(None)
+        turn_block(rounder.code, rows, offset, target, target_step, lambda x: taken(rounder, x, addends))
+        addends.end()
+
+    write_turn(rounder.code, rows, columns, target, target_step, block)
     addends.finish()
 
 
-def _copy_line(rounder: Rounder, source, target, ahead, notes):
+def write_copy_line(rounder: Rounder, source, target, ahead, notes):
     """Copy a line from source to target, rounded as addends are, and ask for the memory `ahead` of it."""
     code, addends = rounder.code, Note(rounder.code, notes, OF_ADDENDS, 0)
     addends.begin(None)
@@ -65,26 +105,3 @@ def _copy_line(rounder: Rounder, source, target, ahead, notes):
         code.prefetch(rounder.b.add(source, ahead), v)
     addends.end()
     addends.finish()
-
-
-def _word(typing_context, address):
-    """Return the int64 at an address."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.load(builder.inttoptr(arguments[0], I64.as_pointer()))
-
-    return types.int64(types.int64), generate
-
-
-word: Any = intrinsic(_word)  # typed, numba's intrinsic would want the typing context from its callers
-
-# Operations of a way, as in lanes.
-copy_line, transpose_block = operation(4, _copy_line), operation(5, _transpose)
-
-
-@outside
-def transpose(way, rows, columns, target, target_step, notes):  # pragma: no cover - compiled
-    """Write `columns` (a multiple of 16) floats of each of 64 rows, by address, to 64 lanes at target."""
-    for r in range(0, LANES, WIDTH):
-        for c in range(0, columns, WIDTH):
-            transpose_block(way, (rows + 8 * r, 4 * c, target + c * target_step + 4 * r, target_step, notes))

@@ -9,7 +9,6 @@ Each piece of a kernel's work counts into its own, and all are added up when the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +16,9 @@ from numpy.typing import NDArray
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.bits import INF64
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, SCRATCH, SMALLEST, settle
+from normstab.numerics.kernels.cpu.vector.lane_operations import code_of
 from normstab.numerics.kernels.cpu.vector.note_code import NOTES_OF_GROUP
-from normstab.numerics.kernels.cpu.vector.ways import (
-    COUNTED,
-    FULL,
-    FUSED,
-    KAHAN,
-    ONE_BY_ONE,
-    UNCOUNTED,
-    WAY_OF,
-    WAYS,
-    Way,
-)
+from normstab.numerics.kernels.cpu.vector.ways import COUNTED, FULL, FUSED, KAHAN, ONE_BY_ONE, UNCOUNTED, Lanes, Way
 from normstab.numerics.kernels.nearest import DRAWN, LIMIT_PLUS, STYLE, lane_table
 from normstab.numerics.readable.losses import counts_losses
 from normstab.numerics.tallies.counter_row import COUNTING
@@ -36,7 +26,7 @@ from normstab.numerics.tallies.counter_row import COUNTING
 __all__ = ["Tallies", "is_drawn", "way_of"]
 
 
-def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool = False) -> Any | None:
+def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool = False) -> Lanes | None:
     """Return the way of these calls, all in the format and mode of `add`, or None: where what is lost is counted too.
 
     `load` is that of addends or products; `is_fused`: the products are added unrounded.
@@ -49,19 +39,19 @@ def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool =
     is_full = has_bins or any(is_inexact for _, is_inexact in rows)
     counts = FULL if is_full else COUNTED if rows else UNCOUNTED
     chain = KAHAN if kahan is not None else FUSED if is_fused else ONE_BY_ONE
-    saturates = table.item(LIMIT_PLUS) != 0
-    return WAY_OF[Way(table.item(STYLE), counts, chain, saturates)](table.ctypes.data, int(has_bins), 0)
+    way = Way(table.item(STYLE), counts, chain, table.item(LIMIT_PLUS) != 0)
+    return Lanes(code_of(way), table.ctypes.data, way.style, way.counts, way.chain, int(has_bins), 0)
 
 
-def is_drawn(way: Any) -> bool:
+def is_drawn(way: Lanes) -> bool:
     """Whether it rounds stochastically."""
-    return WAYS[type(way)].style == DRAWN
+    return way.style == DRAWN
 
 
 class Tallies:
     """What the pieces of a kernel's work count: scratches and histograms of sums, of addends and of corrections."""
 
-    def __init__(self, pieces: int, way: Any) -> None:
+    def __init__(self, pieces: int, way: Lanes) -> None:
         self.scratches = np.zeros((NOTES_OF_GROUP, pieces, SCRATCH), np.int64)
         self.scratches[:, :, SMALLEST] = INF64
         shape = (pieces, NOTES_OF_GROUP, HISTOGRAM_BINS)

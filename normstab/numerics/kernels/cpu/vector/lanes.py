@@ -4,8 +4,8 @@
     chain    [ s0 .. s63 ] + line, + line, + line ...                             sums stay in registers
     halve    256 neighbours of a row  ->  128 -> 64 -> 32 -> 16                   along a row, as a tree
 
-Each takes a way and a tuple of addresses, counts, and steps in bytes, last the address of the notes of a group (see
-note_code), which it adds to what it saw.
+Each takes addresses, counts, and steps in bytes, last the address of the notes of a group (see note_code), which it
+adds to what it saw. Kernels call them by `lane_operations`.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -18,7 +18,7 @@ from llvmlite import ir
 
 from normstab.numerics.kernels.cpu.vector.lane_moves import taken
 from normstab.numerics.kernels.cpu.vector.note_code import INEXACT, OF_ADDENDS, OF_KAHAN, OF_SUMS, UNDERFLOW, Note
-from normstab.numerics.kernels.cpu.vector.rounding_code import Rounder, operation
+from normstab.numerics.kernels.cpu.vector.rounding_code import Rounder
 from normstab.numerics.kernels.cpu.vector.vectors import (
     I64,
     LINE,
@@ -30,38 +30,23 @@ from normstab.numerics.kernels.cpu.vector.vectors import (
     WIDTH,
     Code,
     Held,
-    constant,
     repeated,
     scaled,
     splat,
 )
-from normstab.numerics.kernels.cpu.vector.ways import FULL, FUSED, KAHAN, UNCOUNTED, WAYS
+from normstab.numerics.kernels.cpu.vector.ways import FUSED, KAHAN, UNCOUNTED
 from normstab.numerics.kernels.nearest import DRAWN, PLAIN
 
 __all__ = [
     "KEPT_OF_HALVES",
     "KEPT_OF_KAHAN",
-    "chain",
-    "halve",
-    "is_compensated",
-    "is_counted",
-    "is_drawn",
-    "is_full",
-    "is_fused",
-    "is_plain",
-    "join",
-    "multiply",
-    "multiply_chain",
-    "round_in_place",
+    "write_chain",
+    "write_halve",
+    "write_join",
+    "write_multiply",
+    "write_multiply_chain",
+    "write_round_in_place",
 ]
-
-# What the type of a way says, to kernels: a branch on it costs nothing.
-is_counted = constant(lambda way: WAYS[way].counts != UNCOUNTED)
-is_full = constant(lambda way: WAYS[way].counts == FULL)
-is_plain = constant(lambda way: WAYS[way].style == PLAIN)
-is_compensated = constant(lambda way: WAYS[way].chain == KAHAN)
-is_fused = constant(lambda way: WAYS[way].chain == FUSED)
-is_drawn = constant(lambda way: WAYS[way].style == DRAWN)
 
 # Vectors of magnitudes that are kept of one round of `halve`, and of the corrections of one line of a chain.
 KEPT_OF_HALVES, KEPT_OF_KAHAN = WIDTH - 1, 3 * VECTORS
@@ -83,7 +68,7 @@ def rounds(rounder: Rounder, n: Any, held: list[Note | Held], body: Callable[[An
         one.finish()
 
 
-def _join(rounder: Rounder, a, a_step, x, x_step, y, y_step, n, notes):
+def write_join(rounder: Rounder, a, a_step, x, x_step, y, y_step, n, notes):
     """Set a line at y to that at a plus that at x, n times, each address then moving by its step."""
     code, sums = rounder.code, Note(rounder.code, notes, OF_SUMS, VECTORS)
 
@@ -141,7 +126,7 @@ class Chains:
         return t, rounder.added(gained, negative(y), self.corrections)
 
 
-def _chain(rounder: Rounder, total, lost, x, n, fits, notes):
+def write_chain(rounder: Rounder, total, lost, x, n, fits, notes):
     """Add n dense lines at x, one after the other, to the line at `total`, whose lost parts are in that at `lost`.
 
     Unless it counts or `fits` says that they are numbers of the format, each addend is rounded first.
@@ -175,7 +160,7 @@ def either(rounder: Rounder, flag: Any, then: Callable[[], None], otherwise: Cal
             otherwise()
 
 
-def _halve(rounder: Rounder, x, y, n, notes):
+def write_halve(rounder: Rounder, x, y, n, notes):
     """Set each of 16 n floats at y to the tree sum of 16 at x; with nothing counted, addends are rounded first.
 
     Not for drawn sums, which go through tiles.
@@ -198,7 +183,7 @@ def _halve(rounder: Rounder, x, y, n, notes):
     rounds(rounder, n, [sums], body)
 
 
-def _round_in_place(rounder: Rounder, x, n, notes):
+def write_round_in_place(rounder: Rounder, x, n, notes):
     """Round n times 16 addends at x; of those that moved, which are inexact, note what they became."""
     code, b, addends = rounder.code, rounder.b, Note(rounder.code, notes, OF_ADDENDS, 1)
 
@@ -223,7 +208,7 @@ def _round_in_place(rounder: Rounder, x, n, notes):
     rounds(rounder, n, [addends], body)
 
 
-def _multiply(rounder: Rounder, a, x, y, n, is_exact, notes):
+def write_multiply(rounder: Rounder, a, x, y, n, is_exact, notes):
     """Set n lines at y to those at x times one float each at a; `is_exact`: float32 holds these products."""
     code, products = rounder.code, Note(rounder.code, notes, OF_ADDENDS, VECTORS)
 
@@ -237,7 +222,7 @@ def _multiply(rounder: Rounder, a, x, y, n, is_exact, notes):
     repeated_products(rounder, n, is_exact, [products], body)
 
 
-def _multiply_chain(rounder: Rounder, total, lost, a, x, n, is_exact, notes):
+def write_multiply_chain(rounder: Rounder, total, lost, a, x, n, is_exact, notes):
     """Add n lines at x, each times one float at a, one after the other to the line at `total`; `lost` as in chain.
 
     Not for drawn sums, whose products are lines with random bits beside them.
@@ -279,9 +264,3 @@ def repeated_products(rounder: Rounder, n, is_exact, held: list[Note | Held], bo
         lambda: rounds(rounder, n, held, lambda i: body(i, True)),
         lambda: rounds(rounder, n, held, lambda i: body(i, False)),
     )  # fmt: skip
-
-
-# The operations of a way: what each does, and its arguments, are in the docstring of what writes it.
-join, chain, halve = operation(8, _join), operation(6, _chain), operation(4, _halve)
-round_in_place = operation(3, _round_in_place)
-multiply, multiply_chain = operation(6, _multiply), operation(7, _multiply_chain)

@@ -15,12 +15,9 @@ Stochastic rounding is in drawn_code.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from normstab.numerics.kernels.cpu.vector.drawn_code import SIGNIFICAND, ZEROS, drawn
 from normstab.numerics.kernels.cpu.vector.note_code import (
@@ -45,7 +42,7 @@ from normstab.numerics.kernels.cpu.vector.vectors import (
     Code,
     splat,
 )
-from normstab.numerics.kernels.cpu.vector.ways import FULL, UNCOUNTED, WAYS
+from normstab.numerics.kernels.cpu.vector.ways import FULL, UNCOUNTED, Way
 from normstab.numerics.kernels.nearest import (
     BITS,
     DOWN_MINUS,
@@ -68,7 +65,7 @@ from normstab.numerics.kernels.nearest import (
     converts_to_half,
 )
 
-__all__ = ["Rounder", "operation"]
+__all__ = ["Rounder"]
 
 TIE = 0x400000
 
@@ -76,9 +73,9 @@ TIE = 0x400000
 class Rounder:
     """Rounding in one way: its style, what it counts, and the constants of its format."""
 
-    def __init__(self, code: Code, way: Any, table: Any, away: Any) -> None:
+    def __init__(self, code: Code, way: Way, table: Any, away: Any) -> None:
         self.code, self.b, self.away = code, code.b, away
-        self.style, self.counts, self.chain, self.saturates = WAYS[way]
+        self.style, self.counts, self.chain, self.saturates = way
         self.special, self.least = code.word(table, SPECIAL), code.word(table, LEAST_NORMAL)
         self.low, lift = code.word(table, LOW), code.word(table, LIFT)
         self.dropped = code.b.lshr(lift, splat(SIGNIFICAND))  # digits of a normal float32 below the quantum
@@ -245,19 +242,3 @@ class Rounder:
             b.icmp_unsigned("==", code.size(y), splat(0)), b.icmp_unsigned("!=", code.size(exact), splat(0))
         )
         note.count(UNDERFLOW, is_gone)
-
-
-def operation(n: int, emit: Callable[..., None]) -> Any:
-    """Return the intrinsic of a way and n int64 arguments that `emit` writes, given a Rounder of that way."""
-
-    @intrinsic
-    def emitted(typing_context, way, arguments):
-        def generate(context, builder, signature, packed):
-            table, away = (builder.extract_value(packed[0], i) for i in (0, 2))
-            rounder = Rounder(Code(builder), way.instance_class, table, away)
-            emit(rounder, *(builder.extract_value(packed[1], i) for i in range(n)))
-            return context.get_dummy_value()
-
-        return types.void(way, types.UniTuple(types.int64, n)), generate
-
-    return emitted

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.core import cgutils
 
 __all__ = [
     "I64",
@@ -36,7 +35,6 @@ __all__ = [
     "WIDTH",
     "Code",
     "Held",
-    "constant",
     "repeated",
     "scaled",
     "splat",
@@ -163,18 +161,3 @@ def scaled(code: Code, index: Any, stride: Any, offset: int) -> Any:
     """Return index stride + offset; a stride of this code may be an int."""
     stride = ir.Constant(I64, stride) if isinstance(stride, int) else stride
     return code.b.add(code.b.mul(index, stride), ir.Constant(I64, offset))
-
-
-def constant(say: Callable[[Any], bool]) -> Any:
-    """Return the intrinsic that is what `say` says of the type of its argument, and known when compiled."""
-
-    @intrinsic
-    def said(typing_context, value):
-        answer = say(value.instance_class)
-
-        def generate(context, builder, signature, arguments):
-            return ir.Constant(ir.IntType(1), int(answer))
-
-        return types.boolean(value), generate
-
-    return said

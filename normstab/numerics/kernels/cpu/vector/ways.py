@@ -1,9 +1,9 @@
-"""The ways to round and to count in float32 lanes, as types: a kernel is compiled for one of them, at its first use.
+"""The ways to round and to count in float32 lanes: vector code is written for one of them, at its first use.
 
-Way(table, bins, away): the address of a table of `nearest`; whether magnitudes are kept for a histogram (0 or 1); of
-stochastic rounding, how many bytes after a line of addends the random bits of their additions lie, and as far after
-those the ones of their products. What a type says is known when the kernel is compiled, so that no kernel holds the
-code of another way.
+    Way         what vector code knows of its way when it is written: how to round, what to count, how chains add
+    Lanes       what a kernel is given of it when it runs: that, where the vector code is, and where its constants are
+
+Kernels of sums and of products are compiled once: they call the vector code of whichever way they are given.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from normstab.numerics.kernels.nearest import DRAWN, HALF, MAGIC, PLAIN, STEPPED
 
-__all__ = ["COUNTED", "FULL", "FUSED", "KAHAN", "ONE_BY_ONE", "UNCOUNTED", "WAYS", "WAY_OF", "Way"]
+__all__ = ["COUNTED", "FULL", "FUSED", "KAHAN", "ONE_BY_ONE", "TAG_OF", "UNCOUNTED", "WAYS", "Lanes", "Way"]
 
 # What is counted: nothing; all but inexact results; all, and magnitudes for a histogram.
 UNCOUNTED, COUNTED, FULL = 0, 1, 2
@@ -28,7 +28,7 @@ ENDS = {"": False, "Saturating": True}
 
 
 class Way(NamedTuple):
-    """What a type of way says."""
+    """How to round and count."""
 
     style: int
     counts: int
@@ -36,10 +36,27 @@ class Way(NamedTuple):
     saturates: bool  # what overflows becomes the greatest number; else a group of sums that sees it has failed
 
 
-# What is said -> the type that says it; and back.
-WAY_OF: dict[Way, Any] = {}
+# A way -> a type that says it, of what vector code is compiled for; and back.
+TAG_OF: dict[Way, Any] = {}
 for names in product(STYLES, COUNTS, CHAINS, ENDS):
     _way = Way(STYLES[names[0]], COUNTS[names[1]], CHAINS[names[2]], ENDS[names[3]])
-    WAY_OF[_way] = namedtuple("".join(names), ("table", "bins", "away"), module=__name__)  # type: ignore[misc]
-WAYS: dict[Any, Way] = {kind: way for way, kind in WAY_OF.items()}  # type -> what it says
-globals().update({kind.__name__: kind for kind in WAYS})  # numba's cache finds types again by their names
+    TAG_OF[_way] = namedtuple("".join(names), ("nothing",), module=__name__)  # type: ignore[misc]
+WAYS: dict[Any, Way] = {tag: way for way, tag in TAG_OF.items()}
+globals().update({tag.__name__: tag for tag in WAYS})  # numba's cache finds types again by their names
+
+
+class Lanes(NamedTuple):
+    """A way at run time.
+
+    `code`: the address of a table of addresses of its vector code. `table`: that of a table of `nearest`. `bins`:
+    whether magnitudes are kept for a histogram (0 or 1). `away`: of stochastic rounding, how many bytes after a line of
+    addends the random bits of their additions lie, and as far after those the ones of their products.
+    """
+
+    code: int
+    table: int
+    style: int
+    counts: int
+    chain: int
+    bins: int
+    away: int
