@@ -115,6 +115,31 @@ def test_the_fused_kernels_equal_the_readable_code_over_several_blocks(kind: str
     assert_same(x, grad, (torch.randn(channels), None), scheme, reduction, "fp16", (False, True, False))
 
 
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "fp16/stochastic",
+        "e4m3fn/stochastic:8/fp16:lanes16",
+        "bf16/stochastic:20/fp32:blocked8",
+        "fp16/up",
+        "fp16/to-odd/fp16:lanes8",
+        "fp16:flush/stochastic",
+        "e5m1:p=1:max=32768.0/to-odd",
+        "fp16;square=e5m1:p=1:max=32768.0;gradient=e5m2",
+    ],
+)
+def test_short_runs_and_subnormal_results_are_fused_alike(precision: str, side: int) -> None:
+    torch.manual_seed(side)
+    # More than a block of short runs; their indices begin at multiples of a block of random bits, or do not.
+    x = torch.randn(1100 // side**2 + 1, 8 if side < 5 else 3, side, side)
+    reduction, channels = reduction_of("batch", x.shape)
+    for scale in (1.0, 2e-5):
+        parameters = torch.randn(channels), torch.randn(channels)
+        grad = torch.randn_like(x) * scale * scale
+        assert_same(x * scale, grad, parameters, Scheme(parse_norm("l2")), reduction, precision)
+
+
 @settings(max_examples=60)
 @given(
     values=st.lists(st.sampled_from(SPECIAL), min_size=12, max_size=12),

@@ -1,6 +1,7 @@
 """Random bits: the published vectors, the documented layout, and independence of everything but the key."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -53,6 +54,25 @@ def test_a_draw_far_into_a_tensor_continues_the_same_stream():
         random_fields(draw._replace(first_index=start), torch.arange(9), 16),
         random_fields(draw, torch.arange(9) + start, 16),
     )
+
+
+def test_runs_drawn_side_by_side_have_the_fields_of_their_elements():
+    numba = pytest.importorskip("numba")
+    from normstab.numerics.kernels.cpu.philox_cpu import draw_runs
+
+    @numba.njit
+    def drawn(fields, words, key, first, n, stride, width):  # what kernels call has no entry from Python
+        draw_runs(fields, words, key, 5, first, len(fields) // n, n, stride, width)
+
+    draw = Draw(ns.Key(3, "runs").word, 5)
+    for width, n in itertools.product((8, 16, 32), (1, 3, 4, 8, 9, 16, 49)):
+        stride = (n // 16 + 2) * 16  # a whole number of blocks of any width
+        for first, runs in ((0, 1), (5, 300 // n + 2), (2**33 + 21, 7)):
+            fields, words = np.zeros(runs * n, np.uint32), np.zeros(240, np.uint32)
+            drawn(fields, words, np.uint64(draw.word % 2**64), first, n, stride, width)
+            indices = (torch.arange(runs)[:, None] * stride + torch.arange(n)).flatten() + first
+            expected = random_fields(draw, indices, width).numpy()
+            assert (fields >> np.uint32(32 - width) == expected).all()
 
 
 def test_fields_are_uniform():

@@ -3,9 +3,9 @@
     a, b   float32  --widened-->  p, q  --float64-->  exact  --round_ordinary, else round_finite,-->  rounded  -->  y
                                                                else round_block64
 
-Three ways to round, each tried before the next: where all results are normal numbers in range, where all are finite
-and in range, and anything at all. Bits and counters are the same. The same block, the same buffers; random bits are
-drawn by the index of an element in the whole tensor.
+Three ways to round, each tried before the next: where all numbers lose the same bits and are in range, where all are
+finite and in range, and anything at all. Bits and counters are the same. The same block, the same buffers; random
+bits are drawn by the index of an element in the whole tensor.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -18,17 +18,20 @@ from normstab.norms.cpu.environment import SLOTS, field, floats, index_of, slot
 from normstab.norms.fused.layer_table import BLOCK, FIELDS
 from normstab.numerics.kernels.cpu.bits import ALIGN64, INF64, MAGNITUDE64, SIGN64, magnitude64, rule64
 from normstab.numerics.kernels.cpu.blocks import round_block64
-from normstab.numerics.kernels.cpu.compile import as_float32, as_float64, as_uint32, device, outside, view
+from normstab.numerics.kernels.cpu.compile import as_float32, as_float64, as_int64, as_uint32, device, outside, view
 from normstab.numerics.kernels.cpu.counting import COUNT, LARGEST, SMALLEST, SUBNORMAL, UNDERFLOW, count_special
 from normstab.numerics.kernels.cpu.cpu_pointwise import widen
-from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
+from normstab.numerics.kernels.cpu.philox_cpu import draw_fields, draw_runs
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, DOWN, FOLDS, KEY, SCRATCH_AT, STEP
 from normstab.numerics.kernels.cpu.to_odd import sum_to_odd
 
 __all__ = ["draw_block", "narrow", "narrowed", "round_values", "wide_block", "widen_both"]
 
 u32 = np.uint32
-LENGTH, COUNTS_INEXACT, FLUSHES = (FIELDS.index(name) for name in ("length", "counts_inexact", "flushes"))
+LENGTH, RUN_STRIDE, COUNTS_INEXACT, FLUSHES = (
+    FIELDS.index(name) for name in ("length", "run_stride", "counts_inexact", "flushes")
+)
+SHORT = 32  # runs up to here are drawn side by side
 ALL = u32(0xFFFFFFFF)
 AT_DRAWN, AT_WORDS, AT_P, AT_Q, AT_EXACT, AT_ROUNDED = (
     SLOTS.index(name) for name in ("drawn", "words", "p", "q", "exact", "rounded")
@@ -37,19 +40,24 @@ AT_DRAWN, AT_WORDS, AT_P, AT_Q, AT_EXACT, AT_ROUNDED = (
 
 @outside
 def draw_block(env, group, first, n, context):  # pragma: no cover - compiled
-    """Draw the random bits of values number first .. of a group, run by run."""
+    """Draw the random bits of values number first .. of a group: many short runs at once, or run by run."""
     numbers = view(context, CONTEXT, np.int64)
     width = rule64(numbers).field_width
     if width == 0:
         return
-    length, done = field(env, LENGTH), 0
+    length, stride, done = field(env, LENGTH), field(env, RUN_STRIDE), 0
+    are_alike = length <= SHORT and stride % (128 // width) == 0
     words = view(slot(env, AT_WORDS), BLOCK + 16, u32)
     # Within a run indices follow one another, and Philox blocks are shared.
     while done < n:
-        m = min(length - (first + done) % length, n - done)
-        index = index_of(env, group, first + done)
+        begun, index = (first + done) % length, index_of(env, group, first + done)
+        runs = (n - done) // length if are_alike and begun == 0 else 0
+        m = runs * length if runs > 1 else min(length - begun, n - done)
         drawn = view(slot(env, AT_DRAWN) + 4 * done, m, u32)
-        draw_fields(drawn, words, numbers[KEY], numbers[STEP], index, m, width)
+        if runs > 1:
+            draw_runs(drawn, words, numbers[KEY], numbers[STEP], index, runs, length, stride, width)
+        else:
+            draw_fields(drawn, words, numbers[KEY], numbers[STEP], index, m, width)
         done += m
 
 
@@ -140,15 +148,16 @@ def round_values(kind, n, drawn_from, context, env):  # pragma: no cover - compi
 
 @outside
 def round_ordinary(exact, drawn, rounded, n, context):  # pragma: no cover - compiled
-    """Round a block and count it, if all values are zero or normal numbers in range; else return False.
+    """Round a block and count it, if all values are finite and in range; else return False.
 
-    Then every result loses the same number of bits, and nothing but the extremes has to be counted. The block and
-    its random bits are given by address, as is the context.
+    Normal numbers lose the same number of bits, and nothing but the extremes has to be counted. Where some are
+    subnormal they are rounded again. The block and its random bits are given by address, as is the context.
     """
     numbers = view(context, CONTEXT, np.int64)
     rule = rule64(numbers)
     # Fixed point, formats without -0, and those that lose no bits have no such place to cut at.
-    if rule.least_normal == 0 or rule.zero_sign == 0 or rule.shift == 0:
+    # Of one digit the last bit that stays is the exponent's, which does not say whether the digit is odd.
+    if rule.least_normal == 0 or rule.zero_sign == 0 or rule.shift == 0 or rule.shift == 52:
         return False
     x, y, fields = view(exact, n, np.int64), view(rounded, n, np.int64), view(drawn, n, u32)
     top, bottom, s = 0, MAGNITUDE64, rule.shift
@@ -167,10 +176,47 @@ def round_ordinary(exact, drawn, rounded, n, context):  # pragma: no cover - com
             addend = rule.add + (rule.add_odd & -((a >> s) & 1)) + (rule.add_negative & (x[i] >> 63))
             y[i] = ((a + (addend >> down)) & kept) | (x[i] & SIGN64)
             top, bottom = max(top, a), min(bottom, (a - 1) & MAGNITUDE64)
-    if top > rule.limit_positive or bottom < rule.least_normal - 1:
+    if top > rule.limit_positive:
         return False
+    if bottom < rule.least_normal - 1:
+        if rule.flushed_below != 0:
+            return False
+        # Two calls, in each of which it is a constant whether bits are drawn.
+        if rule.drawn != 0:
+            round_subnormals(x, fields, y, n, True, rule, numbers[SCRATCH_AT:])
+        else:
+            round_subnormals(x, fields, y, n, False, rule, numbers[SCRATCH_AT:])
     add_ordinary(numbers[SCRATCH_AT:], n, top, bottom)
     return True
+
+
+@device
+def round_subnormals(x, fields, y, n, is_drawn, rule, scratch):
+    """Round the values below the least normal number, and count those that are subnormal or become zero.
+
+    Added to that number they are in its binade, whose quantum is theirs: they lose as many bits as normal numbers.
+    The sum is rounded to odd, so that no rounding after it can tell.
+    """
+    zeros, zeros_in, small = np.int64(0), np.int64(0), np.int64(0)
+    s, least = rule.shift, as_float64(rule.least_normal)
+    kept, down = -1 << s, ALIGN64 - s
+    for i in range(n):
+        a = x[i] & MAGNITUDE64
+        lifted = as_float64(a) + least
+        error = as_float64(a) - (lifted - least)
+        m = (as_int64(lifted) - np.int64(error < 0.0)) | np.int64(error != 0.0)
+        if is_drawn:
+            addend = (np.int64(fields[i]) << 30) & rule.drawn
+        else:
+            addend = rule.add + (rule.add_odd & -((m >> s) & 1)) + (rule.add_negative & (x[i] >> 63))
+        r = as_int64(as_float64((m + (addend >> down)) & kept) - least)
+        is_small = a < rule.least_normal
+        y[i] = r | (x[i] & SIGN64) if is_small else y[i]
+        zeros += np.int64(is_small & (r == 0))
+        zeros_in += np.int64(a == 0)
+        small += np.int64(is_small & (r < rule.least_normal))
+    scratch[UNDERFLOW] += zeros - zeros_in
+    scratch[SUBNORMAL] += small - zeros
 
 
 @outside

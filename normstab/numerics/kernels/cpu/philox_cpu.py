@@ -17,7 +17,7 @@ import numpy as np
 
 from normstab.numerics.kernels.cpu.compile import device, outside
 
-__all__ = ["draw_fields", "field_of", "philox_block"]
+__all__ = ["draw_fields", "draw_runs", "field_of", "philox_block"]
 
 u32, u64 = np.uint32, np.uint64
 # Constants of Random123's philox.h: multipliers, what keys grow by in a round, rounds.
@@ -73,10 +73,7 @@ def draw_fields(fields, words, key, step, first, n, width):
     per_block = 128 // width
     start = first // per_block
     blocks = (first + n + per_block - 1) // per_block - start
-    pairs = words.view(np.uint64)  # little-endian: the low word of a pair comes first
-    for b in range(blocks):
-        c0, c1, c2, c3 = philox_block(key, step, start + b)
-        pairs[2 * b], pairs[2 * b + 1] = (c0 & LOW) | (c1 << HALF), (c2 & LOW) | (c3 << HALF)
+    draw_words(words, key, step, start, 1, blocks)
     skipped = first - start * per_block
     # Slices start at zero: an index that could be negative would not be read in lanes.
     if width == 32:
@@ -91,3 +88,38 @@ def draw_fields(fields, words, key, step, first, n, width):
         octets = words.view(np.uint8)[skipped:]
         for i in range(n):
             fields[i] = u32(u32(octets[i]) << u32(24))
+
+
+@outside
+def draw_runs(fields, words, key, step, first, runs, n, stride, width):
+    """Fill `fields` with those of `runs` runs of n elements, which begin `stride` apart: a whole number of blocks.
+
+    A run takes the same places of its blocks as the others, so that they are drawn side by side: of short runs one
+    after the other most of what a block costs would be lost.
+
+        words    [ block 0 of run 0 | of run 1 | ... ][ block 1 of run 0 | of run 1 | ... ]
+    """
+    per_block = 128 // width
+    skipped = first % per_block
+    blocks = (skipped + n + per_block - 1) // per_block
+    at_once = len(words) // (4 * blocks)
+    for begin in range(0, runs, at_once):
+        m = min(at_once, runs - begin)
+        for b in range(blocks):
+            start = (first + begin * stride) // per_block + b
+            draw_words(words[4 * m * b :], key, step, start, stride // per_block, m)
+        for i in range(n):
+            place = (skipped + i) % per_block
+            word, low = place // (32 // width), place % (32 // width) * width
+            source, target = words[4 * m * ((skipped + i) // per_block) + word :], fields[begin * n + i :]
+            for r in range(m):
+                target[r * n] = u32(u32(source[4 * r] >> u32(low)) << u32(32 - width))
+
+
+@device
+def draw_words(words, key, step, start, apart, blocks):
+    """Fill words[: 4 * blocks] with those of the blocks number start, start + apart, ..."""
+    pairs = words.view(np.uint64)  # little-endian: the low word of a pair comes first
+    for b in range(blocks):
+        c0, c1, c2, c3 = philox_block(key, step, start + b * apart)
+        pairs[2 * b], pairs[2 * b + 1] = (c0 & LOW) | (c1 << HALF), (c2 & LOW) | (c3 << HALF)
