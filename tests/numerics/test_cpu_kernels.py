@@ -288,10 +288,13 @@ def test_flush_to_zero_changes_no_bit(name, flushed):
         x = patterns(torch.float32, 4000, seed=8)
         flushing, flushing_row = by_kernel(x, ALL_FORMATS.get(name) or parse_format(name), rounding)
         product = cpu.pointwise("mul", (x, 0.5), call_of(ALL_FORMATS[name], rounding), torch.float32, None)
+        total = cpu.pointwise("add", (x, x.flip(0)), call_of(ALL_FORMATS[name], rounding), torch.float32, None)
         torch.set_flush_denormal(False)
         expected, row = by_kernel(x, ALL_FORMATS[name], rounding)
         halved = cpu.pointwise("mul", (x, 0.5), call_of(ALL_FORMATS[name], rounding), torch.float32, None)
+        summed = cpu.pointwise("add", (x, x.flip(0)), call_of(ALL_FORMATS[name], rounding), torch.float32, None)
         torch.set_flush_denormal(True)
         assert flushing.numpy().tobytes() == expected.numpy().tobytes(), rounding
         assert product.numpy().tobytes() == halved.numpy().tobytes(), rounding
+        assert total.numpy().tobytes() == summed.numpy().tobytes(), rounding
         assert contents(flushing_row) == contents(row), rounding

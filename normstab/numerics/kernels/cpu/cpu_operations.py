@@ -100,7 +100,7 @@ def _task(
     rounds_down = call.rounding.mode == "down"
     fields = [CODES[operation], target.data_ptr(), is_wide, folds, rounds_down]
     fields += [signed_step(word), signed_step(step), first, bins, row is not None, axes.sizes[1], axes.sizes[2]]
-    fields += [folds and are_wide(operands), 0]
+    fields += [folds and are_wide(operands), 0, 1]
     placed = zip(tensors, axes.strides, strict=True)
     for operand in operands:
         if isinstance(operand, Tensor):

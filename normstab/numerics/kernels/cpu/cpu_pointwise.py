@@ -18,9 +18,9 @@ import numpy as np
 
 from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE32, MAGNITUDE64, U31, rule64
 from normstab.numerics.kernels.cpu.blocks import BLOCK, nearest_block64, nearest_uncounted64, round_block64, widened32
-from normstab.numerics.kernels.cpu.compile import as_float64, as_uint32, device, kernel, outside, view
+from normstab.numerics.kernels.cpu.compile import as_float64, device, kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, SCRATCH, clear, count_special, histogram_bin
-from normstab.numerics.kernels.cpu.layout import FLOAT32, copy_block
+from normstab.numerics.kernels.cpu.layout import FLOAT32, copy_block, flushes, narrow_exact, widen_neighbours
 from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
 from normstab.numerics.kernels.cpu.to_odd import fma_to_odd, folded, product_error, sum_to_odd
 
@@ -34,17 +34,14 @@ CODES = {"add": ADD, "sub": SUB, "mul": MUL, "div": DIV, "sqrt": SQRT, "fma": FM
 # and the strides, in elements, along the three axes of the result; its last two sizes are given here.
 TASK = (
     *("code", "target", "is_wide", "folds", "rounds_down", "word", "step", "first"),
-    *("bins", "is_counted", "rows", "columns", "are_wide", "unsafe"),
+    *("bins", "is_counted", "rows", "columns", "are_wide", "unsafe", "one"),
 )
-CODE, TARGET, IS_WIDE, FOLDS, ROUNDS_DOWN, WORD, STEP, FIRST, BINS, IS_COUNTED, ROWS, COLUMNS, ARE_WIDE, UNSAFE = range(
-    len(TASK)
-)
+CODE, TARGET, IS_WIDE, FOLDS, ROUNDS_DOWN, WORD, STEP, FIRST, BINS, IS_COUNTED, ROWS, COLUMNS = range(12)
+ARE_WIDE, UNSAFE, ONE = range(12, len(TASK))
 OPERANDS, PER_OPERAND = len(TASK), 5
 # Stride that marks a Python scalar.
 SCALAR = -1
-# The least normal float32 in float64 bits, and what makes a subnormal one a whole number.
 # The bounds are those of readable.wide_operands: beyond, an error may not be exact.
-MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
 LEAST, LARGEST_FACTOR, LARGEST_RESULT = 2.0**-960, 1.1e300, 2.0**1020
 WORDS = BLOCK + 8
 
@@ -134,7 +131,10 @@ def read_operand(values, task, operand, start, n):
         run = min(columns - column, n - done)
         stride = task[base + 4]
         offset = (row // rows) * task[base + 2] + (row % rows) * task[base + 3] + column * stride
-        read_run(values[done:], address, dtype, offset, stride, run)
+        if dtype == FLOAT32 and stride == 1 and not flushes(task[ONE]):
+            widen_neighbours(address + 4 * offset, values[done:], run)
+        else:
+            read_run(values[done:], address, dtype, offset, stride, run)
         done += run
 
 
@@ -288,11 +288,4 @@ def write_block(y, task, start, n):
     if task[IS_WIDE] != 0:
         copy_block(y, view(task[TARGET] + 8 * start, n, np.int64), n)
         return
-    out = view(task[TARGET] + 4 * start, n, u32)
-    for i in range(n):
-        a = y[i] & MAGNITUDE64
-        # A conversion would flush a subnormal under flush-to-zero: those go by a whole number of 2^-149.
-        # One of both is kept.
-        normal = as_uint32(np.float32(as_float64(y[i])))
-        small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(y[i] >> 32) & u32(2**31)))
-        out[i] = small if a < MIN_NORMAL else normal
+    narrow_exact(y, task[TARGET] + 4 * start, n, flushes(task[ONE]))

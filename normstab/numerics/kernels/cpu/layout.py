@@ -4,7 +4,8 @@
     bfloat16   s eeeeeeee fffffff                      the upper half of a float32
     float32    s eeeeeeee fffffffffffffffffffffff      bias 127
 
-Bits are moved by integer operations, so that flush-to-zero does not act. Device functions of the CPU kernels.
+Bits are moved by integer operations, so that flush-to-zero does not act, or by conversions where a processor does not
+flush. Device functions of the CPU kernels.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -12,16 +13,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32, SIGN32, U31
-from normstab.numerics.kernels.cpu.compile import as_uint32, device, outside, view
+from normstab.numerics.kernels.cpu.bits import INF32, MAGNITUDE32, MAGNITUDE64, SIGN32, U31
+from normstab.numerics.kernels.cpu.compile import as_float32, as_float64, as_uint32, device, outside, view
 
-__all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "FLOAT64", "copy_block", "narrow_block", "widen_block"]
+__all__ = [
+    "BFLOAT16",
+    "FLOAT16",
+    "FLOAT32",
+    "FLOAT64",
+    "copy_block",
+    "flushes",
+    "narrow_block",
+    "narrow_exact",
+    "widen_block",
+    "widen_neighbours",
+]
 
 u16, u32, i32 = np.uint16, np.uint32, np.int32
 # Codes of the dtypes.
 FLOAT16, BFLOAT16, FLOAT32, FLOAT64 = 0, 1, 2, 3
 MIN_NORMAL16, INF16, REBIAS16 = u32(0x0400), u32(0x7C00), u32(112 << 23)
 SIGN16, MAGNITUDE16, LEAST16 = u32(0x8000), u32(0x7FFF), np.float32(2.0**-24)
+# The least normal float32 in float64 bits, and what makes a subnormal one a whole number.
+MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
 
 
 @outside
@@ -74,3 +88,39 @@ def copy_block(x, y, n):
     """Copy x[:n] to y[:n]; an assignment of slices would take seconds to compile."""
     for i in range(n):
         y[i] = x[i]
+
+
+@device
+def flushes(one):
+    """Whether this thread takes subnormal operands or results for zero; `one` is the number 1, read from memory.
+
+    Of a constant the compiler would know the answer, that of a processor which does not flush.
+    """
+    least, least_normal = as_float32(u32(one)), as_float32(u32(one << 23))
+    return (np.float64(least) == 0.0) | (np.float32(least_normal * np.float32(0.5)) == np.float32(0.0))
+
+
+@outside
+def widen_neighbours(source, values, n):
+    """Read `n` float32 as float64 by conversions, where no subnormals are flushed."""
+    x = view(source, n, np.float32)
+    for i in range(n):
+        values[i] = np.float64(x[i])
+
+
+@outside
+def narrow_exact(y, target, n, is_flushing):
+    """Write `n` float64 bits that float32 represents exactly, by integers where subnormals are flushed."""
+    if not is_flushing:
+        x = view(target, n, np.float32)
+        for i in range(n):
+            x[i] = np.float32(as_float64(y[i]))
+        return
+    out = view(target, n, u32)
+    for i in range(n):
+        a = y[i] & MAGNITUDE64
+        # A conversion would flush a subnormal under flush-to-zero: those go by a whole number of 2^-149.
+        # One of both is kept.
+        normal = as_uint32(np.float32(as_float64(y[i])))
+        small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(y[i] >> 32) & u32(2**31)))
+        out[i] = small if a < MIN_NORMAL else normal
