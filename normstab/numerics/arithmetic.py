@@ -18,7 +18,7 @@ from normstab.numerics.call import Call, Kept, OperationRules
 from normstab.numerics.dispatch import opaque, plain
 from normstab.numerics.execute import carrier_dtype, compute, compute_function, round_tensor, rounded_constant
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.ledger import Ledger, Row, site_of
+from normstab.numerics.ledger import Ledger, Noted, Row, site_of
 from normstab.numerics.philox import Draw, Key, key_word, signed_step
 from normstab.numerics.precision import FORMAT_ROLES, Accumulation, Precision, Rounding
 from normstab.numerics.readable import native
@@ -202,8 +202,8 @@ class Arithmetic(ExactOperations, Powers):
         value = number(value, operation)
         rounded, counts = rounded_constant(value, self.for_operation(operation).precision.format())
         call = self.call(f"{operation}.const")
-        if call.row is not None:
-            call.row.add(counts.counts, counts.largest, counts.smallest, stamp=call.stamp, step=call.step)
+        if call.row is not None and self.ledger is not None:
+            self.ledger.add(Noted(call.row, *counts[:3], call.stamp, call.step))
         return rounded
 
     def add(self, a: Operand, b: Operand, *, operation: str = "add", out: Tensor | None = None) -> Tensor:

@@ -24,6 +24,7 @@ from normstab.numerics.formats import FORMATS, AnyFormat, FixedFormat
 from normstab.numerics.kernels.huge_pages import widened_copy
 from normstab.numerics.ledger import Ledger, Row
 from normstab.numerics.rounding_modes import Rounding
+from normstab.numerics.tallies.repeats import Repeats
 from normstab.numerics.version import beyond_tested
 from normstab.torch_private import (
     break_graph,
@@ -42,7 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 Found = TypeVar("Found")
-Take = Callable[[NDArray[np.int64]], None]
+Take = Callable[[NDArray[np.int64], Repeats], None]
 # Devices that compute while the host goes on.
 LATER = {"cuda": "cuda.attribution"}
 
@@ -66,12 +67,12 @@ class Later(Protocol):
     """
 
     def keep(self, number: Tensor, take: Take, asked_by: Sequence[Row | Ledger]) -> None:
-        """Have `take` called with a number of the device, at [0, 0], before `asked_by` are read."""
+        """Have `take` called with a number of the device, at [:, 0, 0], before `asked_by` are read."""
 
     def keep_specials(
         self, x: Tensor, operands: Sequence[Tensor], take: Take, asked_by: Sequence[Row | Ledger]
     ) -> None:
-        """Have `take` called with a row of counters: the NaNs and infinities of `x`, and whether operands have any."""
+        """Have `take` called with counters at [:, 0]: the NaNs and infinities of `x`, and whether operands have any."""
 
 
 def later_for(x: Tensor, *calls: Call | None) -> Later | None:

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from normstab.errors import NormstabError, lookup, near
 from normstab.numerics.tallies.counter_row import Pending, Row, settle_all
 from normstab.numerics.tallies.histogram import Histogram
 from normstab.numerics.tallies.tally import COUNTERS, LOSSES, Tally
 
-__all__ = ["COUNTERS", "LOSSES", "First", "Histogram", "Ledger", "Row", "Site", "Tally"]
+__all__ = ["COUNTERS", "LOSSES", "First", "Histogram", "Ledger", "Noted", "Row", "Site", "Tally"]
 
 DIRECTIONS = ("forward", "backward", "optimizer")
 
@@ -55,6 +58,17 @@ class First(NamedTuple):
     rank: int | None = None
 
 
+class Noted(NamedTuple):
+    """What one call counted, as `Row.add` takes it."""
+
+    row: Row
+    counts: NDArray[np.int64]
+    largest: float
+    smallest: float
+    stamp: int
+    step: int
+
+
 class Ledger(Mapping[Site, Tally]):
     """Tallies per Site, in order of first use.
 
@@ -76,6 +90,7 @@ class Ledger(Mapping[Site, Tally]):
         self.pending: set[Pending] = set()
         self._rows: dict[Site, Row] = {}
         self._recomputed: Ledger | None = None
+        self._noted: list[Noted] | None = None
         self._stamp = 0
 
     @property
@@ -122,6 +137,28 @@ class Ledger(Mapping[Site, Tally]):
         first = self._stamp + 1
         self._stamp += events
         return first
+
+    def pass_over(self, stamps: int) -> None:
+        """Have as many events numbered, or none of the last ones where negative, by someone who numbers them."""
+        self._stamp += stamps
+
+    def add(self, noted: Noted) -> None:
+        """Add what the host counted to its row; while a step is captured keep it, for each of its replays."""
+        if self._noted is not None:
+            self._noted.append(noted)
+        else:
+            row, counts, largest, smallest, stamp, step = noted
+            row.add(counts, largest, smallest, stamp=stamp, step=step)
+
+    @contextmanager
+    def noting(self) -> Iterator[list[Noted]]:
+        """Keep in a list what the host counts inside, and add none of it."""
+        noted: list[Noted] = []
+        self._noted = noted
+        try:
+            yield noted
+        finally:
+            self._noted = None
 
     def settle(self) -> None:
         """Add what other devices have counted at sites that come into being only if it is any: see `Row.settle`."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from normstab.errors import DtypeError, NormstabError
+from normstab.numerics.steps.capturing import refuse_captured
 
 __all__ = ["Draw", "Key", "philox", "random_fields", "signed_step"]
 
@@ -91,6 +92,7 @@ def philox(word: int, step: int, block: Tensor) -> tuple[Tensor, Tensor, Tensor,
 
     Key (low, high) of `word`; counter (block low, block high, step low, step high).
     """
+    refuse_captured("random bits drawn by the torch reference")
     k0, k1 = word & MASK, word >> 32
     c0, c1 = block & MASK, (block >> 32) & MASK
     c2, c3 = torch.full_like(block, step & MASK), torch.full_like(block, step >> 32)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from torch import Tensor
+
+from normstab.errors import NormstabError
 from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.ledger import LOSSES, First, Ledger, Site, Tally
 from normstab.simulation.around.parameters import Parameters
@@ -15,7 +18,7 @@ from normstab.simulation.code_lines import Sources
 from normstab.simulation.loss_scale import LossScaler
 from normstab.simulation.unsimulated import Unsimulated
 
-__all__ = ["OFFENCES", "Run", "in_columns", "worst_site"]
+__all__ = ["OFFENCES", "Captured", "Run", "in_columns", "worst_site"]
 
 # What destroys values, gravest first; the other counters describe.
 OFFENCES = ("nan_produced", "overflow", "divide_by_zero", "saturated", "underflow")
@@ -31,6 +34,21 @@ class Joined(NamedTuple):
     notes: list[str]
     ignored_upcasts: dict[str, int]
     lines: dict[str, dict[str, str]]
+
+
+class Captured(Protocol):
+    """A step of training that is replayed as a CUDA graph; see `captured.captured_step`."""
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether calls are replays by now."""
+
+    @property
+    def replays(self) -> int:
+        """How many were."""
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Take a step on `inputs`."""
 
 
 @dataclass
@@ -55,6 +73,7 @@ class Run:
     outside: Place | None = field(default=None, repr=False)
     ignored_upcasts: dict[str, int] = field(default_factory=dict)
     rank: tuple[int, int] | None = None
+    capturing: Callable[[Callable[..., Any], int], Captured] | None = field(default=None, repr=False)
 
     @property
     def ledger(self) -> Ledger:
@@ -83,6 +102,18 @@ class Run:
     def step(self) -> int:
         """The current step: of the optimizer, or of root forwards where there is none."""
         return self.arithmetic.step
+
+    def capture(self, step: Callable[..., Any], *, warm_up: int = 3) -> Captured:
+        """Return `step`, a function of tensors, as one that CUDA replays as a whole after `warm_up` calls.
+
+        Each call takes a step of training, with the bits and counts of `step(*inputs)`. Inputs are copied; what it
+        returns is overwritten by the next call. Where inputs change their shapes, or modes, learning rates or the
+        places of parameters change, `step` itself is called. It must not wait for the device, nor go by anything else
+        that changes on the host. Raises NormstabError where nothing can be captured: now, or in the call that tries.
+        """
+        if self.capturing is None:
+            raise NormstabError("a step cannot be captured: nothing is simulated")
+        return self.capturing(step, warm_up)
 
     def first(self, counter: str, *others: str) -> First | None:
         """Return the first site and step where `counter`, or one of the `others`, rose from zero, or None."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from normstab.numerics.dispatch import LATER
 from normstab.numerics.precision import Precision
 from normstab.numerics.rules import Rules
 from normstab.simulation.around.autocast import begin_autocast
@@ -22,6 +23,7 @@ from normstab.simulation.around.places import ModuleTracker, Observers, Place, P
 from normstab.simulation.around.session import Session, held_tensors, rounds_itself
 from normstab.simulation.around.simulated_machine import Arithmetics, Machine
 from normstab.simulation.aten.parts.expand_fused import WithoutFastPaths
+from normstab.simulation.captured.captured_step import CapturedStep
 from normstab.simulation.compiled.compiled_modules import CompiledModules, obstacle
 from normstab.simulation.gradient_sums import GradientSums
 from normstab.simulation.ignored_casts import counted
@@ -63,6 +65,7 @@ class Simulation(Session):
             held = list(held_tensors(places))
             copied = machine.copied(places) if machine.casts_parameters else {}
             self.copies = Copies(model, held, copied)
+        run.capturing = lambda step, warm_up: CapturedStep(self, step, warm_up=warm_up)
         run.parameters = Parameters(held) if machine.casts_parameters else Parameters(())
         self.mode: Emulation = Emulation(tracker, run.parameters, run.unrecognised, master_weights=master_weights)
         super().__init__(model, run, self.mode, places, held)
@@ -142,6 +145,24 @@ class Simulation(Session):
             if mode.is_over and module in mode.replaced:
                 before = mode.replaced[module]
         module.arithmetic = before  # type: ignore[assignment]
+
+    def forget_copies(self) -> None:
+        """Cast every parameter anew where it is used next."""
+        self.copies.forget()
+        for held in self.run.parameters:
+            held.invalidate()
+
+    def why_not_captured(self) -> str:
+        """Return why no step can be captured here, or nothing."""
+        device, ledger = device_of(self.model), self.run.ledger
+        reasons = {
+            f"a device of type {device} has no graphs": device not in LATER,
+            "histograms of a ledger are added up on the host": ledger.counts_histogram,
+            "an observer or watcher is shown every operation": self.mode.observers is not None,
+            "several processes train together": self.run.rank is not None,
+            "the simulation is over, or another one has taken over": self.is_idle,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
 
     @property
     def has_work(self) -> bool:

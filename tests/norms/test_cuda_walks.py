@@ -254,9 +254,10 @@ def ptx_of(plan: Plan, place: tuple[int, int, bool], precision: Precision, capab
     dtypes = [torch.float32] * len(told.reads)
     constants, _ = cuda_walks.compiled_in(told, calls, dtypes, torch.device("cpu"))
     types = {"sources": ("*i32",) * len(told.reads), "targets": ("*i32",) * len(told.writes), "period": ("i32",) * 4}
-    types |= dict.fromkeys(("numbers", "tables"), "*i32") | {"keys": "*i64", "now": "i64", "counts": "*i64", "n": "i32"}
+    types |= dict.fromkeys(("numbers", "tables"), "*i32") | dict.fromkeys(("keys", "later", "counts"), "*i64")
+    types |= {"step": "i64", "n": "i32"}
     constants |= {} if told.constants else {"numbers": None}
-    constants |= {} if constants["WIDTH"] else {"keys": None}
+    constants |= {} if constants["WIDTH"] else {"keys": None, "later": None}
     names = walk_kernel.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     places = {(names.index(name),): value for name, value in constants.items()}

@@ -160,6 +160,7 @@ def compiled(kind, cut, capability, folder, monkeypatch):
     constants |= {"UNIT": cuda_exact.unit_of(kind), "SIGNIFICAND": cuda_exact.bits_of_addend(kind), "WIDTH": 0}
     constants |= {"PLACES": 0 if cut.chunks == 1 else cuda_exact.places_of(kind), "COUNTS": True, "HISTOGRAM": False}
     constants |= {"ROWS": cut.rows, "LANES": cut.lanes}
+    constants |= {"later": None}  # nothing is drawn
     source = "*i64" if is_wide else "*i32"
     axes = (((), ("i32",)), (("i32",), ("i32", "i32")))
     types = {"first": source, "second": source, "target": source, "noted": "*i32", "kept": axes, "reduced": axes}

@@ -254,7 +254,7 @@ def compiled(kernel, constants, pointers, folder, monkeypatch):
     """The PTX of a kernel for compute capability 9.0, for which no GPU is needed."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
     signature = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(cuda_kernels.VARYING, "i64") | pointers
-    signature |= dict.fromkeys(("table", "counts", "bins"), "*i64") | dict.fromkeys(constants, "constexpr")
+    signature |= dict.fromkeys(("table", "counts", "bins", "later"), "*i64") | dict.fromkeys(constants, "constexpr")
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = triton.compiler.ASTSource(kernel, signature=signature, constexprs=places)
     target = triton.backends.compiler.GPUTarget("cuda", 90, 32)

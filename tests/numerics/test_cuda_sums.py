@@ -255,8 +255,9 @@ def compiled(kernel, how, width, capability, folder, monkeypatch):
     tile = sum_launches.tile_of_sums(2**20, width, torch.device("cpu"), is_narrow=is_narrow)
     constants = {"DIGITS": 23, "BIAS": 127, "HOW": how, "BY_ROWS": width == 1, "IS_LONG": False}
     constants |= {"ROWS": tile.rows, "LANES": tile.lanes, "LEVELS": tile.lanes.bit_length() - 1}
-    pointers = {"table": "*i32" if is_narrow else "*i64"} | dict.fromkeys(("counts", "bins"), "*i64")
+    pointers = {"table": "*i32" if is_narrow else "*i64"} | dict.fromkeys(("counts", "bins", "later"), "*i64")
     types = pointers | dict.fromkeys(("source", "first", "second", "target"), "*i32")
+    constants |= {} if how & How.WIDTHS else {"later": None}
     types |= dict.fromkeys(constants, "constexpr") | dict.fromkeys(ordered_kernel.VARYING[-4:], "i64")
     one, two = ((), ("i32",)), (("i32",), ("i32", "i32"))
     index = one if how & How.WIDTHS else ((), ())

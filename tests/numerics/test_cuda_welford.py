@@ -95,7 +95,7 @@ def test_16_bits_are_read_where_they_lie(dtype):
 def test_the_kernel_compiles_with_the_operations_of_ieee_and_spills_nothing(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     call = Call(ns.parse_format("fp32"), Rounding())
-    constants = {"words": None, "DIGITS": 23, "BIAS": 127, "HAS_M2": True, "ROWS": welford_launch.ROWS}
+    constants = {"keys": None, "later": None, "DIGITS": 23, "BIAS": 127, "HAS_M2": True, "ROWS": welford_launch.ROWS}
     constants["HOW"] = welford_launch.how_of(torch.zeros(1), call, counts=True)
     axes = (("i32",), ("i32", "i32"))
     types = dict.fromkeys(("kept", "reduced", "kept_index", "reduced_index"), axes)

@@ -27,7 +27,7 @@ def launch(log, row, counter, n, *, stamp, step=0):
     """Count as a kernel does."""
     cells = log.borrow()
     cells.counts[0, COUNTERS.index(counter)] = n
-    log.take_back(cells, lambda found: row.add(found[0, :10], 0.0, 1.0, stamp=stamp, step=step), [row])
+    log.take_back(cells, lambda found, repeats: row.add(found[0, 0, :10], 0.0, 1.0, stamp=stamp, step=step), [row])
 
 
 LOOKS = {
@@ -82,9 +82,9 @@ def test_a_site_that_may_never_be_comes_into_being_with_its_first_count(log):
         cells = log.borrow()
         cells.counts[0, 0] = n
 
-        def take(found):
-            if found[0, 0]:
-                ledger.row(SITE).lose("lost_updates", int(found[0, 0]), stamp=1, step=0)
+        def take(found, repeats):
+            if found[0, 0, 0]:
+                ledger.row(SITE).lose("lost_updates", int(found[0, 0, 0]), stamp=1, step=0)
 
         log.take_back(cells, take, [ledger])
         assert (SITE in ledger) == (n > 0)
@@ -96,7 +96,7 @@ def test_launches_that_fill_the_memory_are_taken_in_without_a_reader(log, monkey
     row = ns.Ledger().row(SITE)
     for stamp in range(11):
         launch(log, row, "overflow", 1, stamp=stamp)
-        log.take_back(log.borrow(2), lambda found: None, [])
+        log.take_back(log.borrow(2), lambda found, repeats: None, [])
     assert len(log._stretches) == 1 and row._counts[1] >= 8
     assert row.counts[1] == 11 and row.first_of("overflow") == (0, 0)
 
@@ -107,7 +107,7 @@ def test_a_launch_under_way_is_neither_lost_nor_counted_twice(log):
     launch(log, row, "overflow", 1, stamp=2)
     assert row.counts[1] == 1
     under_way.counts[0, 1] = 5
-    log.take_back(under_way, lambda found: row.add(found[0, :10], 0.0, 1.0, stamp=1, step=0), [row])
+    log.take_back(under_way, lambda found, repeats: row.add(found[0, 0, :10], 0.0, 1.0, stamp=1, step=0), [row])
     assert row.counts[1] == 6 and row.first_of("overflow") == (1, 0)
 
 

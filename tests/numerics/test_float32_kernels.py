@@ -275,9 +275,11 @@ def test_tiles_are_shared_among_programs_without_a_trace(rounding, monkeypatch):
 def compiled(kernel, constants, capability, folder, monkeypatch):
     """The PTX of a kernel in float32, its pointers and numbers of elements multiples of 16, as torch's are."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
-    pointers = {"table": "*i32", "counts": "*i64"} | dict.fromkeys(
+    pointers = {"table": "*i32", "counts": "*i64", "later": "*i64"} | dict.fromkeys(
         ("source", "target", "left", "right", "last"), "*i32"
     )
+    if not constants.get("WIDTH") and "later" in kernel.arg_names:
+        constants = {**constants, "later": None}
     types = pointers | dict.fromkeys(float32_kernels.VARYING32, "i64") | dict.fromkeys(constants, "constexpr")
     signature = {name: types.get(name, "i32") for name in kernel.arg_names}
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}

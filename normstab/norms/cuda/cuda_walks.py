@@ -12,7 +12,7 @@ CPU tensors too.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -39,9 +39,10 @@ from normstab.numerics.kernels.cuda.float32_tensors import (
     serves32,
     table_of_results32,
 )
-from normstab.numerics.kernels.cuda.launches import add_found, signed
+from normstab.numerics.kernels.cuda.launches import add_found, drawn_from
 from normstab.numerics.philox import field_width
 from normstab.numerics.precision import Rounding
+from normstab.numerics.tallies.repeats import Repeats
 
 __all__ = ["run_segment"]
 
@@ -115,7 +116,7 @@ def launch(
             tuple(y.view(torch.int32) for y in targets),
             numbers_of(told.constants, device),
             tables,
-            *drawn_from(calls, device),
+            *drawn_from([None if call is None else call.draw for call in calls], device),
             None if cells is None else cells.counts,
             n,
             periods(reduction),
@@ -125,10 +126,10 @@ def launch(
             enable_fp_fusion=False,  # a fused multiply-add would merge two roundings into one
         )
 
-    def take(found: NDArray[np.int64]) -> None:
-        for row, call in zip(found, counting, strict=True):
-            row[0] = n  # how many results there are is known here
-            add_found(call, row)
+    def take(found: NDArray[np.int64], repeats: Repeats) -> None:
+        for i, call in enumerate(counting):
+            found[:, i, 0] = n  # how many results there are is known here
+            add_found(call, found[:, i], repeats)
 
     if cells is not None:
         log_of(device).take_back(cells, take, [call.row for call in counting if call.row is not None])
@@ -153,23 +154,6 @@ def compiled_in(
     found |= {"WRITES": tuple(place for place, _ in told.writes), "TABLES": len(formats), "SITES": sites}
     found |= {"ROUNDS_DOWN": rounding.mode == "down", "BLOCK": BLOCK}
     return found | {"WIDTH": field_width(rounding.bits) if rounding.is_stochastic else 0}, tables
-
-
-def drawn_from(calls: list[Call | None], device: torch.device) -> tuple[Tensor | None, int]:
-    """Return the keys of Philox of every step, on the device, and the training's step; None where nothing is drawn."""
-    draws = [None if call is None else call.draw for call in calls]
-    step = next((draw.step for draw in draws if draw is not None), None)
-    if step is None:
-        return None, 0
-    # Every result is drawn for from element 0 on.
-    assert not any(draw.first_index for draw in draws if draw is not None), "a value is a whole tensor"
-    return keys_on(tuple(0 if draw is None else signed(draw.word) for draw in draws), device), signed(step)
-
-
-@lru_cache(maxsize=1024)
-def keys_on(words: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return keys of Philox on a device, copied there once: they are the same in every step."""
-    return torch.tensor(words, dtype=torch.int64, device=device)
 
 
 @lru_cache(maxsize=1024)
@@ -255,7 +239,7 @@ def periods(reduction: Reduction) -> tuple[int, int, int, int]:
     return steps[0], groups_of(reduction), steps[1], math.prod(sizes)
 
 
-@lru_cache(maxsize=1024)
+@cache
 def tables32(
     formats: tuple[AnyFormat, ...], rounding: Rounding, device: torch.device
 ) -> tuple[Tensor | None, tuple[int, ...]]:
@@ -264,7 +248,7 @@ def tables32(
     return (torch.cat([table for table, _ in found]), tuple(style for _, style in found)) if found else (None, (0,))
 
 
-@lru_cache(maxsize=1024)
+@cache
 def numbers_of(constants: tuple[int, ...], device: torch.device) -> Tensor | None:
     """Return the bits of constants on a device."""
     return torch.tensor(constants, dtype=torch.int32, device=device) if constants else None

@@ -27,6 +27,7 @@ from normstab.numerics.kernels.cuda.float32_bits import (
     fields32,
     finished32,
     rule32,
+    step_now,
     unbounded32,
     widened32,
 )
@@ -68,7 +69,7 @@ def drawn_by_step(keys, now, tile, STEP: tl.constexpr, WIDTH: tl.constexpr, BLOC
     """Return the random fields of the results of step number STEP; zeros where nothing is drawn."""
     drawn = tl.zeros([BLOCK], tl.uint32)
     if WIDTH > 0:
-        drawn = fields32(tl.load(keys + STEP), now.to(tl.int64), tile * (BLOCK * WIDTH // 128), WIDTH, BLOCK)
+        drawn = fields32(tl.load(keys + STEP), now, tile * (BLOCK * WIDTH // 128), WIDTH, BLOCK)
     return drawn
 
 
@@ -130,9 +131,9 @@ def step_done(
     return y, cells
 
 
-@triton.jit(do_not_specialize=["now"])
+@triton.jit(do_not_specialize=["step"])
 def walk_kernel(
-    sources, targets, numbers, tables, keys, now: tl.int64, counts, n, period,
+    sources, targets, numbers, tables, keys, step: tl.int64, later, counts, n, period,
     READS: tl.constexpr, STEPS: tl.constexpr, WRITES: tl.constexpr, TABLES: tl.constexpr, SITES: tl.constexpr,
     ROUNDS_DOWN: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -141,9 +142,9 @@ def walk_kernel(
     A value is known by its place: what is read, then the results of the steps. READS are (extent, fraction bits of
     the dtype), or (-1, i) for number i. STEPS are (code, a, b, c, table, shortcut, site), with site -1 where nobody
     counts; cells of site i are at `counts` + i COUNTED. `period` is (step, count) of the groups, and of the parameters.
-    WIDTH is that of random fields, or 0; step i draws by the key of Philox at `keys` + i and the training's step `now`.
+    WIDTH is that of random fields, or 0; step i draws by the key at `keys` + i in `step`, and so many more at `later`.
     """
-    rules = ()
+    rules, now = (), step_now(step, later, WIDTH)
     for i in tl.static_range(TABLES):
         rules = rules + (rule32(tables + i * TABLE),)
     nothing = tl.zeros([BLOCK // CELL], tl.int32)

@@ -17,7 +17,7 @@ from normstab.numerics.arithmetic import Arithmetic
 from normstab.numerics.call import Call, Kept
 from normstab.numerics.execute import rounded_constant
 from normstab.numerics.formats import AnyFormat
-from normstab.numerics.ledger import Row
+from normstab.numerics.ledger import Noted, Row
 from normstab.numerics.philox import signed_step
 from normstab.numerics.precision import Rounding
 from normstab.numerics.readable.event_counts import Counts
@@ -84,7 +84,7 @@ class Calls(Mapping[int, tuple[Call, ...]]):
         made = Calls(listed, ledger.stamp(listed.stamps), signed_step(listed.ar.clock.step))
         for offset, row, (counts, largest, smallest, _) in listed.constants:
             assert row is not None, "there is a ledger"
-            row.add(counts, largest, smallest, stamp=made.first + offset, step=made.step)
+            ledger.add(Noted(row, counts, largest, smallest, made.first + offset, made.step))
         return made
 
     def from_zero(self) -> Calls:

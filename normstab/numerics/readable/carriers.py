@@ -65,7 +65,7 @@ def carried_for(operation: str, operands: tuple[Operand, ...], call: Call) -> tu
 def _float64(operands: tuple[Operand, ...], like: Tensor) -> list[Tensor]:
     """Return operands as float64 tensors."""
     return [
-        widened(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=like.device)
+        widened(x) if isinstance(x, Tensor) else torch.full((), x, dtype=torch.float64, device=like.device)
         for x in operands
     ]
 

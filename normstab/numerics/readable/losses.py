@@ -6,9 +6,9 @@ for `losses`. The kernels count the same with the sums: `lost_bits` of the CPU, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from normstab.numerics.call import Call
@@ -16,6 +16,7 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.precision import NEAREST
 from normstab.numerics.readable.operations import Operand, widened
 from normstab.numerics.readable.reference import round_reference
+from normstab.numerics.tallies.repeats import ONCE, Repeats
 
 __all__ = ["SUMMING", "count_losses", "count_losses_of_sum", "counts_losses", "half_of_precision", "lose"]
 
@@ -30,11 +31,12 @@ def counts_losses(call: Call) -> bool:
     return call.row is not None and call.row.counts_losses
 
 
-def lose(call: Call, counts: Sequence[int]) -> None:
-    """Add how many additions of a call absorbed and cancelled."""
+def lose(call: Call, counts: NDArray[np.int64], repeats: Repeats = ONCE) -> None:
+    """Add how many additions of a call absorbed and cancelled: a row for each time that it ran."""
     if call.row is not None:
-        for counter, count in zip(LOSSES_OF_SUMS, counts, strict=True):
-            call.row.lose(counter, count, stamp=call.stamp, step=call.step)
+        firsts = zip(*repeats.first(counts > 0, call.stamp, call.step), strict=True)
+        for counter, count, (stamp, step) in zip(LOSSES_OF_SUMS, counts.sum(axis=0).tolist(), firsts, strict=True):
+            call.row.lose(counter, count, stamp=int(stamp), step=int(step))
 
 
 def count_losses(operation: str, operands: tuple[Operand, ...], result: Tensor, call: Call) -> None:
@@ -66,12 +68,12 @@ def count_losses_of_sum(a: Tensor, b: Tensor, result: Tensor, call: Call) -> Non
     larger = torch.maximum(_exponent(a), _exponent(b))
     is_far = _exponent(result) <= larger - half_of_precision(call.format)
     cancelled = is_term[0] & is_term[1] & result.isfinite() & is_far
-    lose(call, (int(absorbed.sum()), int(cancelled.sum())))
+    lose(call, np.array([[int(absorbed.sum()), int(cancelled.sum())]]))
 
 
 def _wide(x: Operand, like: Tensor) -> Tensor:
     """Return an operand as a float64 tensor."""
-    return widened(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=like.device)
+    return widened(x) if isinstance(x, Tensor) else torch.full((), x, dtype=torch.float64, device=like.device)
 
 
 def _exponent(x: Tensor) -> Tensor:

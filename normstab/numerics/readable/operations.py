@@ -62,8 +62,9 @@ def carried_value(value: Tensor, wide: tuple[Tensor, ...]) -> Carried:
 def wide_operands(operands: tuple[Operand, ...], widen: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
     """Return the operands as float64 tensors of one shape; `widen` gives a tensor as float64."""
     device = next(x.device for x in operands if isinstance(x, Tensor))
+    # Numbers are filled in on the device: copies from the host could not be captured.
     wide = [
-        widen(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=device) for x in operands
+        widen(x) if isinstance(x, Tensor) else torch.full((), x, dtype=torch.float64, device=device) for x in operands
     ]
     return tuple(torch.broadcast_tensors(*wide))  # type: ignore[no-untyped-call]
 
@@ -74,7 +75,7 @@ def widened(x: Tensor) -> Tensor:
         return x.to(torch.float64)
     bits = x.contiguous().view(torch.int32).to(torch.int64)
     is_small = ((bits >> 23) & 0xFF) == 0
-    magnitude = (bits & 0x7FFFFF).to(torch.float64) * power_of_two(torch.tensor(-149, device=x.device))
+    magnitude = (bits & 0x7FFFFF).to(torch.float64) * power_of_two(torch.full((), -149, device=x.device))
     return torch.where(is_small, torch.where(bits < 0, -magnitude, magnitude), x.to(torch.float64))
 
 

@@ -203,7 +203,7 @@ def _finish(
     signed = torch.where(exact.is_negative, -magnitude, magnitude)
     least = format.min if isinstance(format, FixedFormat) else -format.max
     is_beyond = is_finite & ((signed > format.max) | (signed < least))
-    lowest = torch.tensor(least, dtype=torch.float64, device=x.device)
+    lowest = torch.full((), least, dtype=torch.float64, device=x.device)
     end = torch.where(exact.is_negative, lowest, format.max)
     beyond = _beyond_range(signed, end, exact.is_negative, format, rounding)
     value = torch.where(is_beyond, beyond, signed)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from normstab.numerics.steps.capturing import refuse_captured
+
 __all__ = ["ScaleHistory"]
 
 # On a device, of a step in which nothing finite was seen: whether there was, only the device knows.
@@ -26,6 +28,7 @@ class ScaleHistory:
         Where nothing finite was seen before, as in step 0, it is `now` itself. Of a tensor `now` without axes so is the
         answer: nobody waits for its device.
         """
+        refuse_captured("scales of earlier steps")
         seen = self._largest.setdefault(operand, {})
         before = [largest for at, largest in seen.items() if step - steps <= at < step]
         if isinstance(now, Tensor):

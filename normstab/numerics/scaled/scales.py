@@ -86,7 +86,7 @@ def _exponent(amax: Tensor, scaled: Scaled) -> Tensor:
     if scaled.rule in ("floor", "even"):
         return found.exponent - scaled.emax
     if scaled.rule == "ceil":
-        largest = decode(torch.tensor(scaled.largest, dtype=torch.float64, device=amax.device))
+        largest = decode(torch.full((), scaled.largest, dtype=torch.float64, device=amax.device))
         return found.exponent - largest.exponent + (found.significand > largest.significand).to(torch.int64)
     quotient = decode(_to_fp32(amax / scaled.largest))
     return quotient.exponent + (quotient.significand > 1 << 52).to(torch.int64)

@@ -1,1 +1,1 @@
-"""Which step it is, how often each site was called in it, and when a forward is run again."""
+"""Which step it is, how often each site was called in it; forwards that run again, and steps that are recorded."""

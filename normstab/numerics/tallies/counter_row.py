@@ -160,9 +160,18 @@ class Row:
             if self._histogram is not None:
                 self._histogram[:] = 0
 
-    def add(self, counts: NDArray[np.int64], largest: float, smallest: float, *, stamp: int, step: int) -> None:
+    def add(
+        self,
+        counts: NDArray[np.int64],
+        largest: float,
+        smallest: float,
+        *,
+        stamp: int | NDArray[np.int64],
+        step: int | NDArray[np.int64],
+    ) -> None:
         """Add the ten `counts` and the two magnitudes of one call, and mark what is a first offence.
 
+        `stamp` and `step` are those of all counters, or of each.
         The first is that of the least stamp: what a device counted is added later than it happened.
         """
         with COUNTING:
@@ -170,8 +179,8 @@ class Row:
             self._extremes[0] = max(self._extremes[0], largest)
             self._extremes[1] = min(self._extremes[1], smallest)
             fresh = (counts > 0) & ((self._first_stamp < 0) | (stamp < self._first_stamp))
-            self._first_stamp[fresh] = stamp
-            self._first_step[fresh] = step
+            self._first_stamp[fresh] = np.broadcast_to(stamp, fresh.shape)[fresh]
+            self._first_step[fresh] = np.broadcast_to(step, fresh.shape)[fresh]
 
     def add_bins(self, bins: NDArray[np.int64]) -> None:
         """Add to the histogram, where there is one."""

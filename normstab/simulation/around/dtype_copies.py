@@ -164,6 +164,11 @@ class Copies:
         storage = storage_key(tensor)
         return None if storage is None else self._of_storage.get(storage)
 
+    def forget(self) -> None:
+        """Make every copy anew when it is wanted next."""
+        self._made.clear()
+        self._of_storage.clear()
+
     def note_written(self, tensor: Tensor) -> None:
         """Notice that an operation wrote to `tensor`, also where torch does not count it (`x.data`, `x.detach()`)."""
         made = self.find(tensor)

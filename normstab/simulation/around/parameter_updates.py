@@ -20,6 +20,7 @@ from normstab.numerics.execute import all_finite
 from normstab.numerics.ledger import COUNTERS, Ledger, Row, Site
 from normstab.numerics.philox import signed_step
 from normstab.numerics.sums.kernels_of_sums import kernels_for
+from normstab.numerics.tallies.repeats import Repeats
 from normstab.simulation.around.parameters import Held
 from normstab.simulation.around.places import Place
 from normstab.simulation.aten.overloads import Plan
@@ -144,9 +145,11 @@ def _count_lost(place: Place, operation: str, number: Tensor) -> None:
     if moment is None:
         return
 
-    def take(found: NDArray[np.int64]) -> None:
-        if found[0, 0]:
-            moment.row.lose("lost_updates", int(found[0, 0]), stamp=moment.stamp, step=moment.step)
+    def take(found: NDArray[np.int64], repeats: Repeats) -> None:
+        lost = found[:, 0, 0]
+        if lost.any():
+            stamp, step = repeats.first(lost > 0, moment.stamp, moment.step)
+            moment.row.lose("lost_updates", int(lost.sum()), stamp=int(stamp), step=int(step))
 
     later.keep(number, take, [moment.ledger])
 
@@ -173,10 +176,14 @@ def _count_broken(place: Place, held: Held, operation: str, operands: Arguments)
             _mark_broken(held, moment, int(x.isnan().sum()), int(x.isinf().sum()), is_new=is_new)
         return
 
-    def take(found: NDArray[np.int64]) -> None:
-        nans, infs = (int(found[0, COUNTERS.index(name)]) for name in PROPAGATED)
-        if (nans or infs) and not held.is_broken:
-            _mark_broken(held, moment, nans, infs, is_new=not found[0, len(COUNTERS) :].any())
+    def take(found: NDArray[np.int64], repeats: Repeats) -> None:
+        broken = found[:, 0, [COUNTERS.index(name) for name in PROPAGATED]]
+        happened = broken.sum(axis=1) > 0
+        if happened.any() and not held.is_broken:
+            i = int(happened.argmax())  # the first time that it did
+            stamp, step = repeats.first(happened, moment.stamp, moment.step)
+            then, (nans, infs) = moment._replace(stamp=int(stamp), step=int(step)), broken[i].tolist()
+            _mark_broken(held, then, nans, infs, is_new=not found[i, 0, len(COUNTERS) :].any())
 
     later.keep_specials(x, others, take, [moment.ledger])
 

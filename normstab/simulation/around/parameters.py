@@ -79,6 +79,11 @@ class Held:
         assert self.copy is not None
         return self.copy
 
+    def take_over(self, copy: Tensor | None, call: Call) -> None:
+        """Be cast now, by `call`, to `copy` (None: which was released): a step that was replayed has done so."""
+        self.copy, self.call = copy, call
+        self._copied_at = (version_of(self.tensor), self.place.arithmetic.clock.step)
+
     def release(self) -> None:
         """Keep the copy no longer: its numbers are kept elsewhere."""
         self.copy = None

@@ -23,6 +23,7 @@ from normstab.numerics.philox import signed_step
 from normstab.numerics.precision import Precision
 from normstab.numerics.scaled.quantize import Quantized, largest_magnitude, quantize_operand
 from normstab.numerics.scaled.scaled_format import IntegerElement, Scaled
+from normstab.numerics.tallies.repeats import ONCE, Repeats
 from normstab.simulation.aten.wide import ATTENTION
 
 __all__ = [
@@ -142,15 +143,17 @@ def _count_beyond_int32(codes: Tensor, ar: Arithmetic, name: str) -> None:
     ledger = ar.ledger.recomputed if ar.clock.replay.follow() else ar.ledger
     site, stamp, step = site_of(ar.site, f"{name}.sum", ar.direction), ar.ledger.stamp(), signed_step(ar.step)
 
-    def take(found: NDArray[np.int64]) -> None:
+    def take(found: NDArray[np.int64], repeats: Repeats) -> None:
+        beyond = found[:, 0, 0]
         # A row is made only where there is something to count.
-        if found[0, 0]:
+        if beyond.any():
             counts = np.zeros(len(COUNTERS), np.int64)
-            counts[OVERFLOW] = found[0, 0]
-            ledger.row(site).add(counts, 0.0, math.inf, stamp=stamp, step=step)
+            counts[OVERFLOW] = beyond.sum()
+            first, then = repeats.first(beyond > 0, stamp, step)
+            ledger.row(site).add(counts, 0.0, math.inf, stamp=int(first), step=int(then))
 
     if later is None:
-        take(np.array([[int(number)]]))
+        take(np.array([[[int(number)]]]), ONCE)
     else:
         later.keep(number, take, [ledger])
 

@@ -10,7 +10,7 @@ read only where something broke. What the answers mean is in `launches.give_back
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from normstab.numerics.call import Operands
-from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, LOSSES_AT, Found, log_of, multiprocessors
+from normstab.numerics.kernels.cuda.device_log import ANSWERS_AT, LOSSES_AT, Take, log_of, multiprocessors
 from normstab.numerics.kernels.strides import align, is_dense
 from normstab.numerics.ledger import Ledger, Row
 from normstab.numerics.readable.reference import layout
@@ -182,8 +182,8 @@ def _programs(x: Tensor) -> tuple[int]:
     return (min(-(-x.numel() // BLOCK), RESIDENT * multiprocessors(x.device)),)
 
 
-def keep(number: Tensor, take: Callable[[Found], None], asked_by: Sequence[Row | Ledger]) -> None:
-    """Have `take` called with a whole number of the device, at [0, 0], before `asked_by` are read."""
+def keep(number: Tensor, take: Take, asked_by: Sequence[Row | Ledger]) -> None:
+    """Have `take` called with a whole number of the device, at [:, 0, 0], before `asked_by` are read."""
     log = log_of(number.device)
     with modes_off():
         cells = log.borrow()
@@ -191,9 +191,7 @@ def keep(number: Tensor, take: Callable[[Found], None], asked_by: Sequence[Row |
     log.take_back(cells, take, asked_by)
 
 
-def keep_specials(
-    x: Tensor, operands: Sequence[Any], take: Callable[[Found], None], asked_by: Sequence[Row | Ledger]
-) -> None:
+def keep_specials(x: Tensor, operands: Sequence[Any], take: Take, asked_by: Sequence[Row | Ledger]) -> None:
     """Have `take` called with how many NaNs and infinities `x` has, as propagated, and the answers of the operands."""
     log = log_of(x.device)
     with modes_off(), torch.cuda.device_of(x):

@@ -42,12 +42,15 @@ VARYING = ["n", "begin", "word", "step", "philox_block"]
 
 
 @triton.jit
-def drawn_from(word, step, philox_block, like, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the random fields of this program's elements, aligned at 2^62; zeros where WIDTH is 0."""
+def drawn_from(word, step, later, philox_block, like, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the random fields of this program's elements, aligned at 2^62; zeros where WIDTH is 0.
+
+    At `later` lies how many steps after `step` the launch runs: a captured one is launched once and runs often.
+    """
     drawn = like * 0
     if WIDTH > 0:
         own = philox_block.to(tl.int64) + tl.program_id(0).to(tl.int64) * (BLOCK * WIDTH // 128)
-        drawn = drawn_fields(word.to(tl.int64), step.to(tl.int64), own, WIDTH, BLOCK)
+        drawn = drawn_fields(word.to(tl.int64), step.to(tl.int64) + tl.load(later), own, WIDTH, BLOCK)
     return drawn
 
 
@@ -63,6 +66,7 @@ def round_kernel(
     word: tl.int64,
     step: tl.int64,
     philox_block: tl.int64,
+    later,
     DIGITS: tl.constexpr,
     BIAS: tl.constexpr,
     COPIES: tl.constexpr,
@@ -80,7 +84,7 @@ def round_kernel(
     inside = (offsets >= 0) & (offsets < n.to(tl.int64))
     bits = tl.load(source + offsets, mask=inside, other=0)
     x = widened(bits, DIGITS, BIAS)
-    drawn = drawn_from(word, step, philox_block, x, WIDTH, BLOCK)
+    drawn = drawn_from(word, step, later, philox_block, x, WIDTH, BLOCK)
     y, is_beyond = rounded(x, drawn, table)
     # The bits as they came, since a NaN keeps its payload.
     if COPIES:
@@ -160,7 +164,7 @@ def classes(a, b, c, OPERATION: tl.constexpr):
 @triton.jit(do_not_specialize=VARYING)
 def pointwise_kernel(
     target, first, second, third, table, counts, bins,
-    n: tl.int64, begin: tl.int64, word: tl.int64, step: tl.int64, philox_block: tl.int64,
+    n: tl.int64, begin: tl.int64, word: tl.int64, step: tl.int64, philox_block: tl.int64, later,
     rows, columns,
     first_slow, first_middle, first_fast,
     second_slow, second_middle, second_fast,
@@ -184,7 +188,7 @@ def pointwise_kernel(
     if OPERATION == FMA:
         c = read(third, slow * third_slow + middle * third_middle + fast * third_fast, inside)
     x = computed(a, b, c, OPERATION, FOLDS, ROUNDS_DOWN)
-    drawn = drawn_from(word, step, philox_block, x, WIDTH, BLOCK)
+    drawn = drawn_from(word, step, later, philox_block, x, WIDTH, BLOCK)
     y, is_beyond = rounded(x, drawn, table)
     store_result(target + index, y, inside)
     if COUNTS:

@@ -7,7 +7,7 @@ interpreter it serves CPU tensors too.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -168,7 +168,10 @@ def _programs(launch: Launch) -> tuple[int]:
     return ((n - begin + BLOCK - 1) // BLOCK,)
 
 
-@lru_cache(maxsize=1024)
+@cache
 def table64(format: AnyFormat, rounding: Rounding, copies: bool, device: torch.device) -> Tensor:
-    """Return the plan of lane 64 on a device; nothing writes to it."""
+    """Return the plan of lane 64 on a device; nothing writes to it.
+
+    Kept for good, as all that is made once for a device: a captured step reads it wherever it lies.
+    """
     return torch.tensor(plan(format, rounding, LANE64, copies=copies), device=device)

@@ -11,10 +11,10 @@ zeros before a kernel writes there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,10 +23,14 @@ from torch import Tensor
 
 from normstab.numerics.ledger import Ledger, Row
 from normstab.numerics.tallies.counter_row import COUNTING
+from normstab.numerics.tallies.repeats import ONCE, Repeats
 from normstab.numerics.tallies.tally import COUNTERS
 from normstab.torch_private import modes_off
 
-__all__ = ["ANSWERS_AT", "COUNTED", "LOSSES_AT", "Cells", "DeviceLog", "log_of", "multiprocessors"]
+__all__ = [
+    "ANSWERS_AT", "COUNTED", "LAUNCHES", "LOSSES_AT", "Cells", "DeviceLog", "Log", "Take", "counting_in", "log_of",
+    "multiprocessors",
+]  # fmt: skip
 
 # What kernels count, as int64: ten counters; the greatest magnitude and the greatest below infinity in bits of
 # float64, then the same in bits of float32, of which a kernel writes one pair; and of the NaNs and the infinities that
@@ -36,14 +40,33 @@ ANSWERS_AT, LOSSES_AT = len(COUNTERS) + 4, len(COUNTERS) + 6
 LAUNCHES = 4096  # that one stretch of memory has cells for, 590 kB
 
 Found = NDArray[np.int64]
+# What is done with the numbers of a launch: for each time that it ran an array (k, COUNTED).
+Take = Callable[[Found, Repeats], None]
 
 
 class Cells(NamedTuple):
     """Cells that a launch borrows: int64 (k, COUNTED), zeros at first."""
 
     counts: Tensor
-    stretch: Stretch
+    stretch: Stretch | None  # which they are part of; None where a step is captured
     first: int
+
+
+class Log(Protocol):
+    """Where launches count: in a stream's log, or, while a step is captured, in that of the step."""
+
+    @property
+    def later(self) -> Tensor:
+        """How many steps later than it was launched a kernel runs, on the device: int64 ()."""
+
+    def borrow(self, n: int = 1) -> Cells:
+        """Return cells of zeros for a launch to write to."""
+
+    def take_back(self, cells: Cells, take: Take, asked_by: Iterable[Row | Ledger]) -> None:
+        """Have `take` called with the numbers that the kernel, launched by now, leaves, before `asked_by` are read."""
+
+    def add_bins(self, row: Row, bins: Tensor) -> None:
+        """Add to the histogram of a row, before it is read."""
 
 
 class Stretch:
@@ -52,7 +75,7 @@ class Stretch:
     def __init__(self, device: torch.device) -> None:
         self.memory = torch.zeros(LAUNCHES, COUNTED, dtype=torch.int64, device=device)
         self.borrowed = self.returned = 0
-        self.due: list[tuple[int, int, Callable[[Found], None]]] = []
+        self.due: list[tuple[int, int, Take]] = []
         self.arriving: Tensor | None = None
         self.arrival: torch.cuda.Event | None = None
 
@@ -86,7 +109,7 @@ class Stretch:
             self.arrival.synchronize()
             found = self.arriving[first:end].numpy()
         for at, n, take in due:
-            take(found[at - first : at - first + n])
+            take(found[None, at - first : at - first + n], ONCE)
 
 
 class DeviceLog:
@@ -96,6 +119,11 @@ class DeviceLog:
         self.device, self.stream = device, stream
         self._stretches: list[Stretch] = []
         self._bins: dict[Row, Tensor] = {}
+
+    @property
+    def later(self) -> Tensor:
+        """Nothing: what is launched here runs in its own step."""
+        return _zero(self.device)
 
     def borrow(self, n: int = 1) -> Cells:
         """Return cells of zeros for a launch to write to."""
@@ -108,9 +136,10 @@ class DeviceLog:
             stretch.borrowed += n
             return Cells(stretch.memory[first : first + n], stretch, first)
 
-    def take_back(self, cells: Cells, take: Callable[[Found], None], asked_by: Iterable[Row | Ledger]) -> None:
+    def take_back(self, cells: Cells, take: Take, asked_by: Iterable[Row | Ledger]) -> None:
         """Have `take` called with the numbers that the kernel, launched by now, leaves, before `asked_by` are read."""
         stretch, n = cells.stretch, len(cells.counts)
+        assert stretch is not None, "the cells are of this log"
         with COUNTING:
             stretch.due.append((cells.first, n, take))
             for one in asked_by:
@@ -158,15 +187,43 @@ class DeviceLog:
         self._stretches.append(Stretch(self.device))
 
 
-def log_of(device: torch.device) -> DeviceLog:
+def log_of(device: torch.device) -> Log:
     """Return the log of the current stream of a device; of any other device, as Triton's interpreter has, the log."""
-    return _log(device, torch.cuda.current_stream(device) if device.type == "cuda" else None)
+    stream = _stream(device)
+    return _log(device, stream) if not _CAPTURED else _CAPTURED.get((device, stream)) or _log(device, stream)
+
+
+# While steps are captured: the logs of the streams that they are captured on. Not of a thread, for a backward pass has
+# one of its own.
+_CAPTURED: dict[tuple[torch.device, torch.cuda.Stream | None], Log] = {}
+
+
+@contextmanager
+def counting_in(log: Log, device: torch.device) -> Iterator[None]:
+    """Have what is launched on the current stream count in `log`."""
+    place = device, _stream(device)
+    _CAPTURED[place] = log
+    try:
+        yield
+    finally:
+        del _CAPTURED[place]
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Return the current stream; devices other than CUDA have none."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
 
 
 @cache
 def _log(device: torch.device, stream: torch.cuda.Stream | None) -> DeviceLog:
     """Return the log of a stream."""
     return DeviceLog(device, stream)
+
+
+@cache
+def _zero(device: torch.device) -> Tensor:
+    """Return the number that says: not later at all."""
+    return torch.zeros((), dtype=torch.int64, device=device)
 
 
 @lru_cache(maxsize=64)

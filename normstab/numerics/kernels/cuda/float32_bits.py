@@ -30,6 +30,7 @@ __all__ = [
     "finished32",
     "narrowed32",
     "rule32",
+    "step_now",
     "unbounded32",
     "unsigned",
     "widened32",
@@ -127,6 +128,15 @@ def narrowed32(y, DIGITS: tl.constexpr):
         narrow = tl.where(a >= INF32, (31 << 10) + tl.where(a > INF32, 1 << 9, 0), narrow)
         narrow = narrow | ((y >> 16) & 0x8000)
     return narrow
+
+
+@triton.jit
+def step_now(step, later, WIDTH: tl.constexpr):
+    """Return the step of this run, `later` at that address than when it was launched; as it is if nothing is drawn."""
+    now = step.to(tl.int64)
+    if WIDTH > 0:
+        now += tl.load(later)
+    return now
 
 
 @triton.jit

@@ -21,6 +21,7 @@ from normstab.numerics.kernels.cuda.float32_bits import (
     finished32,
     narrowed32,
     rule32,
+    step_now,
     unbounded32,
     widened32,
 )
@@ -37,28 +38,30 @@ VARYING32 = ["word", "step", "philox_block"]
 
 
 @triton.jit
-def drawn32(word, step, philox_block, tile, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def drawn32(word, now, philox_block, tile, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Return the random fields of a tile's elements; zeros where WIDTH is 0."""
     drawn = tl.zeros([BLOCK], tl.uint32)
     if WIDTH > 0:
         own = philox_block.to(tl.int64) + tile * (BLOCK * WIDTH // 128)
-        drawn = fields32(word.to(tl.int64), step.to(tl.int64), own, WIDTH, BLOCK)
+        drawn = fields32(word.to(tl.int64), now, own, WIDTH, BLOCK)
     return drawn
 
 
 @triton.jit(do_not_specialize=VARYING32)
 def round32_kernel(
     source, target, table, counts,
-    n, begin, word: tl.int64, step: tl.int64, philox_block: tl.int64,
+    n, begin, word: tl.int64, step: tl.int64, philox_block: tl.int64, later,
     DIGITS: tl.constexpr, COPIES: tl.constexpr, STYLE: tl.constexpr, WIDTH: tl.constexpr, COUNTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Round `n` numbers at `source` into `target`, which may be `source`; tile 0 begins at `begin` <= 0.
 
-    COPIES: every number is in the format and moves with all its bits. WIDTH: that of the random fields, or 0.
+    COPIES: every number is in the format and moves with all its bits. WIDTH: that of the random fields, or 0; at
+    `later` lies how many steps after `step` this runs.
     """
     # Before the loop, for all tiles of this program.
     rule = rule32(table)
+    now = step_now(step, later, WIDTH)
     nothing = tl.zeros([BLOCK // CELL], tl.int32)
     first, second, third, largest, below_inf = nothing, nothing, nothing, nothing, nothing
     for tile in range(tl.program_id(0).to(tl.int64), tl.cdiv(n - begin, BLOCK), tl.num_programs(0)):
@@ -66,7 +69,7 @@ def round32_kernel(
         inside = (offsets >= 0) & (offsets < n)
         bits = tl.load(source + offsets, mask=inside, other=0)
         x = widened32(bits, DIGITS)
-        drawn = drawn32(word, step, philox_block, tile, WIDTH, BLOCK)
+        drawn = drawn32(word, now, philox_block, tile, WIDTH, BLOCK)
         y, is_beyond = finished32(x, unbounded32(x, drawn, rule, STYLE), x != x, rule)
         if COPIES:
             tl.store(target + offsets, bits, mask=inside)
@@ -95,16 +98,17 @@ def place_of(index, rows, columns, slow, middle, fast, FLAT: tl.constexpr):
 @triton.jit(do_not_specialize=VARYING32)
 def pointwise32_kernel(
     target, left, right, last, table, counts,
-    n, begin, word: tl.int64, step: tl.int64, philox_block: tl.int64, rows, columns,
+    n, begin, word: tl.int64, step: tl.int64, philox_block: tl.int64, later, rows, columns,
     left_slow, left_middle, left_fast, right_slow, right_middle, right_fast, last_slow, last_middle, last_fast,
     OPERATION: tl.constexpr, ROUNDS_DOWN: tl.constexpr, STYLE: tl.constexpr, FLAT: tl.constexpr, WIDTH: tl.constexpr,
     COUNTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute `n` dense results; each operand has its strides along three axes, the last two `rows` by `columns`.
 
-    An operand that the operation does not have is the first one again. `begin` and WIDTH are as of `round32_kernel`.
+    An operand that the operation does not have is the first one again. `begin`, `later` and WIDTH are as of
+    `round32_kernel`.
     """
-    rule = rule32(table)
+    rule, now = rule32(table), step_now(step, later, WIDTH)
     nothing = tl.zeros([BLOCK // CELL], tl.int32)
     first, second, third, largest, below_inf = nothing, nothing, nothing, nothing, nothing
     for tile in range(tl.program_id(0).to(tl.int64), tl.cdiv(n - begin, BLOCK), tl.num_programs(0)):
@@ -122,7 +126,7 @@ def pointwise32_kernel(
         else:
             c = a
             found = exact32(a, b, OPERATION, ROUNDS_DOWN)
-        drawn = drawn32(word, step, philox_block, tile, WIDTH, BLOCK)
+        drawn = drawn32(word, now, philox_block, tile, WIDTH, BLOCK)
         y, is_beyond = rounded32(found, drawn, rule, STYLE, WIDTH > 0)
         tl.store(target + index, y, mask=inside)
         if COUNTS:

@@ -6,7 +6,7 @@ targets wider than 22 bits and more random bits than WIDEST_DRAWN has. Nothing h
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ def table_of_results32(format: AnyFormat, rounding: Rounding, device: torch.devi
     return table, GENERIC if _asks_more(WHOLE_DIGITS, format, rounding) else style
 
 
-@lru_cache(maxsize=1024)
+@cache
 def table32(format: AnyFormat, rounding: Rounding, copies: bool, device: torch.device) -> tuple[Tensor, int]:
     """Return the plan of lane 32 on a device, to which nothing writes, and its shortcut."""
     words = plan(format, rounding, LANE32, copies=copies)

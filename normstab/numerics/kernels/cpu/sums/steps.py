@@ -112,7 +112,7 @@ def settle_all(made: NDArray[np.int64], calls: Sequence[Call | None], rows: NDAr
         settle_contexts(made.ctypes.data, len(made), len(calls), rows.ctypes.data)
     for i, call in enumerate(calls):
         if call is not None and counts_losses(call):
-            lose(call, made[:, i, LOSSES_AT + 1 :].sum(0).tolist())
+            lose(call, made[:, i, LOSSES_AT + 1 :].sum(0, keepdims=True))
 
 
 @kernel

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ from normstab.numerics.scaled.granule_counts import GranuleCounts
 from normstab.numerics.scaled.scaled_format import Scaled
 from normstab.numerics.scaled.scales import E8M0_RANGE, FP32_RANGE
 from normstab.numerics.tallies.counter_row import COUNTING
+from normstab.numerics.tallies.repeats import Repeats
 from normstab.numerics.tallies.tally import COUNTERS
 
 __all__ = ["quantize_rows"]
@@ -155,7 +156,7 @@ class _Found:
         return tops
 
 
-@lru_cache(maxsize=256)
+@cache
 def _constants(scaled: Scaled, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return what the kernels know of scales (NUMBERS) and of codes, on a device."""
     least, greatest = E8M0_RANGE if scaled.scale == "e8m0" else FP32_RANGE
@@ -198,11 +199,11 @@ def _settle(cells: Cells, call: Call, n: int) -> None:
     row = call.row
     assert row is not None
 
-    def take(found: NDArray[np.int64]) -> None:
-        clipped, zero, dead, largest, below_inf = found[1, :5].tolist()
-        found[0, 0] = n
-        found[0, SATURATED] += clipped
-        add_found(call, found[0])
+    def take(found: NDArray[np.int64], repeats: Repeats) -> None:
+        (_, zero, dead), (largest, below_inf) = found[:, 1, :3].sum(0).tolist(), found[:, 1, 3:5].max(0).tolist()
+        found[:, 0, 0] = n
+        found[:, 0, SATURATED] += found[:, 1, 0]
+        add_found(call, found[:, 0], repeats)
         scales = (value32(largest), value32(INF32 - below_inf) if below_inf else math.inf)
         of_call = GranuleCounts(zero, dead, *scales)
         with COUNTING:

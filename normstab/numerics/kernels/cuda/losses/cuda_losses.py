@@ -22,6 +22,7 @@ from normstab.numerics.kernels.cuda.losses.losses_bits import lost64
 from normstab.numerics.kernels.strides import align, is_dense
 from normstab.numerics.readable.losses import half_of_precision, lose
 from normstab.numerics.readable.reference import layout
+from normstab.numerics.tallies.repeats import Repeats
 
 __all__ = ["count_losses"]
 
@@ -79,8 +80,8 @@ def count_losses(operation: str, operands: tuple[Tensor | float, ...], result: T
             *axes.strides[1], IS_SUB=operation == "sub", BLOCK=BLOCK,
         )  # fmt: skip
 
-    def take(found: NDArray[np.int64]) -> None:
-        lose(call, found[0, LOSSES_AT:].tolist())
+    def take(found: NDArray[np.int64], repeats: Repeats) -> None:
+        lose(call, found[:, 0, LOSSES_AT:], repeats)
 
     log.take_back(cells, take, [call.row])
     return True

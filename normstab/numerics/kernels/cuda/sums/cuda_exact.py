@@ -110,11 +110,13 @@ def _rounded(sources: list[Tensor], walks: list[Walk], call: Call, dtype: torch.
     with torch.cuda.device_of(source):
         exact_kernel[(-(-walk.rows // cut.rows), cut.chunks)](
             factors[0], factors[-1], *given, walk.n, cut.span, (kept[0], kept[-1]), (reduced[0], reduced[-1]),
-            *_drawn(call), DIGITS=bits.fraction_bits, BIAS=bits.bias, SIGNIFICAND=bits_of_addend(kind),
+            *_drawn(call, launch), DIGITS=bits.fraction_bits, BIAS=bits.bias, SIGNIFICAND=bits_of_addend(kind),
             ROWS=cut.rows, LANES=cut.lanes, **options,
         )  # fmt: skip
         if places:
-            settle_exact_kernel[(-(-walk.rows // SETTLED_ROWS),)](*given, *_drawn(call), ROWS=SETTLED_ROWS, **options)
+            settle_exact_kernel[(-(-walk.rows // SETTLED_ROWS),)](
+                *given, *_drawn(call, launch), ROWS=SETTLED_ROWS, **options
+            )
     settle(launch, walk.rows, call, target)
     return target
 
@@ -125,7 +127,7 @@ def _options(launch: Launch, kind: int, places: int) -> dict[str, Any]:
     return own | launch.options | {"num_warps": WARPS}
 
 
-def _drawn(call: Call) -> tuple[int, int, int]:
-    """Return the words of Philox and the index of the first sum; zeros where nothing is drawn."""
-    draw = call.draw if call.rounding.is_stochastic else None
-    return (0, 0, 0) if draw is None else (signed(draw.word), signed(draw.step), draw.first_index)
+def _drawn(call: Call, launch: Launch) -> tuple[int, int, int, Tensor | None]:
+    """Return the words of Philox, the index of the first sum, and where lies how much later; zeros without a draw."""
+    draw, later = call.draw if call.rounding.is_stochastic else None, launch.place[-1]
+    return (0, 0, 0, later) if draw is None else (signed(draw.word), signed(draw.step), draw.first_index, later)

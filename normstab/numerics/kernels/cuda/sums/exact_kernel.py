@@ -125,7 +125,8 @@ def write_rounded(
     x = tl.where(above & below, NAN64, x)
     drawn = x * 0
     if WIDTH > 0:
-        drawn = drawn_at(drawn_from[0], drawn_from[1], row + drawn_from[2], WIDTH)
+        word, step, first_index, later = drawn_from
+        drawn = drawn_at(word, step + tl.load(later), row + first_index, WIDTH)
     y, is_beyond = rounded(x, drawn, table)
     store_result(target + row, y, is_row)
     if COUNTS:
@@ -138,7 +139,7 @@ def write_rounded(
 @triton.jit(do_not_specialize=VARYING)
 def exact_kernel(
     first, second, target, table, counts, bins, digits, noted, rows, n, span, kept, reduced,
-    word: tl.int64, step: tl.int64, first_index: tl.int64,
+    word: tl.int64, step: tl.int64, first_index: tl.int64, later,
     DIGITS: tl.constexpr, BIAS: tl.constexpr, KIND: tl.constexpr, UNIT: tl.constexpr, SIGNIFICAND: tl.constexpr,
     PLACES: tl.constexpr, WIDTH: tl.constexpr, COUNTS: tl.constexpr, HISTOGRAM: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr,
@@ -177,7 +178,7 @@ def exact_kernel(
         # What is still carried: 2^33 at most, two digits.
         state = carried_digit(carried_digit(state, row * 0, following), row * 0, following + 1)
         write_rounded(
-            state, seen, row, is_row, target, table, counts, bins, (word, step, first_index),
+            state, seen, row, is_row, target, table, counts, bins, (word, step, first_index, later),
             UNIT, KIND, WIDTH, COUNTS, HISTOGRAM,
         )  # fmt: skip
 
@@ -190,7 +191,7 @@ def add_digit(memory, total, is_row):
 
 @triton.jit(do_not_specialize=VARYING)
 def settle_exact_kernel(
-    target, table, counts, bins, digits, noted, rows, word: tl.int64, step: tl.int64, first_index: tl.int64,
+    target, table, counts, bins, digits, noted, rows, word: tl.int64, step: tl.int64, first_index: tl.int64, later,
     KIND: tl.constexpr, UNIT: tl.constexpr, PLACES: tl.constexpr,
     WIDTH: tl.constexpr, COUNTS: tl.constexpr, HISTOGRAM: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -202,5 +203,5 @@ def settle_exact_kernel(
         state = carried_digit(state, tl.load(digits + row * PLACES + place, mask=is_row, other=0), place)
     write_rounded(
         state, tl.load(noted + row, mask=is_row, other=0), row, is_row, target, table, counts, bins,
-        (word, step, first_index), UNIT, KIND, WIDTH, COUNTS, HISTOGRAM,
+        (word, step, first_index, later), UNIT, KIND, WIDTH, COUNTS, HISTOGRAM,
     )  # fmt: skip

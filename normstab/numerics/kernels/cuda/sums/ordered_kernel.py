@@ -22,7 +22,7 @@ import triton.language as tl
 
 from normstab.numerics.kernels.cuda.cuda_bits import INF64, MAGNITUDE64, SIGN64, narrowed, widened
 from normstab.numerics.kernels.cuda.device_log import COUNTED
-from normstab.numerics.kernels.cuda.float32_bits import INF32, MAGNITUDE32, SIGN32, widened32
+from normstab.numerics.kernels.cuda.float32_bits import INF32, MAGNITUDE32, SIGN32, step_now, widened32
 from normstab.numerics.kernels.cuda.sums.ordered_cells import (
     MOST_STEPS,
     halved,
@@ -46,6 +46,7 @@ __all__ = [
     "place_of",
     "read_at",
     "settle_all",
+    "told",
     "write_at",
 ]
 
@@ -106,6 +107,17 @@ def leaf_of(row_index, position, leaf_step, reduced, HOW: tl.constexpr):
 def most_steps(HOW: tl.constexpr):
     """Return after how many addends cells are settled: Kahan's corrections count three times for each."""
     return (MOST + 2) // 3 if (HOW & KAHAN) > 0 else MOST
+
+
+@triton.jit
+def told(rule, adding, loading, later, half, HOW: tl.constexpr):
+    """Return what every step reads at the site of additions, and at that of loads or products.
+
+    The plan of the format, the key of Philox, the step of training, half of the precision; given are key and step.
+    """
+    to_add = rule, adding[0], step_now(adding[1], later, HOW & WIDTH), half
+    to_load = rule, loading[0], step_now(loading[1], later, HOW & WIDTH), half
+    return to_add, to_load
 
 
 @triton.jit
@@ -190,7 +202,7 @@ def lanes_of(chunk, chunk_step, span, n, is_row, lanes, IS_LONG: tl.constexpr, L
 def ordered_kernel(
     source, target, table, counts, bins, rows, n, chunks, chunk_step, span, step, lanes, leaf_step,
     kept, reduced, kept_index, reduced_index, target_row, target_chunk, half,
-    add_word: tl.int64, add_step_word: tl.int64, load_word: tl.int64, load_step_word: tl.int64,
+    add_word: tl.int64, add_step_word: tl.int64, load_word: tl.int64, load_step_word: tl.int64, later,
     DIGITS: tl.constexpr, BIAS: tl.constexpr, HOW: tl.constexpr, BY_ROWS: tl.constexpr, IS_LONG: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
@@ -203,7 +215,7 @@ def ordered_kernel(
     rule = rule_of(table, HOW)
     memory = source + place_of(row, kept[0], kept[1])[:, None]
     row_index = place_of(row, kept_index[0], kept_index[1])[:, None]
-    to_add, to_load = (rule, add_word, add_step_word, half), (rule, load_word, load_step_word, half)
+    to_add, to_load = told(rule, (add_word, add_step_word), (load_word, load_step_word), later, half, HOW)
     upcoming = read_at(memory, place_of(first, reduced[0], reduced[1]), live & (first < end), DIGITS, BIAS, HOW)
     total, lost = upcoming, upcoming * 0
     steps = (tl.minimum(span, n) + step - 1) // step

@@ -30,6 +30,7 @@ from normstab.numerics.kernels.cuda.sums.ordered_kernel import (
     place_of,
     read_at,
     settle_all,
+    told,
     write_at,
 )
 from normstab.numerics.kernels.cuda.sums.ordered_steps import (
@@ -66,7 +67,7 @@ def read_both(first, second, position, inside, reduced, DIGITS: tl.constexpr, BI
 def products_kernel(
     first, second, target, table, counts, bins, rows, n, chunks, chunk_step, span, step, lanes, leaf_step,
     kept, reduced, reduced_index, target_row, target_chunk, half,
-    add_word: tl.int64, add_step_word: tl.int64, load_word: tl.int64, load_step_word: tl.int64,
+    add_word: tl.int64, add_step_word: tl.int64, load_word: tl.int64, load_step_word: tl.int64, later,
     DIGITS: tl.constexpr, BIAS: tl.constexpr, HOW: tl.constexpr, BY_ROWS: tl.constexpr, IS_LONG: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
@@ -79,7 +80,7 @@ def products_kernel(
     rule = rule_of(table, HOW)
     left, right = both_rows(first, second, row, kept)
     row_index = (row * n)[:, None]
-    to_add, to_multiply = (rule, add_word, add_step_word, half), (rule, load_word, load_step_word, half)
+    to_add, to_multiply = told(rule, (add_word, add_step_word), (load_word, load_step_word), later, half, HOW)
     next_a, next_b = read_both(left, right, start, live & (start < end), reduced, DIGITS, BIAS, HOW)
     total, lost = next_a * 0, next_a * 0
     steps = (tl.minimum(span, n) + step - 1) // step

@@ -34,6 +34,7 @@ from normstab.numerics.philox import field_width
 from normstab.numerics.readable.losses import half_of_precision
 from normstab.numerics.readable.reference import layout
 from normstab.numerics.tallies.counter_row import HISTOGRAM_BINS
+from normstab.numerics.tallies.repeats import Repeats
 from normstab.numerics.tallies.tally import COUNTERS
 
 __all__ = ["Job", "Tile", "job_of", "run_passes", "settle_job", "tile_of_sums"]
@@ -58,7 +59,7 @@ class Job(NamedTuple):
     cells: Cells | None
     bins: Tensor
     how: int
-    told: dict[str, int]
+    told: dict[str, int | Tensor | None]
     dtype: torch.dtype
 
 
@@ -110,18 +111,20 @@ def job_of(x: Tensor, at: SumCalls, *, more: int = 0) -> Job:
     # A kernel takes an address in any case; where nothing counts it is not written to.
     counts = torch.empty(1, dtype=torch.int64, device=x.device) if cells is None else cells.counts
     bins = torch.zeros(sites * HISTOGRAM_BINS if has_histogram else 1, dtype=torch.int64, device=x.device)
-    told = _drawn(calls) | {"half": half_of_precision(call.format)}
+    told = _drawn(calls, x.device) | {"half": half_of_precision(call.format)}
     return Job(calls, table, counts, cells, bins, how, told, dtype)
 
 
-def _drawn(calls: dict[str, Call | None]) -> dict[str, int]:
-    """Return the words of Philox of additions and loads; zeros where nothing is drawn."""
-    words = {}
+def _drawn(calls: dict[str, Call | None], device: torch.device) -> dict[str, int | Tensor | None]:
+    """Return the words of Philox of additions and loads, zeros where nothing is drawn; where lies how much later."""
+    words: dict[str, int | Tensor | None] = {"later": None}
     for site in ("add", "load"):
         call = calls[site]
         draw = None if call is None else call.draw
         words[f"{site}_word"] = 0 if draw is None else signed(draw.word)
         words[f"{site}_step_word"] = 0 if draw is None else signed(draw.step)
+        if draw is not None:
+            words["later"] = log_of(device).later
     return words
 
 
@@ -180,13 +183,13 @@ def settle_job(job: Job, known: dict[str, int]) -> None:
         return
     counting = [(i, call) for i, call in enumerate(job.calls.values()) if call is not None and call.row is not None]
 
-    def take(found: NDArray[np.int64]) -> None:
+    def take(found: NDArray[np.int64], repeats: Repeats) -> None:
         for i, call in counting:
             # Nothing is divided in a sum, which leaves that counter to say how many addends were cast.
-            found[i, 0] = known.get(SITES[i], found[i, BY_ZERO])
-            found[i, BY_ZERO] = 0
-            if found[i, 0]:
-                add_found(call, found[i])
+            found[:, i, 0] = known.get(SITES[i], found[:, i, BY_ZERO])
+            found[:, i, BY_ZERO] = 0
+            if found[:, i, 0].any():
+                add_found(call, found[:, i], repeats)
 
     log = log_of(job.counts.device)
     log.take_back(job.cells, take, [call.row for _, call in counting if call.row is not None])

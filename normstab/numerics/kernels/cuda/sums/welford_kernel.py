@@ -16,6 +16,7 @@ import triton.language as tl
 from normstab.numerics.kernels.cuda.cuda_bits import SIGN64, as_int64, widened
 from normstab.numerics.kernels.cuda.cuda_kernels import CODES
 from normstab.numerics.kernels.cuda.device_log import COUNTED
+from normstab.numerics.kernels.cuda.float32_bits import step_now
 from normstab.numerics.kernels.cuda.sums.ordered_cells import MOST_STEPS, no_cells, settle_sums
 from normstab.numerics.kernels.cuda.sums.ordered_kernel import leaf_of, place_of, write_at
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How, computed_step, load_step
@@ -33,11 +34,14 @@ MOST, SITE = tl.constexpr(MOST_STEPS), tl.constexpr(COUNTED)
 
 @triton.jit
 def told_at(table, words, SITE_: tl.constexpr, HOW: tl.constexpr):
-    """Return what a step at a site reads: the plan of the format, its two words of Philox, half of the precision."""
-    word, step = tl.full([], 0, tl.int64), tl.full([], 0, tl.int64)
+    """Return what a step at a site reads: plan of the format, key of Philox, step of training, half of the precision.
+
+    `table` are the address of the plan, and that half; `words` the address of the keys, and that step.
+    """
+    word = tl.full([], 0, tl.int64)
     if (HOW & WIDTH) > 0:
-        word, step = tl.load(words + 2 * SITE_), tl.load(words + 2 * SITE_ + 1)
-    return table[0], word, step, table[1]
+        word = tl.load(words[0] + SITE_)
+    return table[0], word, words[1], table[1]
 
 
 @triton.jit
@@ -77,12 +81,14 @@ def settle_three(cells, counts, FIRST: tl.constexpr, HOW: tl.constexpr):
         settle_sums(cells[i], counts + (FIRST + i) * SITE, False, (HOW & LOSES) > 0)
 
 
-@triton.jit(do_not_specialize=["rows", "n", "half"])
+@triton.jit(do_not_specialize=["rows", "n", "half", "step"])
 def welford_kernel(
-    source, means, squares, plan, words, counts, rows, n, half, kept, reduced, kept_index, reduced_index,
+    source, means, squares, plan, keys, step: tl.int64, later, counts, rows, n, half,
+    kept, reduced, kept_index, reduced_index,
     DIGITS: tl.constexpr, BIAS: tl.constexpr, HOW: tl.constexpr, HAS_M2: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Write m, and M2 where HAS_M2, of each row, as float64 bits; axes are given as to `ordered_kernel`."""
+    """Write m, and M2 where HAS_M2, of each row, as float64 bits; axes and `later` are given as to `ordered_kernel`."""
+    words = keys, step_now(step, later, HOW & WIDTH)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_row = row < rows
     memory, row_index = source + place_of(row, kept[0], kept[1]), place_of(row, kept_index[0], kept_index[1])

@@ -16,7 +16,7 @@ from torch import Tensor
 from normstab.numerics.call import Call
 from normstab.numerics.kernels.cuda.cuda_tensors import NAMES, table64
 from normstab.numerics.kernels.cuda.device_log import Cells, log_of
-from normstab.numerics.kernels.cuda.launches import add_found, signed
+from normstab.numerics.kernels.cuda.launches import add_found, drawn_from
 from normstab.numerics.kernels.cuda.sums.ordered_steps import How
 from normstab.numerics.kernels.cuda.sums.sum_passes import walk_of
 from normstab.numerics.kernels.cuda.sums.welford_kernel import WELFORD_SITES, welford_kernel
@@ -24,6 +24,7 @@ from normstab.numerics.kernels.format_table import contains_dtype
 from normstab.numerics.philox import field_width
 from normstab.numerics.readable.losses import counts_losses, half_of_precision
 from normstab.numerics.readable.reference import layout
+from normstab.numerics.tallies.repeats import Repeats
 from normstab.numerics.tallies.tally import COUNTERS
 
 __all__ = ["welford"]
@@ -43,11 +44,11 @@ def welford(x: Tensor, reduced: Sequence[int], calls: Mapping[str, Call]) -> tup
     walk = walk_of(tuple(x.shape), x.stride(), tuple(reduced))
     found = torch.zeros(2, walk.rows, dtype=torch.float64, device=x.device)
     cells = log_of(x.device).borrow(len(WELFORD_SITES)) if any(made.row for made in calls.values()) else None
-    bits = layout(x.dtype)
+    bits, draws = layout(x.dtype), [calls[site].draw if site in calls else None for site in WELFORD_SITES]
     with torch.cuda.device_of(x):
         welford_kernel[(-(-walk.rows // ROWS),)](
             x.view(bits.integer), *found.view(torch.int64), table64(call.format, call.rounding, False, x.device),
-            words_of(calls, x.device), None if cells is None else cells.counts, walk.rows, walk.n,
+            *drawn_from(draws, x.device), None if cells is None else cells.counts, walk.rows, walk.n,
             half_of_precision(call.format), walk.kept, walk.reduced, walk.kept_index, walk.reduced_index,
             DIGITS=bits.fraction_bits, BIAS=bits.bias, HOW=tl.constexpr(how_of(x, call, counts=cells is not None)),
             HAS_M2="m2" in calls, ROWS=ROWS, num_warps=ROWS // A_WARP, enable_fp_fusion=False,
@@ -66,28 +67,19 @@ def how_of(x: Tensor, call: Call, *, counts: bool) -> int:
     return how | sum(flag for flag, is_set in flags.items() if is_set)
 
 
-def words_of(calls: Mapping[str, Call], device: torch.device) -> Tensor | None:
-    """Return the words of Philox of every site, int64 (7, 2), on the device; None where nothing is drawn."""
-    draws = [calls[site].draw if site in calls else None for site in WELFORD_SITES]
-    if not any(draws):
-        return None
-    words = [(0, 0) if draw is None else (signed(draw.word), signed(draw.step)) for draw in draws]
-    return torch.from_numpy(np.array(words, np.int64)).to(device, non_blocking=True)
-
-
 def settle(cells: Cells, calls: Mapping[str, Call], results: int) -> None:
     """Have what the kernel counts added to the rows of the calls; of loads it counts how many as divided by zero."""
     counting = [
         (i, calls[site]) for i, site in enumerate(WELFORD_SITES) if site in calls and calls[site].row is not None
     ]
 
-    def take(found: NDArray[np.int64]) -> None:
+    def take(found: NDArray[np.int64], repeats: Repeats) -> None:
         for i, call in counting:
             is_load = WELFORD_SITES[i] == "load"
-            found[i, 0] = found[i, BY_ZERO] if is_load else results
+            found[:, i, 0] = found[:, i, BY_ZERO] if is_load else results
             if is_load:
-                found[i, BY_ZERO] = 0
-            if found[i, 0]:
-                add_found(call, found[i])
+                found[:, i, BY_ZERO] = 0
+            if found[:, i, 0].any():
+                add_found(call, found[:, i], repeats)
 
     log_of(cells.counts.device).take_back(cells, take, [call.row for _, call in counting if call.row is not None])

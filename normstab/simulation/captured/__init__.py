@@ -1,0 +1,1 @@
+"""A step of training recorded once and replayed: `run.capture`."""
