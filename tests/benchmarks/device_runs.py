@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,9 +194,18 @@ def scenario_run(scenario: Path) -> Callable[[str, float], float]:
             command = [sys.executable, "-m", "normstab", "run", str(scenario), "--device", device, "--out", out]
             start = time.perf_counter()
             _done(command, limit_s)
-            return time.perf_counter() - start
+            elapsed_s = time.perf_counter() - start
+            for note, cells in remarks(Path(out)).items():
+                print(f"{scenario.stem}: {note}: {cells} cells", file=sys.stderr)
+            return elapsed_s
 
     return seconds
+
+
+def remarks(out: Path) -> Counter[str]:
+    """Return what the records below a folder say of CUDA graphs, and how many of them."""
+    records = [json.loads(path.read_text()) for path in sorted(out.rglob("record.json"))]
+    return Counter(note for record in records for note in record["notes"] if "CUDA graphs" in note)
 
 
 def _done(command: list[str], limit_s: float, **environment: str) -> subprocess.CompletedProcess[str]:

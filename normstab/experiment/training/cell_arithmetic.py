@@ -29,7 +29,8 @@ __all__ = ["Simulated", "simulated"]
 class Simulated:
     """What runs around the network: `run` is the simulation, or the recording of exponents (`is_recording`).
 
-    Without a run plain torch computes. `tells_losses`: its sums can count what they lose in little time.
+    Without a run plain torch computes. `tells_losses`: its sums can count what they lose in little time. `remarks` are
+    sentences on how the steps ran, which stand beside the simulation's notes.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Simulated:
         self.is_recording = is_recording
         self.rounds_optimizer = rounds_optimizer
         self.tells_losses = tells_losses
+        self.remarks: list[str] = []
 
     def paused(self) -> AbstractContextManager[object]:
         """Return a context in which plain torch computes: the experiment's own bookkeeping."""
@@ -118,7 +120,7 @@ class Simulated:
             return ()
         # In a record a note stands once: how many there were, the run itself says at its end.
         said = ("casts=ignore: casts to a wider type changed nothing",) if self.run.ignored_upcasts else ()
-        return (*self.run.notes, *said)
+        return (*self.run.notes, *said, *self.remarks)
 
 
 @contextlib.contextmanager

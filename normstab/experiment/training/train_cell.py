@@ -36,6 +36,7 @@ from normstab.experiment.training.optimizers import make_optimizer
 from normstab.experiment.training.probes import Probes, probe_interval
 from normstab.experiment.training.schedules import Span
 from normstab.experiment.training.steps.looks import Looks, steps_between_looks
+from normstab.experiment.training.steps.replayed_gradients import Gradients
 from normstab.experiment.training.steps.run_endings import end_epoch, finished_record, record_of
 from normstab.experiment.training.steps.session_state import UnusableCheckpointError, restore_session, state_of
 from normstab.experiment.training.steps.training_session import Session
@@ -130,7 +131,7 @@ class _Running:
         session.wants_checkpoint = lambda: checkpoints.is_due
         self.ranks.seed(cell.train.seed)
         with simulated(session.trained, cell.numerics, optimizer=session.optimizer, seed=cell.train.seed) as around:
-            session.simulated = around
+            session.simulated = session.gradients.simulated = around
             session.storage.use(around.arithmetic)
             with around.paused():
                 keep = self._resume(session, checkpoints, problem) or self._go_on(session)
@@ -160,18 +161,20 @@ class _Running:
         with torch.no_grad():
             first = self.ranks.part(torch.arange(min(images, train.batch)))
             values = count_values(model, dataset.train_batch(first)[0])
+        trained, scaler = self.ranks.wrapped(model), LossScaler(train.loss_scale, interval=train.loss_scale_interval)
         return Session(
             train=train,
             dataset=dataset,
             model=model,
             optimizer=make_optimizer(model, train.optimizer, per_channel=has_factors, keep=storage.keep),
-            scaler=LossScaler(train.loss_scale, interval=train.loss_scale_interval),
+            scaler=scaler,
             storage=storage,
             probes=self._probes(span),
             simulated=Simulated(),
             history=History(values=values),
             span=span,
-            trained=self.ranks.wrapped(model),
+            trained=trained,
+            gradients=Gradients(trained, scaler, train.label_smoothing),
             ranks=self.ranks,
             correction=correction,
             noise=noise_clocks(model),

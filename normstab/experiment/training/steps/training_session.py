@@ -24,13 +24,13 @@ from normstab.experiment.records.offences import origin_of_nonfinite
 from normstab.experiment.records.step_log import Step
 from normstab.experiment.scenario.training_spec import TrainSpec
 from normstab.experiment.training.angular_updates import angles_since, weights_now
-from normstab.experiment.training.batch_loss import batch_loss, outputs
 from normstab.experiment.training.cell_arithmetic import Simulated
 from normstab.experiment.training.corrections import Correction
 from normstab.experiment.training.optimizers import set_rate
 from normstab.experiment.training.probes import Probes
 from normstab.experiment.training.schedules import Span, rate_factor
 from normstab.experiment.training.steps.looks import Looks, Unread, read
+from normstab.experiment.training.steps.replayed_gradients import Gradients
 from normstab.experiment.training.steps.return_point import ReturnPoint
 from normstab.experiment.training.storage import Storage
 from normstab.experiment.training.training_ranks import Ranks
@@ -44,10 +44,10 @@ __all__ = ["Session"]
 class Session:
     """Everything of a run that moves, and what moves it.
 
-    `trained` is what the steps run: the model, or what distributes it over `ranks`. `correction` is what replaces
-    weight decay, `noise` the clocks of the norm layers' noise. `unread` are steps that nobody has looked at, which
-    began at `start`; `logged` those that were, and are not in the log yet. `wants_checkpoint` asks the first process's
-    clock, with what all processes tell each other in every step: `saves` is the answer.
+    `trained` is what the steps run, by `gradients`: the model, or what distributes it over `ranks`. `correction` is
+    what replaces weight decay, `noise` the clocks of the norm layers' noise. `unread` are steps that nobody has looked
+    at, which began at `start`; `logged` those that were, and are not in the log yet. `wants_checkpoint` asks the first
+    process's clock, with what all processes tell each other in every step: `saves` is the answer.
     """
 
     train: TrainSpec
@@ -61,6 +61,7 @@ class Session:
     history: History
     span: Span
     trained: nn.Module
+    gradients: Gradients
     ranks: Ranks
     correction: Correction | None = None
     noise: Sequence[Clock] = ()
@@ -79,6 +80,11 @@ class Session:
         A loss, logit or parameter that is not finite is noted at a look, with the step that it was in. No step is taken
         after such a one.
         """
+        if self.gradients.wants_proof:
+            self.look()
+            if self.history.nonfinite is not None:
+                return
+            self._prove(index, augmentation)
         if self.looks.span > 1 and not self.probes.is_due(self.history.step):
             if not self.unread:
                 self._stay()
@@ -175,10 +181,15 @@ class Session:
             factor = rate_factor(self.train.schedule, step, self.span)
             set_rate(self.optimizer, self._lr_factor(factor))
             self.optimizer.zero_grad(set_to_none=True)
-        logits = outputs(self.trained, x)
-        loss = batch_loss(logits, y, self.train.label_smoothing)
-        self._backward(loss, self.train.loss_multiplier * self.ranks.share(self._counts(index)))
+        loss, logits = self.gradients(x, y, self.train.loss_multiplier * self.ranks.share(self._counts(index)))
         return loss, logits, factor
+
+    def _prove(self, index: Tensor, augmentation: Augmentation | None) -> None:
+        """Compute the gradients of the next step both ways, and be where the run was."""
+        self._stay()
+        assert self.start is not None, "the run has just been remembered"
+        self.gradients.prove(self.start, lambda: self._gradients(index, augmentation)[:2])
+        self.start = None
 
     def _counts(self, index: Tensor) -> list[int]:
         """Return how many predictions each process makes of a batch; one process asks nobody."""
@@ -200,16 +211,6 @@ class Session:
         """Return the factor on the peak rate: a norm schedule moves the norms and leaves the rate."""
         moves_norms = self.correction is not None and self.correction.moves_norms
         return self.train.lr_multiplier * (1.0 if moves_norms else factor)
-
-    def _backward(self, loss: Tensor, factor: float) -> None:
-        """Differentiate the loss times a factor and its scale; both reach the gradient unrounded."""
-        scaled = self.scaler.scale(loss)
-        if factor == 1.0:
-            scaled.backward()
-            return
-        with self.simulated.paused():
-            multiplier = torch.full_like(scaled, factor)
-        scaled.backward(multiplier)
 
     def _unscaled(self) -> Tensor:
         """Unscale the gradients and return their norm."""
