@@ -242,6 +242,15 @@ def test_flushed_subnormals_change_no_sum():
     assert results[0] == results[1]
 
 
+def assert_product_equals_the_general_kernel(a, b, precision: str, monkeypatch, **asked) -> None:
+    found = run(lambda ar: ar.matmul(a, b), precision, **asked)
+    bare = ns.Arithmetic(precision, key=ns.Key(seed=3)).matmul(a, b)
+    monkeypatch.setattr(cpu_matmul, "_fast_way", lambda *_: None)
+    assert found == run(lambda ar: ar.matmul(a, b), precision, **asked), (precision, a.shape, b.shape)
+    assert bare.view(torch.int32).tolist() == found[0]
+    monkeypatch.undo()
+
+
 PRODUCTS = [
     ((7, 33), (33, 70)),
     ((2, 5, 64), (64, 130)),
@@ -262,12 +271,7 @@ def test_products_by_columns_equal_the_general_kernel(format, mode, scale, monke
         a, b = ns.cast(wild(*shape_a, seed=i, share=0.0), "fp16") * scale, ns.cast(wild(*shape_b, share=0.0), "fp16")
         b = b.mT.contiguous().mT if i % 2 and b.dim() > 1 else b
         precision, asked = f"fp32/{mode};matmul={format}:{order}", ASKED[(i + len(mode)) % len(ASKED)]
-        found = run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, **asked)
-        bare = ns.Arithmetic(precision, key=ns.Key(seed=3)).matmul(a, b)
-        monkeypatch.setattr(cpu_matmul, "_fast_way", lambda *_: None)
-        assert found == run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, **asked), (order, shape_a, shape_b)
-        assert bare.view(torch.int32).tolist() == found[0]
-        monkeypatch.undo()
+        assert_product_equals_the_general_kernel(a, b, precision, monkeypatch, **asked)
 
 
 def operands(kind: str, shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -294,12 +298,61 @@ def test_products_of_wide_operands_equal_the_general_kernel(format, kind, monkey
     for i, order in enumerate(("sequential", "pairwise", "blocked7", "blocked64", "lanes3", "lanes64")):
         a, b = operands(kind, *PRODUCTS[i % len(PRODUCTS)])
         precision = f"fp32;matmul={format}:{order}"
-        found = run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False)
-        bare = ns.Arithmetic(precision, key=ns.Key(seed=3)).matmul(a, b)
-        monkeypatch.setattr(cpu_matmul, "_fast_way", lambda *_: None)
-        assert found == run(lambda ar, a=a, b=b: ar.matmul(a, b), precision, inexact=False), order
-        assert bare.view(torch.int32).tolist() == found[0]
-        monkeypatch.undo()
+        assert_product_equals_the_general_kernel(a, b, precision, monkeypatch, inexact=False)
+
+
+def broken(x: torch.Tensor, share: float) -> torch.Tensor:
+    """The numbers, some of which are infinite, NaN or zeros of either sign."""
+    generator = torch.Generator().manual_seed(5)
+    found = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0])[
+        torch.randint(0, 5, x.shape, generator=generator)
+    ]
+    return torch.where(torch.rand(x.shape, generator=generator) < share, found, x)
+
+
+@pytest.mark.parametrize(("format", "mode", "share"), thinned(CARRIED, [0.0, 0.03], every=2))
+def test_products_that_leave_the_range_equal_the_general_kernel(format, mode, share, monkeypatch):
+    """Overflows alone, and infinities and NaN among the operands: by careful ways, in lanes that are sums or idle."""
+    chains = ("sequential+kahan", "blocked7+kahan") if mode == "nearest" else ()
+    orders = ("sequential", "pairwise", "blocked7", "lanes3", *FUSED[1:], *chains)
+    for i, order in enumerate(orders):
+        shape_a, shape_b = PRODUCTS[(i + len(format)) % len(PRODUCTS)]
+        a, b = (ns.cast(wild(*shape, seed=i, share=0.0), "fp16") for shape in (shape_a, shape_b))
+        a, b = broken(a * 2.0 ** (8 * (i % 2)), share), broken(b, share if i % 3 == 0 else 0.0)
+        precision, asked = f"fp32/{mode};matmul={format}:{order}", ASKED[(i + len(mode)) % len(ASKED)]
+        assert_product_equals_the_general_kernel(a, b, precision, monkeypatch, **asked)
+
+
+@pytest.mark.parametrize(
+    ("format", "mode"),
+    [("fp16", "nearest"), ("bf16", "down"), ("e4m3fn", "stochastic:5"), ("q7.8", "up"), ("fp32", "nearest")],
+)
+def test_products_that_leave_the_range_equal_the_reference(format, mode, monkeypatch):
+    for i, order in enumerate(("sequential", "pairwise", "lanes3")):
+        a, b = (ns.cast(wild(*shape, seed=i, share=0.0), "fp16") for shape in ((4, 17), (17, 9)))
+        a, b = broken(a * 2.0**8, 0.05 * (i != 1)), broken(b, 0.05 * (i == 2))
+        precision = f"fp32/{mode};matmul={format}:{order}"
+        assert_kernel_equals_reference(lambda ar, a=a, b=b: ar.matmul(a, b), precision, monkeypatch, inexact=i != 2)
+
+
+@pytest.mark.parametrize("format", ["fp16", "bf16"])
+def test_histograms_alone_equal_the_general_kernel(format, monkeypatch):
+    """Of binades that lie together, of more than are counted at once, and of zeros; some groups overflow."""
+    a, b = ns.cast(wild(9, 150, share=0.0), "fp16"), ns.cast(wild(150, 70, seed=1, share=0.0), "fp16")
+    for i, order in enumerate(("sequential", "pairwise", "blocked64", "lanes3")):
+        scales = torch.tensor([1.0, 2.0**-40, 0.0, 2.0**14])[torch.arange(9) % (4 if format == "fp16" else 3), None]
+        x = a * scales if i % 2 else a
+        for compute in (
+            lambda ar, x=x: ar.matmul(x, b),
+            lambda ar, x=x: ar.sum(x, 1),
+            lambda ar, x=x: ar.sum(x, 0),
+        ):
+            precision = f"fp32/nearest/{format}:{order};matmul={format}:{order}"
+            found = run(compute, precision, inexact=False, histogram=True)
+            monkeypatch.setattr(cpu_matmul, "_fast_way", lambda *_: None)
+            monkeypatch.setattr(cpu_sums, "_fast_way", lambda *_: None)
+            assert found == run(compute, precision, inexact=False, histogram=True), order
+            monkeypatch.undo()
 
 
 @pytest.mark.parametrize("kind", ["narrow", "raw", "near ties", "special", "tiny", "zero"])

@@ -67,6 +67,16 @@ CARRIED_PRODUCTS = (
     "fp16;matmul=e6m12:pairwise",
     "fp16;matmul=fp32:blocked64",
 )
+CAREFUL_PRODUCTS = (
+    "fp16;matmul=fp16:blocked64",
+    "fp16/toward-zero/fp32;matmul=fp16:blocked64",
+    "fp16/stochastic/fp32;matmul=fp16:sequential",
+    "fp16;matmul=fp16:blocked64+kahan",
+    "fp16;matmul=e4m3fn:lanes64",
+    "fp16;matmul=e2m1:pairwise",
+    "q7.8/nearest/fp32;matmul=q7.8:lanes64",
+    "fp16;matmul=fp32:blocked64",
+)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -152,6 +162,17 @@ def test_no_product_that_float32_carries_reaches_the_general_kernel(precision, n
     a = ns.cast(torch.randn(70, 70, generator=torch.Generator().manual_seed(0)), "fp16")
     for ledger in (None, ns.Ledger(), ns.Ledger(inexact=True, histogram=True)):
         ns.Arithmetic(precision, ledger=ledger, key=ns.Key(seed=1)).matmul(a, a)
+
+
+@pytest.mark.parametrize("precision", CAREFUL_PRODUCTS)
+def test_no_product_that_leaves_the_range_reaches_the_general_kernel(precision, no_general_kernel):
+    a = ns.cast(torch.randn(70, 70, generator=torch.Generator().manual_seed(0)), "fp16")
+    with_inf = a.clone()
+    with_inf[0, 0], with_inf[1, 1] = torch.inf, torch.nan
+    for ledger in (None, ns.Ledger(), ns.Ledger(inexact=True)):
+        ar = ns.Arithmetic(precision, ledger=ledger, key=ns.Key(seed=1))
+        for left, right in ((8192 * a, a), (with_inf, a), (a, with_inf)):
+            ar.matmul(left, right)
 
 
 @pytest.mark.parametrize("form", ["welford", "blockwise16"])

@@ -15,20 +15,27 @@ from numba.core import codegen, config
 from numpy.typing import NDArray
 
 from normstab.numerics.formats import AnyFormat, FixedFormat, Format, parse_format
+from normstab.numerics.kernels.format_table import PLAN, plan
+from normstab.numerics.kernels.shortcut_table import LANE32
 from normstab.numerics.rounding_modes import Rounding
 
 __all__ = [
+    "BEYOND",
     "BITS",
     "DOWN_MINUS",
     "DOWN_PLUS",
     "DRAWN",
     "HALF",
+    "INF_MINUS",
+    "INF_PLUS",
     "LEAST_NORMAL",
     "LIFT",
     "LIMIT_MINUS",
     "LIMIT_PLUS",
     "LOW",
     "MAGIC",
+    "OVER_MINUS",
+    "OVER_PLUS",
     "PLAIN",
     "SPECIAL",
     "STEPPED",
@@ -39,6 +46,7 @@ __all__ = [
     "ZERO_SIGN",
     "converts_to_half",
     "lane_table",
+    "saturates",
     "spec_table",
 ]
 
@@ -51,12 +59,15 @@ PLAIN, HALF, MAGIC, STEPPED, DRAWN = 0, 1, 2, 3, 4
 # A table: the style; then as float32 bits the exponent of the least normal number, what lifts an exponent e to
 # e + 24 - p, the least magnitude that is special (an overflow, infinity, NaN) and the least normal number. For
 # STEPPED also whether a result of either sign goes up or down, the sign that zeros keep, and that of x - x. For DRAWN
-# the random bits of a rounding, R. Where results saturate the greatest magnitude of either sign, else 0; an overflow is
-# not special then.
+# the random bits of a rounding, R. Last the greatest magnitude of either sign, what an overflow and an infinity of it
+# become, sign included, and from where on nothing is rounded right. Where results saturate an overflow is not special.
 STYLE, LOW, LIFT, SPECIAL, LEAST_NORMAL, UP_PLUS, UP_MINUS, DOWN_PLUS, DOWN_MINUS, ZERO_SIGN, ZERO_OF_SUM, BITS = range(
     12
 )
-LIMIT_PLUS, LIMIT_MINUS = BITS + 1, BITS + 2
+LIMIT_PLUS, LIMIT_MINUS, OVER_PLUS, OVER_MINUS, INF_PLUS, INF_MINUS, BEYOND = range(BITS + 1, BITS + 8)
+ENDS = [
+    PLAN.index(f"{what}_{sign}") for what in ("limit", "over", "inf") for sign in ("positive", "negative")
+]  # of a plan
 SIGN = 1 << 31
 MOST_FIXED = 100  # integer or fraction bits, so that every power of two around is a float32
 MOST_BITS = 16  # of a stochastic rounding: what a float32 result leaves is counted in units of 2^-R quanta
@@ -71,10 +82,14 @@ def lane_table(format: AnyFormat, rounding: Rounding, *, is_odd: bool = False) -
 
     `is_odd`: of addends that may have all digits of float32, so that sums are rounded to odd first.
     """
+    if not format.fits_float32:
+        return None
+    ends = [end & 0xFFFFFFFF for end in plan(format, rounding, LANE32)[ENDS].tolist()]
     if rounding.mode == "nearest":
         narrow = spec_table(format)
         if narrow is not None and (narrow[STYLE] == PLAIN or not is_odd):
-            return np.concatenate((narrow, np.zeros(BITS - LEAST_NORMAL, np.int64), _limits(format)))
+            beyond = 2.0 ** (102 + format.precision) if narrow[STYLE] == MAGIC else np.inf
+            return np.array([*narrow, *[0] * (BITS - LEAST_NORMAL), *ends, _bits(beyond)], np.int64)
     lifts = _lifts(format)
     if lifts is None or not (rounding.mode in SIDES or (rounding.is_stochastic and not is_odd)):
         return None
@@ -89,18 +104,12 @@ def lane_table(format: AnyFormat, rounding: Rounding, *, is_odd: bool = False) -
     down, style = SIGN if rounding.mode == "down" else 0, DRAWN if rounding.is_stochastic else STEPPED
     sides = SIDES.get(rounding.mode, (0, 0, 0, 0))
     row = [style, lowest << 23, lift << 23, min(special, _bits(limit)), normal, *sides]
-    return np.array([*row, SIGN if keeps else 0, down, rounding.bits, *_limits(format)], np.int64)
+    return np.array([*row, SIGN if keeps else 0, down, rounding.bits, *ends, _bits(limit)], np.int64)
 
 
 def saturates(format: AnyFormat) -> bool:
     """Whether what overflows becomes the greatest number of its sign, in every mode."""
     return format.overflow in ("saturate", "saturate-symmetric")
-
-
-def _limits(format: AnyFormat) -> tuple[int, int]:
-    """Return the greatest magnitudes of both signs where overflows become these, else zeros."""
-    least = format.min if isinstance(format, FixedFormat) else -format.max
-    return (_bits(format.max), _bits(-least)) if saturates(format) else (0, 0)
 
 
 def _lifts(format: AnyFormat) -> tuple[int, int, int, float] | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from normstab.numerics.accumulate import SumCalls
 from normstab.numerics.call import Call
 from normstab.numerics.execute import carrier_dtype
+from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.cpu.sums.cpu_sums import (
     CACHE_LINE,
     CARRIERS,
@@ -29,7 +30,7 @@ from normstab.numerics.kernels.cpu.sums.draws import draws
 from normstab.numerics.kernels.cpu.sums.one_sum import ORDERS
 from normstab.numerics.kernels.cpu.sums.product_lines import dot_lines
 from normstab.numerics.kernels.cpu.threads import run_chunks
-from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, is_drawn, way_of
+from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, careful_way, is_drawn, way_of
 from normstab.numerics.kernels.cpu.vector.ways import Lanes
 from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.precision import Accumulation
@@ -79,9 +80,11 @@ def matmul(
         needs_exact = accumulation.fused or is_drawn(way)
         # Fused and drawn ways know only products that float32 holds.
         if values.are_normal and (values.are_exact or not needs_exact):
-            left_out = _fast(way, left, right, out, shapes, accumulation, calls, are_exact=values.are_exact)
-            if not left_out.any():
-                return out.flatten()
+            left_out = np.ones((len(left.offsets), -(-shapes.n // ROWS_AT_ONCE)), np.uint8)
+            for one in _ways(way, at.add.format, are_finite=values.are_finite):
+                _fast(one, left, right, out, shapes, accumulation, calls, left_out, are_exact=values.are_exact)
+                if not left_out.any():
+                    return out.flatten()
     # Of the turned product the columns are the many: the general kernel takes many columns at once.
     if left_out is None and shapes.n < shapes.m:
         turned = Shapes(shapes.batch, shapes.n, shapes.m, shapes.k, shapes.result)
@@ -139,24 +142,33 @@ def _fast_way(a: Factor, b: Factor, shapes: Shapes, accumulation: Accumulation, 
     return way_of(add, product, kahan, is_fused=accumulation.fused)
 
 
+def _ways(way: Lanes, format: AnyFormat, *, are_finite: bool) -> list[Lanes]:
+    """Return in which ways to do what the ones before left: last with a look at all that leaves the range."""
+    careful = careful_way(way, format)
+    if careful is None:
+        return [way]
+    return [way, careful] if are_finite else [careful]
+
+
 class Values(NamedTuple):
-    """What the values of two operands allow: products that float32 holds, and none below its normal range."""
+    """What the values of two operands allow: products that float32 holds, none below its normal range; all finite."""
 
     are_exact: bool
     are_normal: bool
+    are_finite: bool
 
 
 def _surveyed(a: Factor, b: Factor, shapes: Shapes) -> Values:
     """Look at every value once."""
-    seen = np.zeros((2, 3), np.uint32)
+    seen = np.zeros((2, 4), np.uint32)
     for factor, found in zip((a, b), seen, strict=True):
         at = factor.offsets.ctypes.data
         survey(factor.values.data_ptr(), at, len(factor.offsets), shapes.k, factor.step, found.ctypes.data)
-    (most_a, least_a), (most_b, least_b) = seen[:, 1:].view(np.float32).astype(np.float64)
+    (most_a, least_a), (most_b, least_b) = seen[:, 1:3].copy().view(np.float32).astype(np.float64)
     are_normal = least_a == 0 or least_b == 0 or least_a * least_b >= 2.0**-126  # zero: one has no other number
     # Two significands of 11 bits multiply to 22, which float32 holds if the exponent fits.
     is_narrow = not ((seen[0, 0] | seen[1, 0]) & LOW_BITS_OF_P11)
-    return Values(bool(is_narrow and most_a * most_b < 2.0**127), bool(are_normal))
+    return Values(bool(is_narrow and most_a * most_b < 2.0**127), bool(are_normal), not seen[:, 3].any())
 
 
 def _fast(
@@ -167,19 +179,19 @@ def _fast(
     shapes: Shapes,
     accumulation: Accumulation,
     calls: Calls,
+    left: NDArray[np.uint8],
     *,
     are_exact: bool,
-) -> NDArray[np.uint8]:
-    """Run the fast kernel; return (rows, panels of 64 columns), 1 for those that it left."""
+) -> None:
+    """Run the fast kernel over what is marked in `left`, (rows, panels of 64 columns); unmark what it has done."""
     product, add, kahan = calls
     rows, n, k = len(a.offsets), shapes.n, shapes.k
     # A sequential sum is one block of all.
     width = accumulation.width if accumulation.order in ("blocked", "lanes") else k
-    blocks = -(-n // ROWS_AT_ONCE)
     pieces = max(1, min(torch.get_num_threads(), rows, rows * n * k // PRODUCTS_A_THREAD))
     bounds = [rows * i // pieces for i in range(pieces + 1)]
     table = draws(add, product) if is_drawn(way) else None
-    failed, tallies = np.zeros((rows, blocks), np.uint8), Tallies(pieces, way)
+    tallies = Tallies(pieces, way)
     room, packed = dot_room(accumulation.order, width), 4 * padded(k) * (1 + ROWS_AT_ONCE)
     way, size = (way._replace(away=room), 3 * room + packed) if is_drawn(way) else (way, room + packed)
     memory = np.empty(CACHE_LINE + pieces * size, np.uint8)
@@ -190,13 +202,12 @@ def _fast(
         dot_tiles(
             way, a.values.data_ptr(), a.offsets.ctypes.data, a.step, b.values.data_ptr(), b.offsets.ctypes.data, b.step,
             out.data_ptr(), bounds[i], bounds[i + 1], shapes.m, n, k, ORDERS[accumulation.order], width,
-            int(are_exact), *tallies.of(i), failed.ctypes.data, FLUSH_PROBE, base, base + size - packed,
+            int(are_exact), *tallies.of(i), left.ctypes.data, FLUSH_PROBE, base, base + size - packed,
             0 if table is None else table.ctypes.data,
         )  # fmt: skip
 
     run_chunks(run, pieces)
     tallies.settle((add, product, kahan))
-    return failed
 
 
 def _offsets(x: Tensor, batch: tuple[int, ...]) -> NDArray[np.int64]:

@@ -5,8 +5,8 @@
     a row of a         a_0, a_1, ...          each times its line of the panel, added to 64 open sums
 
 Products that float32 holds exactly, as of operands of p <= 11, are one instruction; others are rounded to odd on the
-way (`survey` tells which). A row of 64 columns that saw anything special is marked as failed and has counted nothing:
-`dot_lines` does it again.
+way (`survey` tells which). A row of 64 columns that saw anything special stays marked as left and has counted nothing:
+a careful way does it again, or `dot_lines`.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -16,7 +16,14 @@ import numpy as np
 
 from normstab.numerics.kernels.cpu.compile import as_uint32, kernel, outside, view
 from normstab.numerics.kernels.cpu.sums.draws import draw_products
-from normstab.numerics.kernels.cpu.sums.notes import begin_group, has_special, settle_group, tally
+from normstab.numerics.kernels.cpu.sums.notes import (
+    begin_group,
+    begin_panel,
+    drop_exponents,
+    has_special,
+    settle_group,
+    tally,
+)
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, SEQUENTIAL
 from normstab.numerics.kernels.cpu.sums.one_sum import LANES as LANES_ORDER
 from normstab.numerics.kernels.cpu.sums.sum_tiles import add_to_chains, add_to_lanes
@@ -55,8 +62,7 @@ from normstab.numerics.kernels.cpu.vector.lane_operations import (
 )
 from normstab.numerics.kernels.cpu.vector.lanes import KEPT_OF_KAHAN
 from normstab.numerics.kernels.cpu.vector.note_code import OF_ADDENDS, OF_KAHAN, OF_SUMS
-from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE, VECTORS
-from normstab.numerics.kernels.nearest import SPECIAL
+from normstab.numerics.kernels.cpu.vector.vectors import INFINITY, LANES, LINE, MAGNITUDE, VECTORS
 
 __all__ = ["dot_room", "dot_tiles", "padded", "survey"]
 
@@ -65,17 +71,23 @@ u32 = np.uint32
 
 @kernel
 def survey(x, rows, n_rows, n, step, found):  # pragma: no cover - compiled
-    """Set three uint32 at `found`: all bits that occur, the largest and the smallest nonzero magnitude (bits)."""
-    result = view(found, 3, u32)
+    """Set four uint32 at `found`: all bits of finite numbers, their largest and smallest nonzero magnitude; the others.
+
+    Of these, infinities and NaN, how many there are.
+    """
+    result, special = view(found, 4, u32), u32(0)
     # All that decides between the ways: how many bits there are, and how large and small products can be.
     any_bits, top, bottom = u32(0), u32(0), u32(0xFFFFFFFF)
     for r in range(n_rows):
         values = view(x + 4 * word(rows + 8 * r), (n - 1) * step + 1, u32)
         for i in range(n):
-            size = u32(values[i * step] & u32(0x7FFFFFFF))
+            size = u32(values[i * step] & u32(MAGNITUDE))
+            is_special = size >= u32(INFINITY)
+            special = u32(special + u32(is_special))
+            size = u32(0) if is_special else size
             any_bits = u32(any_bits | size)
             top, bottom = max(top, size), min(bottom, u32(size - u32(1)))
-    result[0], result[1], result[2] = any_bits, top, u32(bottom + u32(1))
+    result[0], result[1], result[2], result[3] = any_bits, top, u32(bottom + u32(1)), special
 
 
 @outside
@@ -182,27 +194,30 @@ def dot_room(order: str, width: int) -> int:
 @kernel
 def dot_tiles(
     way, a, a_rows, a_step, b, b_columns, b_step, out, first, last, m, n, k, order, width, exact, counts, apart, bins,
-    failed, least, base, factors, draws,
+    left, least, base, factors, draws,
 ):  # fmt: skip  # pragma: no cover - compiled
     """Compute rows first .. last - 1 of a product (B, M), N; `exact`: float32 holds every product.
 
     `counts`, `apart` and `bins` as in sum_tiles, the second of each for products. `base` is the address of
-    the buffers, `factors` that of room for a row of a and the packed columns of b. `failed` has one byte for each row
-    and each 64 columns. `least` and `draws` as in sum_tiles.
+    the buffers, `factors` that of room for a row of a and the packed columns of b. `left` has one byte for each row and
+    each 64 columns: 1 as long as they are to be computed. `least` and `draws` as in sum_tiles.
     """
-    blocks, special = (n + LANES - 1) // LANES, view(way.table, SPECIAL + 1, np.int64)[SPECIAL]
-    failures, rounded = view(failed, last * blocks, np.uint8), k
-    if is_fused(way):
-        rounded = (k + width - 1) // width  # products: the first of each block
+    blocks = (n + LANES - 1) // LANES
+    is_left = view(left, last * blocks, np.uint8)
+    rounded = (k + width - 1) // width if is_fused(way) else k  # products: of fused ones the first of each block
     flushes = as_uint32(np.float32(np.float32(least) * np.float32(2.0**-40))) == u32(0)
     zeros = view(base + ZEROS, LANES, np.float32)
     for j in range(LANES):
         zeros[j] = np.float32(0.0)
     panel = factors + 4 * ((k + 15) // 16 * 16 + 16)
     plan = Plan(way, 0, 0, 0, k, k, 1, base, order, width, out, exact, draws)
+    drop_exponents(plan)
     for block in range(blocks):
         found, packed = min(LANES, n - block * LANES), -1
+        begin_panel(plan, found)
         for row in range(first, last):
+            if flushes or is_left[row * blocks + block] == 0:
+                continue
             if row // m != packed:
                 packed = row // m
                 pack(b, b_columns + 8 * (packed * n + block * LANES), b_step, found, panel, plan)
@@ -211,11 +226,11 @@ def dot_tiles(
                 copy_floats(source, a_step, factors, k)
                 source = factors
             begin_group(plan)
-            if not flushes:
-                dot_line(plan, source, panel, row * n + block * LANES, found)
-            if flushes or has_special(plan, special):
-                failures[row * blocks + block] = 1
+            dot_line(plan, source, panel, row * n + block * LANES, found)
+            if has_special(plan):
+                drop_exponents(plan)
                 continue
+            is_left[row * blocks + block] = 0
             put(TOTAL, row * n + block * LANES, 1, found, plan)
             if is_counted(way):
                 settle_group(plan, OF_SUMS, found * (k - 1), counts, apart, bins)

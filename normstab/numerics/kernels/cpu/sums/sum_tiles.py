@@ -16,7 +16,13 @@ import numpy as np
 from normstab.numerics.kernels.cpu.compile import as_uint32, kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import SCRATCH, clear
 from normstab.numerics.kernels.cpu.sums.draws import draw_addends
-from normstab.numerics.kernels.cpu.sums.notes import begin_group, has_special, number_moved, settle_group
+from normstab.numerics.kernels.cpu.sums.notes import (
+    begin_group,
+    drop_exponents,
+    has_special,
+    number_moved,
+    settle_group,
+)
 from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, PAIRWISE
 from normstab.numerics.kernels.cpu.sums.one_sum import LANES as LANES_ORDER
 from normstab.numerics.kernels.cpu.sums.row_stretches import (
@@ -50,7 +56,6 @@ from normstab.numerics.kernels.cpu.sums.tiles import (
 from normstab.numerics.kernels.cpu.vector.lane_operations import is_compensated, is_counted, is_drawn
 from normstab.numerics.kernels.cpu.vector.note_code import NOTES_OF_GROUP, OF_ADDENDS, OF_KAHAN, OF_SUMS
 from normstab.numerics.kernels.cpu.vector.vectors import LANES, LINE
-from normstab.numerics.kernels.nearest import SPECIAL
 
 __all__ = ["add_to_chains", "add_to_lanes", "room", "sum_tiles"]
 
@@ -153,7 +158,6 @@ def sum_tiles(
     `least` is 2^-100: where its product with 2^-40 is zero, subnormals are flushed and every row fails.
     """
     failures, n, n_failed = view(failed, last, np.uint8), n_outer * n_inner, 0
-    special = view(way.table, SPECIAL + 1, np.int64)[SPECIAL]
     for which in range(NOTES_OF_GROUP):
         clear(view(counts + which * apart, SCRATCH, np.int64))
     # Asked of the thread that adds, for flush-to-zero is a mode of each.
@@ -164,15 +168,17 @@ def sum_tiles(
         zeros[j] = np.float32(0.0)
     plan = Plan(way, x, kept, outer, n, n_inner, step, base, order, width, out, 1, draws)
     by_row = is_in_stretches(order, width, n_inner, step) and not is_drawn(way)
+    drop_exponents(plan)
     for group in range(first, last, LANES):
         rows = min(LANES, last - group)
         begin_group(plan)
         if not flushes:
             sum_group(plan, group, rows, by_row)
-        has_failed = flushes or has_special(plan, special)
+        has_failed = flushes or has_special(plan)
         for r in range(rows):
             failures[group + r] = has_failed
         if has_failed:
+            drop_exponents(plan)
             n_failed += rows
             continue
         if order != BLOCKS_ONLY:

@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from normstab.numerics.kernels.cpu.compile import device, kernel
+from normstab.numerics.kernels.cpu.vector.lane_bins import write_count_binades
 from normstab.numerics.kernels.cpu.vector.lane_moves import write_copy_line, write_transpose, write_turn
 from normstab.numerics.kernels.cpu.vector.lanes import (
     write_chain,
@@ -31,18 +32,31 @@ from normstab.numerics.kernels.cpu.vector.lanes import (
 )
 from normstab.numerics.kernels.cpu.vector.rounding_code import Rounder
 from normstab.numerics.kernels.cpu.vector.vectors import I64, Code
-from normstab.numerics.kernels.cpu.vector.ways import FULL, FUSED, KAHAN, TAG_OF, UNCOUNTED, WAYS, Lanes, Way
+from normstab.numerics.kernels.cpu.vector.ways import (
+    BINNED,
+    CAREFUL,
+    FULL_BINNED,
+    FUSED,
+    KAHAN,
+    TAG_OF,
+    UNCOUNTED,
+    WAYS,
+    Lanes,
+    Way,
+)
 from normstab.numerics.kernels.nearest import DRAWN, PLAIN
 
 __all__ = [
     "chain",
     "code_of",
     "copy_line",
+    "count_binades",
     "halve",
+    "is_binned",
+    "is_careful",
     "is_compensated",
     "is_counted",
     "is_drawn",
-    "is_full",
     "is_fused",
     "is_plain",
     "join",
@@ -150,9 +164,15 @@ def is_counted(way):
 
 
 @device
-def is_full(way):
-    """Whether inexact results are counted, or magnitudes kept for a histogram."""
-    return way.counts == FULL
+def is_binned(way):
+    """Whether magnitudes are kept for a histogram."""
+    return way.counts == BINNED or way.counts == FULL_BINNED
+
+
+@device
+def is_careful(way):
+    """Whether what leaves the range is computed and counted."""
+    return way.ends == CAREFUL
 
 
 @device
@@ -204,3 +224,17 @@ def _turn(typing_context, arguments):
 
 # Arguments as of `transpose`, but for the notes.
 turn: Any = intrinsic(_turn)
+
+
+def _count_binades(typing_context, arguments):
+    """Count magnitudes by their exponents: an operation of no way."""
+
+    def generate(context, builder, signature, packed):
+        write_count_binades(Code(builder), *(builder.extract_value(packed[0], i) for i in range(5)))
+        return context.get_dummy_value()
+
+    return types.void(types.UniTuple(types.int64, 5)), generate
+
+
+# Arguments as where it is written.
+count_binades: Any = intrinsic(_count_binades)

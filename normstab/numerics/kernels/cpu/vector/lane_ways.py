@@ -14,16 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normstab.numerics.call import Call
+from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.cpu.bits import INF64
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, SCRATCH, SMALLEST, settle
 from normstab.numerics.kernels.cpu.vector.lane_operations import code_of
 from normstab.numerics.kernels.cpu.vector.note_code import NOTES_OF_GROUP
-from normstab.numerics.kernels.cpu.vector.ways import COUNTED, FULL, FUSED, KAHAN, ONE_BY_ONE, UNCOUNTED, Lanes, Way
-from normstab.numerics.kernels.nearest import DRAWN, LIMIT_PLUS, STYLE, lane_table
+from normstab.numerics.kernels.cpu.vector.ways import (
+    BINNED,
+    CAREFUL,
+    COUNTED,
+    FAILING,
+    FULL,
+    FULL_BINNED,
+    FUSED,
+    KAHAN,
+    ONE_BY_ONE,
+    SATURATING,
+    UNCOUNTED,
+    Lanes,
+    Way,
+)
+from normstab.numerics.kernels.nearest import DRAWN, HALF, PLAIN, STYLE, lane_table, saturates
 from normstab.numerics.readable.losses import counts_losses
 from normstab.numerics.tallies.counter_row import COUNTING
 
-__all__ = ["Tallies", "is_drawn", "way_of"]
+__all__ = ["Tallies", "careful_way", "is_drawn", "way_of"]
 
 
 def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool = False) -> Lanes | None:
@@ -36,11 +51,21 @@ def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool =
         return None
     rows = [(call.row, call.inexact) for call in (add, load, kahan) if call is not None and call.row is not None]
     has_bins = any(row.histogram is not None for row, _ in rows)
-    is_full = has_bins or any(is_inexact for _, is_inexact in rows)
-    counts = FULL if is_full else COUNTED if rows else UNCOUNTED
+    is_full = any(is_inexact for _, is_inexact in rows)
+    counts = (FULL_BINNED if is_full else BINNED) if has_bins else FULL if is_full else COUNTED if rows else UNCOUNTED
     chain = KAHAN if kahan is not None else FUSED if is_fused else ONE_BY_ONE
-    way = Way(table.item(STYLE), counts, chain, table.item(LIMIT_PLUS) != 0)
-    return Lanes(code_of(way), table.ctypes.data, way.style, way.counts, way.chain, int(has_bins), 0)
+    way = Way(table.item(STYLE), counts, chain, SATURATING if saturates(add.format) else FAILING)
+    return Lanes(code_of(way), table.ctypes.data, *way, 0)
+
+
+def careful_way(way: Lanes, format: AnyFormat) -> Lanes | None:
+    """Return the way of the same calls that fails by nothing that leaves the range of their format, or None."""
+    if way.counts == UNCOUNTED and way.style in (HALF, PLAIN):
+        return None  # nor does this way: the processor's own infinities and NaN are those of these formats
+    is_known = format.overflow in ("inf", "nan") or saturates(format)
+    if not is_known or way.counts in (BINNED, FULL_BINNED) or way.chain == FUSED:
+        return None
+    return way._replace(code=code_of(Way(way.style, way.counts, way.chain, CAREFUL)), ends=CAREFUL)
 
 
 def is_drawn(way: Lanes) -> bool:
@@ -54,8 +79,9 @@ class Tallies:
     def __init__(self, pieces: int, way: Lanes) -> None:
         self.scratches = np.zeros((NOTES_OF_GROUP, pieces, SCRATCH), np.int64)
         self.scratches[:, :, SMALLEST] = INF64
+        has_bins = way.counts in (BINNED, FULL_BINNED)
         shape = (pieces, NOTES_OF_GROUP, HISTOGRAM_BINS)
-        self.bins: NDArray[np.int64] | None = np.zeros(shape, np.int64) if way.bins else None
+        self.bins: NDArray[np.int64] | None = np.zeros(shape, np.int64) if has_bins else None
         self.apart = 8 * SCRATCH * pieces  # bytes from a scratch of a piece to its next
 
     def of(self, piece: int) -> tuple[int, int, int]:

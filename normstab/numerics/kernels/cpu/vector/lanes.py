@@ -17,7 +17,7 @@ from typing import Any
 from llvmlite import ir
 
 from normstab.numerics.kernels.cpu.vector.lane_moves import taken
-from normstab.numerics.kernels.cpu.vector.note_code import INEXACT, OF_ADDENDS, OF_KAHAN, OF_SUMS, UNDERFLOW, Note
+from normstab.numerics.kernels.cpu.vector.note_code import INEXACT, OF_ADDENDS, OF_KAHAN, OF_SUMS, Note
 from normstab.numerics.kernels.cpu.vector.rounding_code import Rounder
 from normstab.numerics.kernels.cpu.vector.vectors import (
     I64,
@@ -32,7 +32,6 @@ from normstab.numerics.kernels.cpu.vector.vectors import (
     Held,
     repeated,
     scaled,
-    splat,
 )
 from normstab.numerics.kernels.cpu.vector.ways import FUSED, KAHAN, UNCOUNTED
 from normstab.numerics.kernels.nearest import DRAWN, PLAIN
@@ -201,8 +200,8 @@ def write_round_in_place(rounder: Rounder, x, n, notes):
         is_moved = b.or_(b.icmp_unsigned("!=", size, after), is_special)
         if rounder.style == DRAWN:
             rounder.note_moved(is_moved, addends)
-        rounder.note(code.where(is_moved, size), code.floats(code.where(is_moved, after)), addends)
-        addends.count(UNDERFLOW, b.and_(is_moved, b.icmp_unsigned("==", after, splat(0))))
+        became = code.floats(code.where(is_moved, after))
+        rounder.note(code.where(is_moved, size), became, addends, underflows=True)
         addends.count(INEXACT, is_moved)
 
     rounds(rounder, n, [addends], body)

@@ -15,20 +15,13 @@ Stochastic rounding is in drawn_code.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
 from normstab.numerics.kernels.cpu.vector.drawn_code import SIGNIFICAND, ZEROS, drawn
-from normstab.numerics.kernels.cpu.vector.note_code import (
-    INEXACT,
-    LARGEST,
-    OVERFLOW,
-    SMALLEST,
-    SUBNORMAL,
-    UNDERFLOW,
-    Note,
-)
+from normstab.numerics.kernels.cpu.vector.end_code import Ends
+from normstab.numerics.kernels.cpu.vector.note_code import INEXACT, LARGEST, Note
 from normstab.numerics.kernels.cpu.vector.vectors import (
     I64,
     INFINITY,
@@ -42,7 +35,7 @@ from normstab.numerics.kernels.cpu.vector.vectors import (
     Code,
     splat,
 )
-from normstab.numerics.kernels.cpu.vector.ways import FULL, UNCOUNTED, Way
+from normstab.numerics.kernels.cpu.vector.ways import BINNED, CAREFUL, FULL, FULL_BINNED, SATURATING, UNCOUNTED, Way
 from normstab.numerics.kernels.nearest import (
     BITS,
     DOWN_MINUS,
@@ -51,8 +44,6 @@ from normstab.numerics.kernels.nearest import (
     HALF,
     LEAST_NORMAL,
     LIFT,
-    LIMIT_MINUS,
-    LIMIT_PLUS,
     LOW,
     MAGIC,
     PLAIN,
@@ -70,23 +61,35 @@ __all__ = ["Rounder"]
 TIE = 0x400000
 
 
+class Exact(NamedTuple):
+    """The exact result of an operation, as float32 lanes have it."""
+
+    operands: tuple[Any, Any]
+    s: Any  # float32's result
+    value: Any  # what is rounded: s, or the exact result rounded to odd
+    size: Any  # its magnitude, rounded toward zero
+    is_off: Any | None = None  # whether s lost something, if it may
+
+
 class Rounder:
     """Rounding in one way: its style, what it counts, and the constants of its format."""
 
     def __init__(self, code: Code, way: Way, table: Any, away: Any) -> None:
         self.code, self.b, self.away = code, code.b, away
-        self.style, self.counts, self.chain, self.saturates = way
+        self.style, self.counts, self.chain, self.ends = way
         self.special, self.least = code.word(table, SPECIAL), code.word(table, LEAST_NORMAL)
         self.low, lift = code.word(table, LOW), code.word(table, LIFT)
         self.dropped = code.b.lshr(lift, splat(SIGNIFICAND))  # digits of a normal float32 below the quantum
+        # Numbers below the least normal one may have subnormal results, those below the quantum none.
+        quantum = code.b.sub(code.b.add(self.low, lift), splat(SIGNIFICAND << SIGNIFICAND))
+        self.below = code.b.select(code.b.icmp_signed(">", quantum, self.least), quantum, self.least)
         self.lift = code.b.add(lift, splat(TIE))  # 1.5 2^(e + 24 - p): a negative addend stays in the binade
         if self.style in (STEPPED, DRAWN):
             self.ups = [code.word(table, i) for i in (UP_PLUS, UP_MINUS)]
             self.downs = [code.word(table, i) for i in (DOWN_PLUS, DOWN_MINUS)]
             self.zero_sign, self.zero_of_sum = code.word(table, ZERO_SIGN), code.word(table, ZERO_OF_SUM)
             self.random_bits = code.word(table, BITS)
-        if self.saturates:
-            self.limits = [code.word(table, i) for i in (LIMIT_PLUS, LIMIT_MINUS)]
+        self.range = Ends(code, table, self.counts)
 
     def rounded(self, s: Any, note: Note) -> Any:
         """Return floats rounded to the format, and note what saturates; magnitudes that are special give anything."""
@@ -106,11 +109,8 @@ class Rounder:
     def signed(self, y: Any, sign: Any, note: Note) -> Any:
         """Return magnitudes with their signs, within the range if it saturates; zero has no sign in some formats."""
         b = self.b
-        if self.saturates:
-            limit = b.select(b.icmp_unsigned("!=", sign, splat(0)), self.limits[1], self.limits[0])
-            if self.counts != UNCOUNTED:
-                note.count(OVERFLOW, b.icmp_unsigned(">", y, limit))
-            y = self.code.less(y, limit)
+        if self.ends == SATURATING:
+            y = self.range.within(y, b.icmp_unsigned("!=", sign, splat(0)), note)
         if self.style in (STEPPED, DRAWN):
             sign = b.and_(sign, b.select(b.icmp_unsigned("==", y, splat(0)), self.zero_sign, splat(SIGN)))
         return self.code.floats(b.or_(y, sign))
@@ -130,18 +130,35 @@ class Rounder:
         """
         s = self.b.fadd(a, x)
         if self.style not in (STEPPED, DRAWN) and self.counts == UNCOUNTED:
-            return self.noted_special(s, note)
+            return self.uncounted(Exact((a, x), s, s, self.code.size(s)), note)
         # Counted is the exact sum: its magnitude toward zero, and whether s lost something of it.
         error, is_off, size = self.lost_of_sum(a, x, s)
-        exact = self.sum_to_odd(a, x, s, is_off, size) if self.style == STEPPED else s
+        value = self.sum_to_odd(a, x, s, is_off, size) if self.style == STEPPED else s
+        exact = Exact((a, x), s, value, size, is_off)
         if self.counts == UNCOUNTED and self.style != DRAWN:
-            return self.noted_special(exact, note)
-        y = drawn(self, s, error, size, field, note, is_off) if self.style == DRAWN else self.rounded(exact, note)
-        self.note(size, y, note)
-        if self.style == STEPPED:  # an addend of a fused product may be less than any number of the format
-            self.note_underflow(exact, y, note)
-        if self.counts == FULL:
-            note.count(INEXACT, self.b.or_(is_off, self.b.fcmp_unordered("!=", exact, y)))
+            return self.uncounted(exact, note)
+        y = drawn(self, s, error, size, field, note, is_off) if self.style == DRAWN else self.rounded(value, note)
+        # An addend of a fused product may be less than any number of the format.
+        return self.counted(exact, y, note, underflows=self.style == STEPPED)
+
+    def uncounted(self, exact: Exact, note: Note) -> Any:
+        """Return an exact result rounded, noting only what the group may fail by."""
+        if self.ends == CAREFUL:
+            return self.counted(exact, self.rounded(exact.value, note), note)
+        return self.noted_special(exact.value, note)
+
+    def counted(self, exact: Exact, y: Any, note: Note, *, underflows: bool = False) -> Any:
+        """Return y, what `exact` is rounded to as long as it is in range, and note both."""
+        b, size = self.b, exact.size
+        if self.ends == CAREFUL:
+            y, size = self.range.carried(exact.operands, exact.s, size, y, note)
+        self.note(size, y, note, underflows=underflows)
+        if self.counts in (FULL, FULL_BINNED):
+            is_moved = b.fcmp_unordered("!=", exact.value, y)
+            is_moved = is_moved if exact.is_off is None else b.or_(exact.is_off, is_moved)
+            if self.ends == CAREFUL:  # of what is infinite or NaN nothing is inexact
+                is_moved = b.and_(is_moved, b.icmp_unsigned("!=", size, splat(0)))
+            note.count(INEXACT, is_moved)
         return y
 
     def fitted(self, x: Any, note: Note) -> Any:
@@ -162,20 +179,16 @@ class Rounder:
         which a format of fewer digits gets what it would from the exact one; to float32 itself the processor rounds.
         """
         b, code = self.b, self.code
-        exact = b.fmul(a, x)
-        is_off, size = None, code.size(exact)
+        s = b.fmul(a, x)
+        exact = Exact((a, x), s, s, code.size(s))
         if not is_exact:
             odd, size, is_off = self.product_to_odd(a, x)
-            exact = exact if self.style == PLAIN else odd
+            exact = Exact((a, x), s, s if self.style == PLAIN else odd, size, is_off)
         if self.counts == UNCOUNTED and self.style != DRAWN:
-            return self.noted_special(exact, note)
-        y = drawn(self, exact, ZEROS, size, field, note) if self.style == DRAWN else self.rounded(exact, note)
-        self.note(size, y, note)
-        self.note_underflow(exact, y, note)
-        if self.counts == FULL:
-            is_moved = b.fcmp_unordered("!=", exact, y)
-            note.count(INEXACT, is_moved if is_off is None else b.or_(is_off, is_moved))
-        return y
+            return self.uncounted(exact, note)
+        is_drawn = self.style == DRAWN
+        y = drawn(self, s, ZEROS, exact.size, field, note) if is_drawn else self.rounded(exact.value, note)
+        return self.counted(exact, y, note, underflows=True)
 
     def lost_of_sum(self, a: Any, x: Any, s: Any) -> tuple[Any, Any, Any]:
         """Return what s lost of a + x, whether it did, the magnitude rounded toward zero. Source: Knuth's TwoSum."""
@@ -220,25 +233,11 @@ class Rounder:
             note.now[LARGEST] = self.code.greater(note.now[LARGEST], self.code.size(exact))
         return self.rounded(exact, note)
 
-    def note(self, size: Any, y: Any, note: Note) -> None:
-        """Note exact magnitudes `size`, which are kept where all is counted, and results y."""
-        b, now = self.b, note.now
-        now[LARGEST] = self.code.greater(now[LARGEST], size)
+    def note(self, size: Any, y: Any, note: Note, *, underflows: bool = False) -> None:
+        """Note exact magnitudes `size`, which are kept where all is counted, and results y, which may be too small."""
+        note.now[LARGEST] = self.code.greater(note.now[LARGEST], size)
         if self.counts == UNCOUNTED:
             return
-        if self.counts == FULL:
+        if self.counts in (BINNED, FULL_BINNED):
             note.keep(size)
-        # 0 < y < the least normal number in one comparison: zero wraps to the greatest.
-        is_small = b.icmp_unsigned("<", b.sub(self.code.size(y), splat(1)), b.sub(self.least, splat(1)))
-        now[SMALLEST] = self.code.less(now[SMALLEST], b.sub(size, splat(1)))
-        note.count(SUBNORMAL, is_small)
-
-    def note_underflow(self, exact: Any, y: Any, note: Note) -> None:
-        """Note where a result is zero and the exact one is not."""
-        b, code = self.b, self.code
-        if self.counts == UNCOUNTED:
-            return
-        is_gone = b.and_(
-            b.icmp_unsigned("==", code.size(y), splat(0)), b.icmp_unsigned("!=", code.size(exact), splat(0))
-        )
-        note.count(UNDERFLOW, is_gone)
+        note.note_small(size, self.code.size(y), self.least, self.below, underflows=underflows)

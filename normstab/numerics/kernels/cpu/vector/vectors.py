@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # Elements of a vector, lanes of a row; vectors of a note, and its elements; then the LLVM types of what they hold.
-WIDTH, LANES, NOTES = 16, 64, 6
+WIDTH, LANES, NOTES = 16, 64, 10
 SEEN = NOTES * WIDTH
 F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 VF, VI, VH = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH), ir.VectorType(ir.HalfType(), WIDTH)
@@ -126,6 +126,14 @@ class Code:
     def less(self, x: Any, y: Any) -> Any:
         """Return the minimum of unsigned integers."""
         return self.b.select(self.b.icmp_unsigned("<", x, y), x, y)
+
+    def least_of(self, x: Any) -> Any:
+        """Return the least of unsigned integers, in every lane."""
+        nothing = ir.Constant(VI, ir.Undefined)
+        for away in (8, 4, 2, 1):
+            moved = ir.Constant(VI, [(i + away) % WIDTH for i in range(WIDTH)])
+            x = self.less(x, self.b.shuffle_vector(x, nothing, moved))
+        return x
 
 
 class Held:

@@ -14,17 +14,36 @@ from typing import Any, NamedTuple
 
 from normstab.numerics.kernels.nearest import DRAWN, HALF, MAGIC, PLAIN, STEPPED
 
-__all__ = ["COUNTED", "FULL", "FUSED", "KAHAN", "ONE_BY_ONE", "TAG_OF", "UNCOUNTED", "WAYS", "Lanes", "Way"]
+__all__ = [
+    "BINNED",
+    "CAREFUL",
+    "COUNTED",
+    "FAILING",
+    "FULL",
+    "FULL_BINNED",
+    "FUSED",
+    "KAHAN",
+    "ONE_BY_ONE",
+    "SATURATING",
+    "TAG_OF",
+    "UNCOUNTED",
+    "WAYS",
+    "Lanes",
+    "Way",
+]
 
-# What is counted: nothing; all but inexact results; all, and magnitudes for a histogram.
-UNCOUNTED, COUNTED, FULL = 0, 1, 2
+# What is counted: nothing; all but inexact results; these too; all magnitudes for a histogram, but inexact; all.
+UNCOUNTED, COUNTED, FULL, BINNED, FULL_BINNED = 0, 1, 2, 3, 4
 # How a chain adds: each addend as it is rounded, compensated, or a product that was not rounded.
 ONE_BY_ONE, KAHAN, FUSED = 0, 1, 2
+# What leaves the range: a group of sums that sees it has failed; an overflow becomes the greatest number, and only what
+# is infinite or NaN fails; all of it is computed and counted, at the price of a look at every result.
+FAILING, SATURATING, CAREFUL = 0, 1, 2
 
 STYLES = {"Plain": PLAIN, "Half": HALF, "Magic": MAGIC, "Stepped": STEPPED, "Drawn": DRAWN}
-COUNTS = {"": UNCOUNTED, "Counted": COUNTED, "Full": FULL}
+COUNTS = {"": UNCOUNTED, "Counted": COUNTED, "Full": FULL, "Binned": BINNED, "FullBinned": FULL_BINNED}
 CHAINS = {"": ONE_BY_ONE, "Kahan": KAHAN, "Fused": FUSED}
-ENDS = {"": False, "Saturating": True}
+ENDS = {"": FAILING, "Saturating": SATURATING, "Careful": CAREFUL}
 
 
 class Way(NamedTuple):
@@ -33,7 +52,7 @@ class Way(NamedTuple):
     style: int
     counts: int
     chain: int
-    saturates: bool  # what overflows becomes the greatest number; else a group of sums that sees it has failed
+    ends: int
 
 
 # A way -> a type that says it, of what vector code is compiled for; and back.
@@ -48,9 +67,9 @@ globals().update({tag.__name__: tag for tag in WAYS})  # numba's cache finds typ
 class Lanes(NamedTuple):
     """A way at run time.
 
-    `code`: the address of a table of addresses of its vector code. `table`: that of a table of `nearest`. `bins`:
-    whether magnitudes are kept for a histogram (0 or 1). `away`: of stochastic rounding, how many bytes after a line of
-    addends the random bits of their additions lie, and as far after those the ones of their products.
+    `code`: the address of a table of addresses of its vector code. `table`: that of a table of `nearest`. `away`: of
+    stochastic rounding, how many bytes after a line of addends the random bits of their additions lie, and as far after
+    those the ones of their products.
     """
 
     code: int
@@ -58,5 +77,5 @@ class Lanes(NamedTuple):
     style: int
     counts: int
     chain: int
-    bins: int
+    ends: int
     away: int
