@@ -61,30 +61,33 @@ def turn_block(code: Code, rows, offset, target, target_step, take: Callable[[An
         code.store(lines[i], target, scaled(code, ir.Constant(I64, i), target_step, 0))
 
 
-def write_turn(code: Code, rows, columns, target, target_step, block: Callable[..., None] | None = None):
-    """Write `columns` (a multiple of 16) floats of each of 64 rows, by address, to 64 lanes at target.
-
-    As they are, or as block(rows, offset, target) does.
-    """
+def blocks_of(code: Code, rows, columns, target, target_step, block: Callable[..., None]) -> None:
+    """Emit block(rows, offset, target) for each block of 16 x 16 of 64 rows of `columns` (a multiple of 16)."""
     b, width = code.b, ir.Constant(I64, WIDTH)
-
-    def as_is(rows, offset, target):
-        turn_block(code, rows, offset, target, target_step, lambda x: x)
 
     def strip(r):
         own, lanes = b.add(rows, scaled(code, r, 8 * WIDTH, 0)), b.add(target, scaled(code, r, VECTOR, 0))
 
         def at(c):
             line = b.mul(b.mul(c, width), target_step)
-            (block or as_is)(own, scaled(code, c, VECTOR, 0), b.add(lanes, line))
+            block(own, scaled(code, c, VECTOR, 0), b.add(lanes, line))
 
         repeated(code, b.sdiv(columns, width), at)
 
     repeated(code, ir.Constant(I64, VECTORS), strip)
 
 
+def write_turn(code: Code, rows, columns, target, target_step):
+    """Write `columns` (a multiple of 16) floats of each of 64 rows, by address, to 64 lanes at target, as they are."""
+
+    def block(rows, offset, target):
+        turn_block(code, rows, offset, target, target_step, lambda x: x)
+
+    blocks_of(code, rows, columns, target, target_step, block)
+
+
 def write_transpose(rounder: Rounder, rows, columns, target, target_step, notes):
-    """Turn addends, rounded as they are."""
+    """Write them rounded as addends are."""
     addends = Note(rounder.code, notes, OF_ADDENDS, 0)
 
     def block(rows, offset, target):
@@ -92,7 +95,7 @@ def write_transpose(rounder: Rounder, rows, columns, target, target_step, notes)
         turn_block(rounder.code, rows, offset, target, target_step, lambda x: taken(rounder, x, addends))
         addends.end()
 
-    write_turn(rounder.code, rows, columns, target, target_step, block)
+    blocks_of(rounder.code, rows, columns, target, target_step, block)
     addends.finish()
 
 

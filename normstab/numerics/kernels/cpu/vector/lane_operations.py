@@ -166,7 +166,7 @@ def is_counted(way):
 @device
 def is_binned(way):
     """Whether magnitudes are kept for a histogram."""
-    return way.counts == BINNED or way.counts == FULL_BINNED
+    return (way.counts == BINNED) | (way.counts == FULL_BINNED)
 
 
 @device
@@ -199,6 +199,25 @@ def is_drawn(way):
     return way.style == DRAWN
 
 
+def inlined(emit: Callable[..., None]) -> Any:
+    """Return the intrinsic of a tuple of int64 arguments that writes an operation of no way where it is called."""
+    n = len(inspect.signature(emit).parameters) - 1
+
+    @intrinsic
+    def written_there(typing_context, arguments):
+        def generate(context, builder, signature, packed):
+            emit(Code(builder), *(builder.extract_value(packed[0], i) for i in range(n)))
+            return context.get_dummy_value()
+
+        return types.void(types.UniTuple(types.int64, n)), generate
+
+    return written_there
+
+
+# Of no way.
+turn, count_binades = inlined(write_turn), inlined(write_count_binades)
+
+
 def _word(typing_context, address):
     """Return the int64 at an address."""
 
@@ -210,31 +229,3 @@ def _word(typing_context, address):
 
 # The int64 at an address.
 word: Any = intrinsic(_word)
-
-
-def _turn(typing_context, arguments):
-    """Turn rows into lanes as they are: an operation of no way."""
-
-    def generate(context, builder, signature, packed):
-        write_turn(Code(builder), *(builder.extract_value(packed[0], i) for i in range(4)))
-        return context.get_dummy_value()
-
-    return types.void(types.UniTuple(types.int64, 4)), generate
-
-
-# Arguments as of `transpose`, but for the notes.
-turn: Any = intrinsic(_turn)
-
-
-def _count_binades(typing_context, arguments):
-    """Count magnitudes by their exponents: an operation of no way."""
-
-    def generate(context, builder, signature, packed):
-        write_count_binades(Code(builder), *(builder.extract_value(packed[0], i) for i in range(5)))
-        return context.get_dummy_value()
-
-    return types.void(types.UniTuple(types.int64, 5)), generate
-
-
-# Arguments as where it is written.
-count_binades: Any = intrinsic(_count_binades)
