@@ -10,9 +10,8 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from normstab.errors import NormstabError
+from normstab.numerics.dispatch import PLAIN_DISPATCH
 from normstab.simulation.around.compilation import are_fake
 from normstab.simulation.around.places import ModuleTracker, Place
 from normstab.simulation.aten.overloads import Plan, plan_of
@@ -24,7 +23,6 @@ __all__ = ["Arguments", "DispatchMode", "Named", "check_order", "close_mode", "d
 Arguments = tuple[Any, ...]  # what an operation is called with, by position
 Named = Mapping[str, Any]  # and by name
 NOTHING: Named = {}
-OF_PLAIN_TENSORS = Tensor.__torch_dispatch__  # which does nothing
 
 
 class DispatchMode(TorchDispatchMode):
@@ -51,7 +49,7 @@ class DispatchMode(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Arguments = (), kwargs: Named | None = None) -> Any:
-        if types and any(found.__torch_dispatch__ is not OF_PLAIN_TENSORS for found in types):
+        if types and any(found.__torch_dispatch__ is not PLAIN_DISPATCH for found in types):
             if are_fake(types):
                 return func(*args, **(kwargs or NOTHING))
             return NotImplemented  # a tensor subclass takes itself apart first; what it is made of is seen afterwards
