@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import normstab as ns
 from normstab.numerics.recipes import RECIPES
 from normstab.numerics.scaled.scale_history import ScaleHistory
+from normstab.numerics.tallies.repeats import ONCE
 from normstab.simulation.aten import scaled_operands
 from normstab.simulation.aten.scaled_operands import quantizes
 
@@ -145,7 +146,7 @@ def test_sums_that_32_bits_do_not_hold_are_counted_and_the_first_is_named(waits,
     site = ns.Site("", "mm.sum")
     assert waits or (len(kept) == 2 and site not in run.ledger and all(run.ledger in who for *_, who in kept))
     for number, take, _ in kept:
-        take(number.view(1, 1).numpy())
+        take(number.view(1, 1, 1).numpy(), ONCE)
     assert run.ledger[site].overflow == 2 and run.ledger.first_step(site, "overflow") == 0
 
 
