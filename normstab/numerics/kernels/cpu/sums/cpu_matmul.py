@@ -30,7 +30,7 @@ from normstab.numerics.kernels.cpu.sums.draws import draws
 from normstab.numerics.kernels.cpu.sums.one_sum import ORDERS
 from normstab.numerics.kernels.cpu.sums.product_lines import dot_lines
 from normstab.numerics.kernels.cpu.threads import run_chunks
-from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, careful_way, is_drawn, way_of
+from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, careful_way, way_of
 from normstab.numerics.kernels.cpu.vector.ways import Lanes
 from normstab.numerics.kernels.huge_pages import in_huge_pages
 from normstab.numerics.precision import Accumulation
@@ -77,7 +77,7 @@ def matmul(
     way = _fast_way(left, right, shapes, accumulation, calls)
     if way is not None:
         values = _surveyed(left, right, shapes)
-        needs_exact = accumulation.fused or is_drawn(way)
+        needs_exact = accumulation.fused or way.is_drawn
         # Fused and drawn ways know only products that float32 holds.
         if values.are_normal and (values.are_exact or not needs_exact):
             left_out = np.ones((len(left.offsets), -(-shapes.n // ROWS_AT_ONCE)), np.uint8)
@@ -190,10 +190,10 @@ def _fast(
     width = accumulation.width if accumulation.order in ("blocked", "lanes") else k
     pieces = max(1, min(torch.get_num_threads(), rows, rows * n * k // PRODUCTS_A_THREAD))
     bounds = [rows * i // pieces for i in range(pieces + 1)]
-    table = draws(add, product) if is_drawn(way) else None
+    table = draws(add, product) if way.is_drawn else None
     tallies = Tallies(pieces, way)
     room, packed = dot_room(accumulation.order, width), 4 * padded(k) * (1 + ROWS_AT_ONCE)
-    way, size = (way._replace(away=room), 3 * room + packed) if is_drawn(way) else (way, room + packed)
+    way, size = (way._replace(away=room), 3 * room + packed) if way.is_drawn else (way, room + packed)
     memory = np.empty(CACHE_LINE + pieces * size, np.uint8)
     buffers_at = -(-memory.ctypes.data // CACHE_LINE) * CACHE_LINE
 

@@ -23,7 +23,7 @@ from normstab.numerics.kernels.cpu.sums.one_sum import BLOCKED, BLOCKS_ONLY, LAN
 from normstab.numerics.kernels.cpu.sums.steps import contexts, settle_all
 from normstab.numerics.kernels.cpu.sums.sum_tiles import room, sum_tiles
 from normstab.numerics.kernels.cpu.threads import run_chunks
-from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, is_drawn, way_of
+from normstab.numerics.kernels.cpu.vector.lane_ways import Tallies, way_of
 from normstab.numerics.kernels.cpu.vector.ways import Lanes
 from normstab.numerics.kernels.cpu.workspace import address_of
 from normstab.numerics.kernels.format_table import contains_dtype
@@ -59,7 +59,7 @@ def accumulate(x: Tensor, reduced: Sequence[int], accumulation: Accumulation, at
         _general(_lined(x, reduced), out, order, width, at)
         return out
     # A part of a row would not know the leaves of its sums.
-    parts, part_order = (None, order) if is_drawn(way) else _cut(where, order, width)
+    parts, part_order = (None, order) if way.is_drawn else _cut(where, order, width)
     if parts is None:
         _fast(way, x, out, where, order, width, at)
         return out
@@ -190,7 +190,7 @@ def _fast_way(x: Tensor, where: Geometry, at: SumCalls, order: int, width: int) 
     if x.dtype != torch.float32 or (order == LANES and width > MOST_LANES):
         return None
     way = way_of(*at)
-    is_known = way is None or not is_drawn(way) or where.inner_index <= 1 or _is_side_by_side(where)
+    is_known = way is None or not way.is_drawn or where.inner_index <= 1 or _is_side_by_side(where)
     return way if is_known else None
 
 
@@ -225,7 +225,7 @@ def _fast(way: Lanes, x: Tensor, out: Tensor, where: Geometry, order: int, width
     pieces = max(1, min(torch.get_num_threads(), groups, rows * n // FAST_ADDITIONS_A_THREAD))
     # Bytes of a thread's buffers; twice as many where random bits lie beside all of them.
     size, table = room(order, width, n), None
-    if is_drawn(way):
+    if way.is_drawn:
         table = draws(at.add, None, where.inner_index, is_side_by_side=_is_side_by_side(where))
         way, size = way._replace(away=size), 2 * size
     memory = np.empty(CACHE_LINE + pieces * size + rows, np.uint8)  # the buffers of each piece; a mark a row

@@ -34,11 +34,11 @@ from normstab.numerics.kernels.cpu.vector.ways import (
     Lanes,
     Way,
 )
-from normstab.numerics.kernels.nearest import DRAWN, HALF, PLAIN, STYLE, lane_table, saturates
+from normstab.numerics.kernels.nearest import HALF, PLAIN, STYLE, lane_table, saturates
 from normstab.numerics.readable.losses import counts_losses
 from normstab.numerics.tallies.counter_row import COUNTING
 
-__all__ = ["Tallies", "careful_way", "is_drawn", "way_of"]
+__all__ = ["Tallies", "careful_way", "way_of"]
 
 
 def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool = False) -> Lanes | None:
@@ -66,11 +66,6 @@ def careful_way(way: Lanes, format: AnyFormat) -> Lanes | None:
     if not is_known or way.counts in (BINNED, FULL_BINNED) or way.chain == FUSED:
         return None
     return way._replace(code=code_of(Way(way.style, way.counts, way.chain, CAREFUL)), ends=CAREFUL)
-
-
-def is_drawn(way: Lanes) -> bool:
-    """Whether it rounds stochastically."""
-    return way.style == DRAWN
 
 
 class Tallies:

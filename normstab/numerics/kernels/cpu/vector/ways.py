@@ -79,3 +79,8 @@ class Lanes(NamedTuple):
     chain: int
     ends: int
     away: int
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it rounds stochastically."""
+        return self.style == DRAWN
