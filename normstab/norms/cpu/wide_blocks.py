@@ -14,18 +14,19 @@ from __future__ import annotations
 import numpy as np
 
 from normstab.norms.cpu.block_steps import ADD, CAST, DIV, MUL, SQRT, SUB
-from normstab.norms.cpu.environment import SLOTS, field, floats, index_of, slot
+from normstab.norms.cpu.environment import SLOTS, field, index_of, slot
 from normstab.norms.fused.layer_table import BLOCK, FIELDS
 from normstab.numerics.kernels.cpu.bits import ALIGN64, INF64, MAGNITUDE64, SIGN64, magnitude64, rule64
 from normstab.numerics.kernels.cpu.blocks import round_block64
-from normstab.numerics.kernels.cpu.compile import as_float32, as_float64, as_int64, as_uint32, device, outside, view
+from normstab.numerics.kernels.cpu.compile import as_float32, as_float64, as_int64, device, outside, view
 from normstab.numerics.kernels.cpu.counting import COUNT, LARGEST, SMALLEST, SUBNORMAL, UNDERFLOW, count_special
 from normstab.numerics.kernels.cpu.cpu_pointwise import widen
+from normstab.numerics.kernels.cpu.layout import narrow_exact
 from normstab.numerics.kernels.cpu.philox_cpu import draw_fields, draw_runs
 from normstab.numerics.kernels.cpu.sums.steps import CONTEXT, DOWN, FOLDS, KEY, SCRATCH_AT, STEP
 from normstab.numerics.kernels.cpu.to_odd import sum_to_odd
 
-__all__ = ["draw_block", "narrow", "narrowed", "round_values", "wide_block", "widen_both"]
+__all__ = ["draw_block", "narrow", "round_values", "wide_block", "widen_both"]
 
 u32 = np.uint32
 LENGTH, RUN_STRIDE, COUNTS_INEXACT, FLUSHES = (
@@ -111,13 +112,7 @@ def widen_both(a, b, mask, n, flushes, env):  # pragma: no cover - compiled
 @outside
 def narrow(at, n, flushes, env):  # pragma: no cover - compiled
     """Write the rounded results, which float32 represents, to the block at `at`."""
-    y, bits = floats(at, n), view(slot(env, AT_ROUNDED), n, np.int64)
-    if flushes:
-        for i in range(n):
-            y[i] = narrowed(bits[i])
-    else:
-        for i in range(n):
-            y[i] = np.float32(as_float64(bits[i]))
+    narrow_exact(view(slot(env, AT_ROUNDED), n, np.int64), at, n, flushes)
 
 
 @outside
@@ -251,16 +246,3 @@ def add_ordinary(scratch, n, top, bottom):
     scratch[COUNT] += n
     if top != 0:
         scratch[LARGEST], scratch[SMALLEST] = max(scratch[LARGEST], top), min(scratch[SMALLEST], bottom + 1)
-
-
-MIN_NORMAL, SCALE32 = 897 << 52, 2.0**149
-
-
-@device
-def narrowed(bits):
-    """Return float64 bits as the float32 that represents them, by integers where that is subnormal."""
-    a = bits & MAGNITUDE64
-    # A conversion would flush a subnormal: that is a whole number of 2^-149, which is its bits.
-    normal = as_uint32(np.float32(as_float64(bits)))
-    small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(bits >> 32) & u32(2**31)))
-    return as_float32(small if a < MIN_NORMAL else normal)

@@ -28,11 +28,11 @@ from normstab.norms.cpu.program.exact_steps import (
 )
 from normstab.norms.cpu.program.instruction_codes import CODES, ROW
 from normstab.norms.cpu.scalars import add_scalars, cast_scalar, div_scalars, mul_scalars, ratio_scalar, sqrt_scalar
-from normstab.norms.cpu.wide_blocks import narrowed
 from normstab.norms.fused.layer_table import BLOCK, FIELDS
 from normstab.numerics.kernels.cpu.bits import MAGNITUDE32
 from normstab.numerics.kernels.cpu.compile import as_int64, device, kernel, outside, view
 from normstab.numerics.kernels.cpu.cpu_pointwise import widen
+from normstab.numerics.kernels.cpu.layout import narrowed
 
 __all__ = ["PLACE", "run_groups"]
 

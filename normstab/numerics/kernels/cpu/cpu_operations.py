@@ -14,6 +14,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.kernels.cpu.counting import OVERFLOW, SCRATCH, settle
 from normstab.numerics.kernels.cpu.cpu_pointwise import CODES, SCALAR, UNSAFE, pointwise_chunk, pointwise_nearest
 from normstab.numerics.kernels.cpu.layout import FLOAT32, FLOAT64
+from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
 from normstab.numerics.kernels.cpu.threads import chunks, run_chunks
 from normstab.numerics.kernels.cpu.workspace import OWN, address_of
 from normstab.numerics.kernels.format_table import PLAN, plan
@@ -100,7 +101,7 @@ def _task(
     rounds_down = call.rounding.mode == "down"
     fields = [CODES[operation], target.data_ptr(), is_wide, folds, rounds_down]
     fields += [signed_step(word), signed_step(step), first, bins, row is not None, axes.sizes[1], axes.sizes[2]]
-    fields += [folds and are_wide(operands), 0, 1]
+    fields += [folds and are_wide(operands), 0, flushes_subnormals()]
     placed = zip(tensors, axes.strides, strict=True)
     for operand in operands:
         if isinstance(operand, Tensor):

@@ -20,7 +20,7 @@ from normstab.numerics.kernels.cpu.bits import INF64, MAGNITUDE32, MAGNITUDE64, 
 from normstab.numerics.kernels.cpu.blocks import BLOCK, nearest_block64, nearest_uncounted64, round_block64, widened32
 from normstab.numerics.kernels.cpu.compile import as_float64, device, kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, SCRATCH, clear, count_special, histogram_bin
-from normstab.numerics.kernels.cpu.layout import FLOAT32, copy_block, flushes, narrow_exact, widen_neighbours
+from normstab.numerics.kernels.cpu.layout import FLOAT32, copy_block, narrow_exact, widen_neighbours
 from normstab.numerics.kernels.cpu.philox_cpu import draw_fields
 from normstab.numerics.kernels.cpu.to_odd import fma_to_odd, folded, product_error, sum_to_odd
 
@@ -34,10 +34,12 @@ CODES = {"add": ADD, "sub": SUB, "mul": MUL, "div": DIV, "sqrt": SQRT, "fma": FM
 # and the strides, in elements, along the three axes of the result; its last two sizes are given here.
 TASK = (
     *("code", "target", "is_wide", "folds", "rounds_down", "word", "step", "first"),
-    *("bins", "is_counted", "rows", "columns", "are_wide", "unsafe", "one"),
+    *("bins", "is_counted", "rows", "columns", "are_wide", "unsafe", "flushes"),
 )
-CODE, TARGET, IS_WIDE, FOLDS, ROUNDS_DOWN, WORD, STEP, FIRST, BINS, IS_COUNTED, ROWS, COLUMNS = range(12)
-ARE_WIDE, UNSAFE, ONE = range(12, len(TASK))
+(
+    CODE, TARGET, IS_WIDE, FOLDS, ROUNDS_DOWN, WORD, STEP, FIRST,
+    BINS, IS_COUNTED, ROWS, COLUMNS, ARE_WIDE, UNSAFE, FLUSHES,
+) = range(len(TASK))  # fmt: skip
 OPERANDS, PER_OPERAND = len(TASK), 5
 # Stride that marks a Python scalar.
 SCALAR = -1
@@ -131,7 +133,7 @@ def read_operand(values, task, operand, start, n):
         run = min(columns - column, n - done)
         stride = task[base + 4]
         offset = (row // rows) * task[base + 2] + (row % rows) * task[base + 3] + column * stride
-        if dtype == FLOAT32 and stride == 1 and not flushes(task[ONE]):
+        if dtype == FLOAT32 and stride == 1 and task[FLUSHES] == 0:
             widen_neighbours(address + 4 * offset, values[done:], run)
         else:
             read_run(values[done:], address, dtype, offset, stride, run)
@@ -288,4 +290,4 @@ def write_block(y, task, start, n):
     if task[IS_WIDE] != 0:
         copy_block(y, view(task[TARGET] + 8 * start, n, np.int64), n)
         return
-    narrow_exact(y, task[TARGET] + 4 * start, n, flushes(task[ONE]))
+    narrow_exact(y, task[TARGET] + 4 * start, n, task[FLUSHES] != 0)

@@ -22,9 +22,9 @@ __all__ = [
     "FLOAT32",
     "FLOAT64",
     "copy_block",
-    "flushes",
     "narrow_block",
     "narrow_exact",
+    "narrowed",
     "widen_block",
     "widen_neighbours",
 ]
@@ -90,16 +90,6 @@ def copy_block(x, y, n):
         y[i] = x[i]
 
 
-@device
-def flushes(one):
-    """Whether this thread takes subnormal operands or results for zero; `one` is the number 1, read from memory.
-
-    Of a constant the compiler would know the answer, that of a processor which does not flush.
-    """
-    least, least_normal = as_float32(u32(one)), as_float32(u32(one << 23))
-    return (np.float64(least) == 0.0) | (np.float32(least_normal * np.float32(0.5)) == np.float32(0.0))
-
-
 @outside
 def widen_neighbours(source, values, n):
     """Read `n` float32 as float64 by conversions, where no subnormals are flushed."""
@@ -109,18 +99,22 @@ def widen_neighbours(source, values, n):
 
 
 @outside
-def narrow_exact(y, target, n, is_flushing):
-    """Write `n` float64 bits that float32 represents exactly, by integers where subnormals are flushed."""
-    if not is_flushing:
-        x = view(target, n, np.float32)
+def narrow_exact(y, target, n, flushes):
+    """Write `n` float64 bits that float32 represents exactly, by integers where the processor `flushes` subnormals."""
+    x = view(target, n, np.float32)
+    if flushes:
+        for i in range(n):
+            x[i] = narrowed(y[i])
+    else:
         for i in range(n):
             x[i] = np.float32(as_float64(y[i]))
-        return
-    out = view(target, n, u32)
-    for i in range(n):
-        a = y[i] & MAGNITUDE64
-        # A conversion would flush a subnormal under flush-to-zero: those go by a whole number of 2^-149.
-        # One of both is kept.
-        normal = as_uint32(np.float32(as_float64(y[i])))
-        small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(y[i] >> 32) & u32(2**31)))
-        out[i] = small if a < MIN_NORMAL else normal
+
+
+@device
+def narrowed(bits):
+    """Return float64 bits as the float32 that represents them, by integers where that is subnormal."""
+    a = bits & MAGNITUDE64
+    # A conversion would flush a subnormal: that is a whole number of 2^-149, which is its bits. One of both is kept.
+    normal = as_uint32(np.float32(as_float64(bits)))
+    small = u32(u32(np.int32(as_float64(a) * SCALE32)) | u32(u32(bits >> 32) & u32(2**31)))
+    return as_float32(small if a < MIN_NORMAL else normal)

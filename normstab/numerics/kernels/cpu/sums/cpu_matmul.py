@@ -19,7 +19,6 @@ from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.cpu.sums.cpu_sums import (
     CACHE_LINE,
     CARRIERS,
-    FLUSH_PROBE,
     MOST_LANES,
     ROWS_AT_ONCE,
     counted,
@@ -202,7 +201,7 @@ def _fast(
         dot_tiles(
             way, a.values.data_ptr(), a.offsets.ctypes.data, a.step, b.values.data_ptr(), b.offsets.ctypes.data, b.step,
             out.data_ptr(), bounds[i], bounds[i + 1], shapes.m, n, k, ORDERS[accumulation.order], width,
-            int(are_exact), *tallies.of(i), left.ctypes.data, FLUSH_PROBE, base, base + size - packed,
+            int(are_exact), *tallies.of(i), left.ctypes.data, base, base + size - packed,
             0 if table is None else table.ctypes.data,
         )  # fmt: skip
 

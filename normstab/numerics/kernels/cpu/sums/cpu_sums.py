@@ -38,10 +38,8 @@ CARRIERS = {torch.float32: 4, torch.float64: 8}
 ADDITIONS_A_THREAD, FAST_ADDITIONS_A_THREAD = 1 << 11, 1 << 16
 ROWS_AT_ONCE = 64
 # Lane sums lie in the buffers of a thread, 256 bytes each: a megabyte at most.
-# What tells whether subnormals are flushed; what buffers are aligned to.
 MOST_LANES = 4096
-FLUSH_PROBE = 2.0**-100
-CACHE_LINE = 64
+CACHE_LINE = 64  # what buffers are aligned to
 
 
 def accumulate(x: Tensor, reduced: Sequence[int], accumulation: Accumulation, at: SumCalls) -> Tensor | None:
@@ -238,7 +236,7 @@ def _fast(way: Lanes, x: Tensor, out: Tensor, where: Geometry, order: int, width
     def run(i: int) -> None:
         failures[i] = sum_tiles(
             way, source, target, bounds[i], bounds[i + 1], where.kept_at, where.outer_at, len(where.outer),
-            where.n_inner, where.inner_memory, order, max(kernel_width, 1), *tallies.of(i), failed_at, FLUSH_PROBE,
+            where.n_inner, where.inner_memory, order, max(kernel_width, 1), *tallies.of(i), failed_at,
             buffers_at + i * size, 0 if table is None else table.ctypes.data,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.numerics.kernels.cpu.compile import as_uint32, kernel, outside, view
+from normstab.numerics.kernels.cpu.compile import kernel, outside, view
 from normstab.numerics.kernels.cpu.sums.draws import draw_products
 from normstab.numerics.kernels.cpu.sums.notes import (
     begin_group,
@@ -194,18 +194,17 @@ def dot_room(order: str, width: int) -> int:
 @kernel
 def dot_tiles(
     way, a, a_rows, a_step, b, b_columns, b_step, out, first, last, m, n, k, order, width, exact, counts, apart, bins,
-    left, least, base, factors, draws,
+    left, base, factors, draws,
 ):  # fmt: skip  # pragma: no cover - compiled
     """Compute rows first .. last - 1 of a product (B, M), N; `exact`: float32 holds every product.
 
     `counts`, `apart` and `bins` as in sum_tiles, the second of each for products. `base` is the address of
     the buffers, `factors` that of room for a row of a and the packed columns of b. `left` has one byte for each row and
-    each 64 columns: 1 as long as they are to be computed. `least` and `draws` as in sum_tiles.
+    each 64 columns: 1 as long as they are to be computed. `draws` as in sum_tiles.
     """
     blocks = (n + LANES - 1) // LANES
     is_left = view(left, last * blocks, np.uint8)
     rounded = (k + width - 1) // width if is_fused(way) else k  # products: of fused ones the first of each block
-    flushes = as_uint32(np.float32(np.float32(least) * np.float32(2.0**-40))) == u32(0)
     zeros = view(base + ZEROS, LANES, np.float32)
     for j in range(LANES):
         zeros[j] = np.float32(0.0)
@@ -216,7 +215,7 @@ def dot_tiles(
         found, packed = min(LANES, n - block * LANES), -1
         begin_panel(plan, found)
         for row in range(first, last):
-            if flushes or is_left[row * blocks + block] == 0:
+            if is_left[row * blocks + block] == 0:
                 continue
             if row // m != packed:
                 packed = row // m

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normstab.numerics.kernels.cpu.compile import as_uint32, kernel, outside, view
+from normstab.numerics.kernels.cpu.compile import kernel, outside, view
 from normstab.numerics.kernels.cpu.counting import SCRATCH, clear
 from normstab.numerics.kernels.cpu.sums.draws import draw_addends
 from normstab.numerics.kernels.cpu.sums.notes import (
@@ -147,22 +147,18 @@ def room(order: int, width: int, n: int) -> int:
 
 @kernel
 def sum_tiles(
-    way, x, out, first, last, kept, outer, n_outer, n_inner, step, order, width, counts, apart, bins, failed, least,
-    base, draws,
+    way, x, out, first, last, kept, outer, n_outer, n_inner, step, order, width, counts, apart, bins, failed, base,
+    draws,
 ):  # fmt: skip  # pragma: no cover - compiled
     """Sum rows first .. last - 1, 64 at a time; return how many failed.
 
     `counts` is the address of a scratch for sums; `apart` bytes after it is that for addends (that moved), then that
     for Kahan's corrections; `bins` that of a histogram for each, or 0. `base` has room(order, width, n) bytes.
     `draws` is the address of a table of random bits, or 0.
-    `least` is 2^-100: where its product with 2^-40 is zero, subnormals are flushed and every row fails.
     """
     failures, n, n_failed = view(failed, last, np.uint8), n_outer * n_inner, 0
     for which in range(NOTES_OF_GROUP):
         clear(view(counts + which * apart, SCRATCH, np.int64))
-    # Asked of the thread that adds, for flush-to-zero is a mode of each.
-    # `least` comes from outside: LLVM would multiply two constants itself.
-    flushes = as_uint32(np.float32(np.float32(least) * np.float32(2.0**-40))) == np.uint32(0)
     zeros = view(base + ZEROS, LANES, np.float32)
     for j in range(LANES):
         zeros[j] = np.float32(0.0)
@@ -172,9 +168,8 @@ def sum_tiles(
     for group in range(first, last, LANES):
         rows = min(LANES, last - group)
         begin_group(plan)
-        if not flushes:
-            sum_group(plan, group, rows, by_row)
-        has_failed = flushes or has_special(plan)
+        sum_group(plan, group, rows, by_row)
+        has_failed = has_special(plan)
         for r in range(rows):
             failures[group + r] = has_failed
         if has_failed:

@@ -17,6 +17,7 @@ from normstab.numerics.call import Call
 from normstab.numerics.formats import AnyFormat
 from normstab.numerics.kernels.cpu.bits import INF64
 from normstab.numerics.kernels.cpu.counting import HISTOGRAM_BINS, SCRATCH, SMALLEST, settle
+from normstab.numerics.kernels.cpu.openmp import flushes_subnormals
 from normstab.numerics.kernels.cpu.vector.lane_operations import code_of
 from normstab.numerics.kernels.cpu.vector.note_code import NOTES_OF_GROUP
 from normstab.numerics.kernels.cpu.vector.ways import (
@@ -42,12 +43,13 @@ __all__ = ["Tallies", "careful_way", "way_of"]
 
 
 def way_of(add: Call, load: Call | None, kahan: Call | None, *, is_fused: bool = False) -> Lanes | None:
-    """Return the way of these calls, all in the format and mode of `add`, or None: where what is lost is counted too.
+    """Return the way of these calls, all in the format and mode of `add`, or None.
 
-    `load` is that of addends or products; `is_fused`: the products are added unrounded.
+    None also where what is lost is counted too, and where subnormals are flushed. `load` is that of addends or of
+    products; `is_fused`: the products are added unrounded.
     """
     table = lane_table(add.format, add.rounding, is_odd=is_fused)
-    if table is None or any(call is not None and counts_losses(call) for call in (add, kahan)):
+    if table is None or flushes_subnormals() or any(call is not None and counts_losses(call) for call in (add, kahan)):
         return None
     rows = [(call.row, call.inexact) for call in (add, load, kahan) if call is not None and call.row is not None]
     has_bins = any(row.histogram is not None for row, _ in rows)
